@@ -1,0 +1,8 @@
+"""The Postgres adapter: the outbox is the truth, NOTIFY only the wake-up.
+
+An announcement's way: ``connection`` (LISTEN) → ``live`` (one read per wake) → ``rows`` → ``gaps`` → hub → stream.
+"""
+
+from ffcompletion.backends.postgres.backend import PostgresBackend
+
+__all__ = ["PostgresBackend"]

@@ -1,0 +1,221 @@
+"""``PostgresBackend``: the public class. Options, subscribing, closing."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final, final
+
+from psycopg_pool import AsyncConnectionPool
+from typing_extensions import override
+
+from ffcompletion.backends.postgres.catchup import PageReader
+from ffcompletion.backends.postgres.connection import Connection, Target, driver_errors
+from ffcompletion.backends.postgres.feed import Feed
+from ffcompletion.backends.postgres.live import Live, log
+from ffcompletion.backends.postgres.position import resume_after
+from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.session import Pool
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.errors import Transport, Unavailable, Validation
+from ffcompletion.contract.protocols import CompletionFilter, ResumableCompletionBackend
+from ffcompletion.contract.stats import BackendState, BackendStats, Observer
+from ffcompletion.delivery.adapter import Adapter
+from ffcompletion.delivery.backoff import Backoff
+from ffcompletion.delivery.hub import Hub, Selector
+from ffcompletion.delivery.link import Link
+from ffcompletion.delivery.stream import Subscription
+
+__all__ = ["PostgresBackend"]
+
+_CLOSE_S: Final = 0.5
+
+
+@final
+class PostgresBackend(Adapter):
+    """Completions from FlowFabric's outbox on Postgres, 15 or later. At least once; in one stream each row once,
+    whatever the commit order; resumable from a cursor across restarts.
+
+    ``conninfo``: a ``postgresql://`` URL or any libpq connection string. One LISTEN connection and one reader serve
+    any number of streams; streams that catch up borrow from a pool of ``pool_size`` connections.
+
+    - ``schema``: where the engine's tables are; None leaves it to ``search_path``.
+    - ``poll_interval``: seconds between looks at the outbox without a wake-up, the safety net behind NOTIFY. 0 turns
+      polling off; then a server whose LISTEN does not work (a replica, a pooler) is refused.
+    - ``buffer_size``: completions that may wait for one consumer before it is left to read at its own pace.
+    - ``setup_timeout``: seconds within which subscribing succeeds or raises. ``read_timeout``: seconds after which a
+      read counts as failed and is tried again on a new connection.
+    - ``pool``: a pool of your own, opened and closed by you; the reader keeps one connection of it while streams are
+      open. Its connections must be in autocommit.
+    - ``observer``: told of each change of state.
+
+    Needs CONNECT on the database, USAGE on the schema, SELECT on ``ff_completion_event`` and, for filters and
+    results, on ``ff_exec_core``. Writes nothing. Belongs to the event loop that it is first used on.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        schema: str | None = None,
+        poll_interval: float = 1.0,
+        buffer_size: int = 10_000,
+        setup_timeout: float = 8.0,
+        read_timeout: float = 10.0,
+        pool: Pool | None = None,
+        pool_size: int = 4,
+        observer: Observer | None = None,
+    ) -> None:
+        if poll_interval < 0 or buffer_size < 1 or setup_timeout <= 0 or read_timeout <= 0 or pool_size < 2:
+            raise Validation(
+                "option", "poll_interval ≥ 0, buffer_size ≥ 1, pool_size ≥ 2, and timeouts above 0 are needed"
+            )
+        self._target = Target(conninfo, setup_timeout)
+        self._queries = Queries(schema)
+        super().__init__(Link("postgres", log, observer, Backoff()), setup_timeout)
+        self._read_s = read_timeout
+        self._buffer_size = buffer_size
+        self._own_pool = pool
+        self._pool_size = pool_size
+        self._pool: Pool | None = None
+        self._hub = Hub()
+        self._live = Live(
+            self._target,
+            self._queries,
+            self._hub,
+            self._link,
+            poll_interval_s=poll_interval,
+            read_timeout_s=read_timeout,
+        )
+
+    # ── subscribing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def subscribe_completions(self, *, results: bool = False) -> Subscription:
+        """A live stream of every completion. ``results``: payloads carry the stored result."""
+        return await self._subscribe(None, None, results)
+
+    async def subscribe_completions_filtered(
+        self,
+        filter: CompletionFilter,  # noqa: A002  # the contract's own word
+        /,
+        *,
+        results: bool = False,
+    ) -> Subscription:
+        """The same, for what ``filter`` admits. Raises ``Unavailable`` where there is nothing to decide filters by."""
+        return await self._subscribe(None, filter, results)
+
+    async def subscribe_completions_from(
+        self,
+        cursor: StreamCursor,
+        filter: CompletionFilter | None = None,  # noqa: A002  # the contract's own word
+        /,
+        *,
+        results: bool = False,
+    ) -> Subscription:
+        """Every completion after ``cursor``: stored ones first, at the consumer's pace, then live, without a seam.
+
+        Raises ``Validation`` for a cursor of another backend or from the future of this outbox, ``CursorExpired``
+        where rows after it have been trimmed.
+        """
+        return await self._subscribe(cursor, filter, results)
+
+    async def _subscribe(
+        self, cursor: StreamCursor | None, wanted: CompletionFilter | None, results: bool
+    ) -> Subscription:
+        narrowed = None if wanted is None or wanted.is_noop() else wanted
+        after = None if cursor is None or cursor.is_empty else _event_id(cursor)
+        async with driver_errors(self._target.shown, "subscribe"), self._setting_up():
+            pool = await self._ensure_started()
+            feed = await self._open_feed(pool, after, Selector(narrowed, results))
+        return Subscription(feed, "postgres")
+
+    async def _open_feed(self, pool: Pool, after: int | None, selector: Selector) -> Feed:
+        session = self._live.session
+        if session is None:
+            raise Transport(self._target.shown, "the connection is being mended; try again")
+        if (selector.filter is not None or selector.results) and not session.has_core:
+            raise Unavailable("subscribe_completions_filtered", session.core_problem)
+        if after is not None:
+            async with pool.connection() as conn:
+                after = await resume_after(conn, self._queries, after)
+        pages = PageReader(pool, self._queries, pooled=session.pooled, read_timeout_s=self._read_s)
+        feed = Feed(self._live, self._hub, pages, selector, self._buffer_size, self._closed)
+        if after is None:
+            feed.from_now()
+        else:
+            feed.after(after)
+        self._feeds.add(feed)
+        return feed
+
+    async def _ensure_started(self) -> Pool:
+        pool = self._pool
+        if self._link.state is not BackendState.IDLE and pool is not None:
+            await self._live.flowing(self._setup_s)
+            return pool
+        pool = self._pool = self._own_pool or self._new_pool()
+        try:
+            if pool is not self._own_pool:
+                await pool.open()
+            await self._live.start(pool)
+        except BaseException:
+            await self._close_pool()
+            raise
+        return pool
+
+    def _new_pool(self) -> Pool:
+        return AsyncConnectionPool(
+            self._target.conninfo,
+            connection_class=Connection,
+            kwargs={"autocommit": True},
+            min_size=0,
+            max_size=self._pool_size,
+            open=False,
+            timeout=self._setup_s,
+            max_idle=60.0,
+            check=AsyncConnectionPool.check_connection,
+            name="ffcompletion",
+        )
+
+    # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @override
+    async def _stop(self) -> None:
+        await self._live.stop()
+        await self._close_pool()
+
+    async def _close_pool(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None and pool is not self._own_pool:
+            with contextlib.suppress(TimeoutError):
+                await pool.close(_CLOSE_S)
+
+    # ── looking at it ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stats(self) -> BackendStats:
+        """Counters of this backend, now."""
+        return BackendStats(
+            state=self._link.state,
+            streams=len(self._feeds),
+            received=self._live.received,
+            malformed=self._live.malformed,
+            reconnects=self._link.reconnects,
+            gaps=self._link.reconnects,
+            held=self._live.tracker.held,
+            held_since_s=self._live.held_since_s,
+        )
+
+    @override
+    def __repr__(self) -> str:
+        return f"<PostgresBackend {self._target.shown}, {self._link.state.value}, {len(self._feeds)} streams>"
+
+
+def _event_id(cursor: StreamCursor) -> int:
+    if cursor.is_beginning:
+        return 0
+    event_id = cursor.event_id
+    if event_id is None:
+        raise Validation("cursor", "it belongs to another backend; Postgres cursors begin with 0x02")
+    return event_id
+
+
+if TYPE_CHECKING:
+    _: type[ResumableCompletionBackend] = PostgresBackend

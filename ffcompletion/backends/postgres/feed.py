@@ -1,0 +1,220 @@
+"""One stream of the Postgres backend: reads stored rows at its own pace until it has caught up, then rides the hub.
+
+What it still owes its consumer is always known exactly: everything up to *position* has been handed out, except the
+*owed* spans. To join the hub it attaches first, noting the hub's highest id and open gaps, and then reads what is
+owed up to there without those gaps; the hub brings them, and all the rest. Falling behind is the same backwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, final
+
+from ffcompletion.backends.postgres.catchup import PageReader
+from ffcompletion.backends.postgres.live import Live
+from ffcompletion.backends.postgres.spans import Spans, union, without
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.stats import StreamStats
+from ffcompletion.delivery.adapter import Closable
+from ffcompletion.delivery.buffer import Buffer
+from ffcompletion.delivery.hub import Group, Hub, Selector
+
+__all__ = ["Feed"]
+
+_UNLIMITED: Final = (1 << 63) - 1
+# Close enough to the live end to attach: less than a page, so that the buffer is not at risk meanwhile.
+_JOIN_WITHIN: Final = 1_000
+_POLITE_S: Final = 0.2
+
+
+@final
+class Feed:
+    """A source for ``Subscription``, and by turns a member of the hub."""
+
+    def __init__(
+        self,
+        live: Live,
+        hub: Hub,
+        pages: PageReader,
+        selector: Selector,
+        limit: int,
+        on_close: Callable[[Closable], Awaitable[None]],
+    ) -> None:
+        self._live = live
+        self._hub = hub
+        self._pages = pages
+        self._selector = selector
+        self._buffer = Buffer(limit)
+        self._on_close = on_close
+        self._group: Group | None = None
+        self._before = (0, 0)
+        self._position = 0
+        self._owed: Spans = []
+        # While joining: the hub's highest id and its open gaps at the moment of attaching.
+        self._joined_at: tuple[int, Spans] | None = None
+        self._caught_up = False
+        self._stored: Sequence[CompletionPayload] = ()
+        self._stored_at = 0
+        self._reading: asyncio.Task[None] | None = None
+        self._delivered = 0
+        self._filtered = 0
+        self._undecided = 0
+        self._overflows = 0
+        self.cursor: StreamCursor | None = None
+        self.closed = False
+
+    # ── where it begins ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def from_now(self) -> None:
+        """Attach to the hub and owe nothing."""
+        self._attach()
+        self._caught_up = True
+        self.cursor = StreamCursor.outbox(self._live.tracker.watermark)
+
+    def after(self, event_id: int) -> None:
+        """Everything after a stored position is owed."""
+        self._position = event_id
+        self.cursor = StreamCursor.outbox(event_id)
+
+    # ── the hub's side ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def deliver(self, batch: Sequence[CompletionPayload], cursor: StreamCursor | None) -> None:
+        """Take a batch. One that does not fit puts this stream behind; nobody else notices."""
+        if self._buffer.offer(batch, cursor):
+            return
+        self._overflows += 1
+        self._detach()
+        if self._joined_at is not None:
+            # What is buffered is newer than what is owed and must not be consumed first: owe it again.
+            self._position, gaps = self._joined_at
+            self._owed = union(self._owed, gaps)
+            self._joined_at = None
+            self._buffer.drop()
+        else:
+            # All that the hub has handed out is buffered, except the batch in hand; open gaps are still to come.
+            self._caught_up = False
+            self._position = self._live.tracker.high
+            in_hand = [(event_id, event_id) for event_id in self._live.in_hand]
+            self._owed = union(self._live.tracker.spans(), in_hand)
+        self._buffer.wake()
+
+    def _attach(self) -> None:
+        group = self._group = self._hub.attach(self, self._selector)
+        self._before = (group.filtered, group.undecided)
+
+    def _detach(self) -> None:
+        self._filtered, self._undecided = self._counts()
+        self._group = None
+        self._hub.detach(self, self._selector)
+
+    def _counts(self) -> tuple[int, int]:
+        group = self._group
+        if group is None:
+            return self._filtered, self._undecided
+        return (
+            self._filtered + group.filtered - self._before[0],
+            self._undecided + group.undecided - self._before[1],
+        )
+
+    # ── the consumer's side ──────────────────────────────────────────────────────────────────────────────────────
+
+    def take(self) -> Sequence[CompletionPayload]:
+        if self._stored:
+            batch, self._stored = self._stored, ()
+            self.cursor = StreamCursor.outbox(self._stored_at)
+        elif self._joined_at is None and self._buffer.size:
+            # Live, or what was buffered before it fell behind.
+            batch = self._buffer.take()
+            self.cursor = self._buffer.cursor
+        else:
+            batch = ()
+            if self._caught_up and self._buffer.cursor is not None:
+                self.cursor = self._buffer.cursor
+        self._delivered += len(batch)
+        self._read_ahead()
+        return batch
+
+    async def ready(self) -> None:
+        while not (self.closed or self._stored or (self._joined_at is None and self._buffer.size)):
+            self._read_ahead()
+            await self._buffer.signal.wait()
+
+    def _read_ahead(self) -> None:
+        busy = self._reading is not None or self._stored or (self._joined_at is None and self._buffer.size)
+        if not (self.closed or self._caught_up or busy):
+            self._reading = asyncio.create_task(self._read(), name="ffcompletion-postgres-catchup")
+
+    async def _read(self) -> None:
+        """One page that has something in it, or as many empty ones as it takes to be live."""
+        try:
+            while not self.closed and (plan := self._plan()) is not None:
+                after, upto, watermark = plan
+                page = await self._pages.read(self._selector, after, upto, watermark)
+                if page is None:
+                    return  # closed meanwhile
+                self._filtered += page.filtered
+                self._undecided += page.undecided
+                self._owed = without(self._owed, [(after + 1, page.reached)])
+                if after == self._position:
+                    self._position = page.reached
+                if page.payloads:
+                    self._stored = page.payloads
+                    self._stored_at = min(page.reached, watermark)
+                    return
+        finally:
+            self._reading = None
+            self._buffer.wake()
+
+    def _plan(self) -> tuple[int, int, int] | None:
+        """What to read next: ``(after, upto, limit for cursors)``. None: nothing is owed, the stream is live."""
+        tracker = self._live.tracker
+        if self._joined_at is None:
+            settled = tracker.watermark
+            if self._owed and self._owed[0][0] <= settled:
+                low, high = self._owed[0]
+                return low - 1, min(high, settled), _UNLIMITED
+            if self._position < settled - _JOIN_WITHIN:
+                return self._position, settled, _UNLIMITED
+            self._attach()
+            gaps = tracker.spans()
+            self._joined_at = (tracker.high, gaps)
+            rest = [(self._position + 1, tracker.high)] if self._position < tracker.high else []
+            self._owed = without(union(self._owed, rest), gaps)
+            self._position = max(self._position, tracker.high)
+        if self._owed:
+            (low, high), gaps = self._owed[0], self._joined_at[1]
+            return low - 1, high, gaps[0][0] - 1 if gaps else _UNLIMITED
+        self._joined_at = None
+        self._caught_up = True
+        return None
+
+    # ── closing and counting ─────────────────────────────────────────────────────────────────────────────────────
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._detach()
+            self._pages.stop()
+            self._buffer.wake()
+
+    async def released(self) -> None:
+        reading = self._reading
+        if reading is not None:
+            done, _ = await asyncio.wait({reading}, timeout=_POLITE_S)
+            if not done:
+                self._pages.abort()
+                await asyncio.wait({reading}, timeout=_POLITE_S)
+        await self._on_close(self)
+
+    def stats(self) -> StreamStats:
+        filtered, undecided = self._counts()
+        return StreamStats(
+            delivered=self._delivered,
+            buffered=self._buffer.size + len(self._stored),
+            filtered=filtered,
+            undecided=undecided,
+            overflows=self._overflows,
+            catching_up=not (self._caught_up or self.closed),
+        )

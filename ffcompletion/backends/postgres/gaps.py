@@ -1,0 +1,193 @@
+"""Which outbox ids have been handed out, which may still appear, and how far a cursor may go. Pure: no I/O, no clock.
+
+An id is taken at INSERT and seen at COMMIT, so a lower id can appear after a higher one. The tracker admits whatever
+is visible at once, and remembers the ids in between as *gaps*. A gap is over when its row appears, or when no
+transaction is left that could own it:
+
+1. The gap is seen: a read showed a higher id, and not this one.
+2. *After* that read, the transactions that hold a write lock on the table are asked for. The owner took its lock
+   before it took its id, and gives it up only after its commit is visible or its abort is final. So the owner is
+   among them, or it has ended.
+3. Once all of them have ended, one more read decides: the row is there, or it never will be.
+
+New transactions do not matter, so a gap cannot be held for ever by traffic. Two-phase commit keeps the lock under
+another name (``-1/xid``): a prepared owner that turns up while a candidate disappears is taken for its continuation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final, final
+
+import msgspec
+
+__all__ = ["Gap", "GapTracker"]
+
+# Spans of retired ids that are remembered, so that a row which appears in one after all (an id taken without the
+# lock, by hand) is known to be new. Bounds memory; each is some 100 bytes.
+_RETIRED_KEPT: Final = 10_000
+_PREPARED: Final = "-1/"
+
+
+@final
+class Gap(msgspec.Struct):
+    """A span of ids, ``low`` to ``high`` inclusive, that were not visible when a higher id was."""
+
+    low: int
+    high: int
+    since: float
+    """When it was first seen, in seconds of the caller's clock."""
+    owners: frozenset[str] | None = None
+    """Transactions that may own it; None until they have been asked for. Empty: one more read decides."""
+
+
+@final
+class GapTracker:
+    """What one reader of the outbox has seen. ``start``: everything visible up to there counts as already seen."""
+
+    __slots__ = ("_early", "_gaps", "_high", "_retired", "_start")
+
+    def __init__(self, start: int) -> None:
+        self._start = start
+        self._high = start
+        self._gaps: list[Gap] = []
+        self._retired: list[tuple[int, int]] = []
+        self._early: set[int] = set()
+
+    @property
+    def start(self) -> int:
+        """Where the reader began."""
+        return self._start
+
+    @property
+    def high(self) -> int:
+        """The highest id seen."""
+        return self._high
+
+    @property
+    def watermark(self) -> int:
+        """The last id below which nothing is outstanding: the furthest that a cursor may go."""
+        return self._gaps[0].low - 1 if self._gaps else self._high
+
+    @property
+    def gaps(self) -> Sequence[Gap]:
+        """Open gaps, lowest first."""
+        return self._gaps
+
+    @property
+    def held(self) -> int:
+        """How many ids are held."""
+        return sum(gap.high - gap.low + 1 for gap in self._gaps)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Open gaps as ``(low, high)``, a copy."""
+        return [(gap.low, gap.high) for gap in self._gaps]
+
+    def assume(self, missing: Iterable[tuple[int, int]], now: float) -> None:
+        """Hold these spans (ascending, at or below ``start``) as gaps: they may belong to transactions that were
+        under way when the reader began.
+        """
+        self._gaps = [Gap(low, high, now) for low, high in missing] + self._gaps
+
+    def admit(self, ids: Sequence[int], now: float) -> list[int]:
+        """Rows with these ids (ascending) are visible. Returns the indexes of those not seen before, in order."""
+        first = self._high + 1
+        # The whole of ordinary traffic: new, dense, nothing held.
+        if not self._gaps and ids and ids[0] == first and ids[-1] == self._high + len(ids):
+            self._high = ids[-1]
+            return list(range(len(ids)))
+        fresh: list[int] = []
+        for index, event_id in enumerate(ids):
+            if event_id > self._high:
+                if event_id > self._high + 1:
+                    self._gaps.append(Gap(self._high + 1, event_id - 1, now))
+                self._high = event_id
+                fresh.append(index)
+            elif not self.seen(event_id):
+                self._fill(event_id)
+                fresh.append(index)
+        return fresh
+
+    def seen(self, event_id: int) -> bool:
+        """Whether a row with this id has been admitted, or was visible before ``start``."""
+        if event_id > self._high or self._find(event_id) is not None:
+            return False
+        if any(low <= event_id <= high for low, high in self._retired):
+            return False
+        return event_id > self._start or event_id in self._early
+
+    def may_be_late(self, ids: Sequence[int]) -> list[int]:
+        """Of ids that were announced, those at or below ``high`` whose row has not been admitted.
+
+        An announcement is only delivered for a commit after LISTEN took effect, so an id at or below ``start`` that
+        is announced was not visible before LISTEN, and is new.
+        """
+        if not ids or (not self._gaps and not self._retired and min(ids) > self._start):
+            return []
+        return sorted({event_id for event_id in ids if 0 < event_id <= self._high and not self.seen(event_id)})
+
+    def observe(self, owners: Collection[str]) -> None:
+        """The transactions that hold a write lock on the table now, asked for after the read that showed the gaps."""
+        current = frozenset(owners)
+        prepared = frozenset(owner for owner in current if owner.startswith(_PREPARED))
+        for gap in self._gaps:
+            if gap.owners is None:
+                gap.owners = current
+            elif not gap.owners <= current:
+                left = gap.owners & current
+                # A candidate is gone: ended, or prepared and now known by another name.
+                gap.owners = left | prepared if any(not o.startswith(_PREPARED) for o in gap.owners - left) else left
+
+    def forget_owners(self) -> None:
+        """The server was restarted or replaced: transaction names mean nothing any more, so ask again."""
+        for gap in self._gaps:
+            gap.owners = None
+
+    @property
+    def unobserved(self) -> bool:
+        """Whether some gap's owners have not been asked for yet."""
+        return any(gap.owners is None for gap in self._gaps)
+
+    @property
+    def ripe(self) -> list[tuple[int, int]]:
+        """Spans whose possible owners have all ended: one more read, made after this was asked, decides."""
+        return [(gap.low, gap.high) for gap in self._gaps if gap.owners is not None and not gap.owners]
+
+    def retire(self, spans: Iterable[tuple[int, int]]) -> None:
+        """The last read over these ripe spans has been admitted: what is still missing in them never comes."""
+        ended = list(spans)
+        kept: list[Gap] = []
+        for gap in self._gaps:
+            within = (
+                gap.owners is not None and not gap.owners and any(lo <= gap.low and gap.high <= hi for lo, hi in ended)
+            )
+            if within:
+                self._retired.append((gap.low, gap.high))
+            else:
+                kept.append(gap)
+        self._gaps = kept
+        del self._retired[:-_RETIRED_KEPT]
+
+    def _find(self, event_id: int) -> int | None:
+        lo, hi = 0, len(self._gaps)
+        while lo < hi:
+            mid = (lo + hi) // 2
+            if self._gaps[mid].high < event_id:
+                lo = mid + 1
+            else:
+                hi = mid
+        return lo if lo < len(self._gaps) and self._gaps[lo].low <= event_id else None
+
+    def _fill(self, event_id: int) -> None:
+        at = self._find(event_id)
+        if at is not None:
+            gap = self._gaps[at]
+            parts = [(gap.low, event_id - 1), (event_id + 1, gap.high)]
+            self._gaps[at : at + 1] = [Gap(lo, hi, gap.since, gap.owners) for lo, hi in parts if lo <= hi]
+            return
+        for index, (low, high) in enumerate(self._retired):
+            if low <= event_id <= high:
+                parts = [(low, event_id - 1), (event_id + 1, high)]
+                self._retired[index : index + 1] = [(lo, hi) for lo, hi in parts if lo <= hi]
+                return
+        self._early.add(event_id)

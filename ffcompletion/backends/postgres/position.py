@@ -1,0 +1,47 @@
+"""Whether a stream may resume at a stored position: nothing after it trimmed, and not from the future."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from ffcompletion.backends.postgres.connection import Connection
+from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.contract.errors import CursorExpired, Validation
+
+__all__ = ["resume_after"]
+
+_log = logging.getLogger("ffcompletion.postgres")
+
+# A sequence that was in use when the server crashed skips up to 32 ids (it logs ahead by that many), and a rolled
+# back insert skips one: a short hole below the oldest row need not mean that rows were trimmed.
+_INNOCENT_HOLE: Final = 32
+
+
+async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int:
+    """``event_id``, checked against what the outbox holds. Raises ``CursorExpired`` or ``Validation``."""
+    if event_id == 0:
+        return 0
+    low = await (await conn.execute(queries.low())).fetchone()
+    high = await (await conn.execute(queries.high())).fetchone()
+    oldest: int | None = low[0] if low else None
+    newest: int = high[0] if high else 0
+    if event_id > newest:
+        issued = await _issued(conn, queries)
+        if issued is not None and event_id > issued:
+            raise Validation("cursor", f"event {event_id} lies in the future of this outbox, which is at {issued}")
+        if issued is not None and issued > event_id and oldest is None:
+            raise CursorExpired(f"the outbox is empty, and events {event_id + 1} to {issued} are gone")
+        if issued is None:
+            _log.warning("the cursor is at or beyond the newest row; whether rows after it were trimmed cannot be told")
+    if oldest is not None and oldest > event_id + 1:
+        if oldest - event_id - 1 > _INNOCENT_HOLE:
+            raise CursorExpired(f"the oldest event left is {oldest}; those from {event_id + 1} on have been trimmed")
+        _log.warning("events %d to %d are missing; whether they were trimmed cannot be told", event_id + 1, oldest - 1)
+    return event_id
+
+
+async def _issued(conn: Connection, queries: Queries) -> int | None:
+    """The last id that the outbox's sequence gave out; None where the right to see it is missing."""
+    row = await (await conn.execute(*queries.issued())).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,262 @@
+"""Clients: made without blocking the loop, given up without waiting, and glide's errors in our words.
+
+``GlideClient.create`` connects on the loop's own thread, for seconds on a mute server; with ``lazy_connect`` the first
+command connects instead, off the loop. glide notices neither a half-open connection nor tells of a dropped one, so
+``Subscriber.check`` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, final
+
+from glide import (
+    AdvancedGlideClientConfiguration,
+    AdvancedGlideClusterClientConfiguration,
+    BackoffStrategy,
+    Batch,
+    ClosingError,
+    ClusterBatch,
+    GlideClient,
+    GlideClientConfiguration,
+    GlideClusterClient,
+    GlideClusterClientConfiguration,
+    GlideError,
+    Logger,
+    LogLevel,
+    NodeAddress,
+    PubSubMsg,
+    ServerCredentials,
+    TlsAdvancedConfiguration,
+)
+from glide import TimeoutError as GlideTimeoutError
+
+from ffcompletion.backends.valkey.keys import CHANNEL
+from ffcompletion.backends.valkey.options import Options
+from ffcompletion.contract.errors import EngineError, Transport, Unavailable
+
+__all__ = ["Client", "Commands", "Subscriber", "driver_errors", "make_client", "translated"]
+
+Client = GlideClient | GlideClusterClient
+# glide looks every 3 s whether its subscriptions are in place; until then a reconnected client is deaf.
+_RESUBSCRIBE_MS: Final = 100
+_CONNECT_MS: Final = 2_000
+_REQUEST_MS: Final = 2_000
+# What glide waits between its own attempts: 20 ms · 2ⁿ, up to 640 ms.
+_RECONNECT: Final = (5, 20, 2)
+_SUBSCRIBE_MS: Final = 1_500
+
+
+def _config(
+    options: Options, on_message: Callable[[PubSubMsg, object], None] | None
+) -> GlideClientConfiguration | GlideClusterClientConfiguration:
+    tls = (
+        TlsAdvancedConfiguration(
+            root_pem_cacerts=options.tls_ca, client_cert_pem=options.tls_cert, client_key_pem=options.tls_key
+        )
+        if options.tls
+        else None
+    )
+    credentials = (
+        None
+        if options.password is None and options.username is None
+        else ServerCredentials(password=options.password or "", username=options.username)
+    )
+    addresses = [NodeAddress(host, port) for host, port in options.hosts]
+    if options.cluster:
+        cluster = GlideClusterClientConfiguration
+        return cluster(
+            addresses,
+            use_tls=options.tls,
+            credentials=credentials,
+            request_timeout=_REQUEST_MS,
+            reconnect_strategy=BackoffStrategy(*_RECONNECT),
+            lazy_connect=True,
+            advanced_config=AdvancedGlideClusterClientConfiguration(
+                _CONNECT_MS, tls_config=tls, pubsub_reconciliation_interval=_RESUBSCRIBE_MS
+            ),
+            pubsub_subscriptions=on_message and cluster.PubSubSubscriptions({}, on_message, None),
+        )
+    single = GlideClientConfiguration
+    return single(
+        addresses,
+        use_tls=options.tls,
+        credentials=credentials,
+        request_timeout=_REQUEST_MS,
+        reconnect_strategy=BackoffStrategy(*_RECONNECT),
+        database_id=options.database,
+        lazy_connect=True,
+        advanced_config=AdvancedGlideClientConfiguration(
+            _CONNECT_MS, tls_config=tls, pubsub_reconciliation_interval=_RESUBSCRIBE_MS
+        ),
+        pubsub_subscriptions=on_message and single.PubSubSubscriptions({}, on_message, None),
+    )
+
+
+async def make_client(options: Options, on_message: Callable[[PubSubMsg, object], None] | None = None) -> Client:
+    # glide logs to stderr by itself, also in a hot loop; init() leaves a logger that the user has set up alone.
+    Logger.init(LogLevel.OFF)
+    config = _config(options, on_message)
+    if isinstance(config, GlideClusterClientConfiguration):
+        return await GlideClusterClient.create(config)
+    return await GlideClient.create(config)
+
+
+async def batch(client: Client, commands: Sequence[Sequence[str | bytes]]) -> list[object]:
+    """Send all in one pipeline; an error of one command is its reply, not an exception."""
+    if isinstance(client, GlideClusterClient):
+        many = ClusterBatch(is_atomic=False)
+        for command in commands:
+            many.custom_command(list(command))
+        return await client.exec(many, raise_on_error=False) or []
+    one = Batch(is_atomic=False)
+    for command in commands:
+        one.custom_command(list(command))
+    return await client.exec(one, raise_on_error=False) or []
+
+
+def translated(exc: Exception, shown: str, op: str) -> EngineError:
+    """Glide's error in our words. Its text carries addresses and the server's reply, never a password."""
+    text = " ".join(str(exc).split()) or type(exc).__name__
+    if "WRONGPASS" in text or "NOAUTH" in text:
+        return Unavailable(op, f"{shown} refused the credentials (user or password is wrong or missing)")
+    if "NOPERM" in text or "PermissionDenied" in text or "permissions" in text:
+        return Unavailable(op, f"{shown}: the user's ACL does not allow this: {text}")
+    if "cluster support disabled" in text:
+        return Unavailable(op, f"{shown} is not a cluster; leave ?cluster=true out")
+    return Transport(shown, text)
+
+
+@asynccontextmanager
+async def driver_errors(shown: str, op: str) -> AsyncGenerator[None]:
+    """Whatever the driver raises inside comes out as one of our errors, with the driver's as its cause."""
+    try:
+        yield
+    except GlideError as exc:
+        raise translated(exc, shown, op) from exc
+    except (OSError, TimeoutError) as exc:
+        raise Transport(shown, str(exc) or "timed out") from exc
+
+
+@final
+class Subscriber:
+    """The one connection that announcements arrive on."""
+
+    def __init__(self, options: Options, on_message: Callable[[bytes], None]) -> None:
+        self._options = options
+        self._deliver = on_message
+        self._client: Client | None = None
+        self._echo_channel = f"ffcompletion:echo:{secrets.token_hex(8)}"
+        self._echo_bytes = self._echo_channel.encode()
+        self._echoes: dict[bytes, asyncio.Future[None]] = {}
+        self._connection_id: object = None
+        self._loop = asyncio.get_running_loop()
+        self.echoes = True
+        """Whether the echo channel may be used; else a PING has to do."""
+
+    async def open(self) -> None:
+        """Connect and subscribe; returns when the server has confirmed it. Raises glide's errors and ours."""
+        client = self._client = await make_client(self._options, self._on_message)
+        await client.ping()
+        try:
+            await client.subscribe({CHANNEL, self._echo_channel}, _SUBSCRIBE_MS)
+        except GlideTimeoutError as exc:
+            await self._subscribe_without_echo(client, exc)
+        await self.check(_SUBSCRIBE_MS / 1000)
+
+    async def _subscribe_without_echo(self, client: Client, exc: Exception) -> None:
+        # glide retries a refused SUBSCRIBE in silence; all there is to see is which channels are in place.
+        state = await client.get_subscriptions()
+        actual = {name for names in state.actual_subscriptions.values() for name in names}
+        if CHANNEL not in actual:
+            await self.close()
+            raise Unavailable(
+                "subscribe",
+                f"{self._options.shown} answers, but does not confirm SUBSCRIBE {CHANNEL}; the user's ACL needs"
+                f" `ACL SETUSER <user> +subscribe &{CHANNEL}`",
+            ) from exc
+        self.echoes = False
+        await client.unsubscribe_lazy({self._echo_channel})
+
+    def _on_message(self, message: PubSubMsg, _: object) -> None:
+        # On the thread of the loop that glide's pipe belongs to, which is ours unless several loops run at once.
+        if message.channel == self._echo_bytes:
+            waiting = self._echoes.pop(message.message, None)
+            if waiting is not None:
+                self._loop.call_soon_threadsafe(_resolve, waiting)
+        else:
+            self._deliver(message.message)
+
+    async def check(self, seconds: float) -> bool:
+        """Prove that the connection carries announcements: an echo on a channel of our own, the whole way round.
+
+        Returns whether this is still the same connection as at the last check; if not, announcements were missed.
+        Raises ``TimeoutError`` or glide's errors.
+        """
+        client = self._client
+        if client is None:
+            raise ClosingError("not connected")
+        nonce = secrets.token_hex(8)
+        heard = self._loop.create_future()
+        commands: list[list[str]] = [["CLIENT", "ID"], ["PING"]]
+        if self.echoes:
+            self._echoes[nonce.encode()] = heard
+            commands[1] = ["PUBLISH", self._echo_channel, nonce]
+        try:
+            async with asyncio.timeout(seconds):
+                connection_id, echoed = await batch(client, commands)
+                if isinstance(echoed, GlideError):
+                    if "NOPERM" not in str(echoed) and "ermission" not in str(echoed):
+                        raise echoed
+                    self.echoes = False
+                elif self.echoes:
+                    await heard
+        finally:
+            self._echoes.pop(nonce.encode(), None)
+        before, self._connection_id = self._connection_id, connection_id
+        return before is None or not isinstance(connection_id, int) or before == connection_id
+
+    async def ask(self, commands: Sequence[Sequence[str]]) -> list[object]:
+        """Run commands on this connection."""
+        if self._client is None:
+            raise ClosingError("not connected")
+        return await batch(self._client, commands)
+
+    async def close(self) -> None:
+        """Give the connection up at once, also a dead one."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(GlideError):
+                await client.close()
+
+
+def _resolve(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+@final
+class Commands:
+    """The connection that keys are read on; made when first needed."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._client: Client | None = None
+        self._making: asyncio.Lock = asyncio.Lock()
+
+    async def ask(self, commands: Sequence[Sequence[str | bytes]]) -> list[object]:
+        """All replies, in order; an error of one command is its reply. Raises glide's errors for all the rest."""
+        async with self._making:
+            client = self._client = self._client or await make_client(self._options)
+        return await batch(client, commands)
+
+    async def reset(self) -> None:
+        """Give the connection up; the next ``ask`` makes another."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(GlideError):
+                await client.close()

@@ -1,0 +1,96 @@
+"""What filters ask about executions, for many announcements at a time.
+
+Namespaces of all in one pipeline, then tags of the survivors in one, then results of what is delivered in one. Each
+field is asked for once per announcement, however many streams want it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast, final
+
+from ffcompletion.backends.valkey import keys
+from ffcompletion.contract.filter import ScannerFilter
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.protocols import CompletionFilter
+from ffcompletion.delivery.hub import Facts
+
+__all__ = ["Ask", "Gate"]
+
+Ask = Callable[[Sequence[Sequence[str]]], Awaitable[Sequence[object]]]
+
+
+@final
+class Gate:
+    """Reads facts and results through ``ask``, which raises if the server cannot be asked."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    async def facts(
+        self, payloads: Sequence[CompletionPayload], filters: Sequence[CompletionFilter]
+    ) -> list[Facts | None]:
+        """For each payload its namespace, and the tags that some filter still wants to see; in order."""
+        ids = [payload.execution_id for payload in payloads]
+        replies = await self._ask([("HGET", keys.core(id_), "namespace") for id_ in ids])
+        namespaces = [_text(reply) for reply in replies]
+        tag_keys = sorted({key for wanted in filters if (key := wanted.tag_key) is not None})
+        facts: list[Facts | None] = [(namespace, {}) for namespace in namespaces]
+        if not tag_keys:
+            return facts
+        survivors = [index for index, namespace in enumerate(namespaces) if _may_pass(filters, namespace)]
+        if survivors:
+            found = await self._ask([("HMGET", keys.tags(ids[index]), *tag_keys) for index in survivors])
+            for index, values in zip(survivors, found, strict=True):
+                facts[index] = (namespaces[index], _tags(tag_keys, values))
+        return facts
+
+    async def results(self, payloads: Sequence[CompletionPayload]) -> list[CompletionPayload]:
+        """The payloads with their stored result and, from ``completed_at``, their time."""
+        commands: list[tuple[str, ...]] = []
+        for payload in payloads:
+            commands.append(("GET", keys.result(payload.execution_id)))
+            commands.append(("HGET", keys.core(payload.execution_id), "completed_at"))
+        replies = await self._ask(commands)
+        return [
+            CompletionPayload(
+                payload.execution_id,
+                payload.outcome,
+                value if isinstance(value, bytes) else None,
+                _milliseconds(at) or payload.produced_at_ms,
+                payload.flow_id,
+                payload.cursor,
+            )
+            for payload, value, at in zip(payloads, replies[::2], replies[1::2], strict=True)
+        ]
+
+
+def _may_pass(filters: Sequence[CompletionFilter], namespace: str | None) -> bool:
+    """Whether a tag could still decide: some filter looks at tags and is not settled by the namespace."""
+    for wanted in filters:
+        if wanted.tag_key is None:
+            continue
+        if not isinstance(wanted, ScannerFilter) or wanted.namespace is None or wanted.namespace == namespace:
+            return True
+    return False
+
+
+def _text(reply: object) -> str | None:
+    # Nil, an error such as WRONGTYPE, or no UTF-8 (which no filter can spell): unknown, so that filters fail closed.
+    if not isinstance(reply, bytes):
+        return None
+    try:
+        return reply.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _tags(tag_keys: Sequence[str], values: object) -> dict[str, str]:
+    if not isinstance(values, list):
+        return {}
+    found = zip(tag_keys, map(_text, cast("list[object]", values)), strict=False)
+    return {key: text for key, text in found if text is not None}
+
+
+def _milliseconds(reply: object) -> int:
+    return int(reply) if isinstance(reply, bytes) and reply.isdigit() else 0

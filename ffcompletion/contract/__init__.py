@@ -1,0 +1,1 @@
+"""What backend and consumer agree on: protocols and values. No I/O, no driver."""

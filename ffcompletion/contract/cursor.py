@@ -1,0 +1,129 @@
+"""Positions in a backend's log of completions, as opaque bytes.
+
+Layouts (fixed by the engine; stored cursors of the Rust reader stay valid):
+
+- empty: from now (the tail);
+- ``0x01`` ‖ ms u64 BE ‖ seq u64 BE, 17 bytes: a position in a stream ordered by time;
+- ``0x02`` ‖ event_id i64 BE, 9 bytes: a row of the Postgres outbox.
+
+Position zero of any layout lies before everything, so every backend takes it as the beginning.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import ClassVar, Final, Self, final
+
+import msgspec
+from typing_extensions import override
+
+from ffcompletion.contract.errors import Validation
+
+__all__ = ["StreamCursor"]
+
+_STREAM: Final = 0x01
+_OUTBOX: Final = 0x02
+_STREAM_LAYOUT: Final = struct.Struct(">BQQ")
+_OUTBOX_LAYOUT: Final = struct.Struct(">Bq")
+
+
+@final
+class StreamCursor(msgspec.Struct, frozen=True, gc=False):
+    """Where a stream stands: everything up to here has been handed out. Opaque, immutable, comparable for equality.
+
+    Store ``to_bytes()`` (or ``str(cursor)`` in a text file) and come back with ``from_bytes()`` / ``from_text()``.
+    Resuming at a stored cursor may repeat completions, and loses none.
+    """
+
+    family: int = 0
+    """The layout's first byte; 0 for the empty cursor. For backends only."""
+    position: int = 0
+    """The position within the family; for ``0x01``, ``ms << 64 | seq``. For backends only."""
+
+    TAIL: ClassVar[StreamCursor]
+
+    @classmethod
+    def empty(cls) -> Self:
+        """From now: only what completes after the subscribe call has returned."""
+        return cls()
+
+    @classmethod
+    def beginning(cls) -> Self:
+        """From the oldest completion that the backend still has."""
+        return cls(_OUTBOX, 0)
+
+    @classmethod
+    def outbox(cls, event_id: int) -> Self:
+        """A row of the Postgres outbox. ``event_id``: 0 to 2**63 - 1."""
+        if not 0 <= event_id < 1 << 63:
+            raise Validation("cursor", f"event id {event_id} is outside 0 … 2**63 - 1")
+        return cls(_OUTBOX, event_id)
+
+    @classmethod
+    def stream(cls, ms: int, seq: int) -> Self:
+        """A position ``ms``-``seq`` in a stream ordered by time. Both unsigned, 64 bits."""
+        if not (0 <= ms < 1 << 64 and 0 <= seq < 1 << 64):
+            raise Validation("cursor", "both parts of a stream position are unsigned 64-bit integers")
+        return cls(_STREAM, ms << 64 | seq)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this is the tail."""
+        return self.family == 0
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether this is position zero of its layout, which every backend takes as the beginning."""
+        return self.family != 0 and self.position == 0
+
+    @property
+    def event_id(self) -> int | None:
+        """The outbox row, or None if the cursor is of another layout."""
+        return self.position if self.family == _OUTBOX else None
+
+    @property
+    def stream_position(self) -> tuple[int, int] | None:
+        """``(ms, seq)``, or None if the cursor is of another layout."""
+        return divmod(self.position, 1 << 64) if self.family == _STREAM else None
+
+    def to_bytes(self) -> bytes:
+        """The stored form: 0, 9 or 17 bytes."""
+        if self.family == _OUTBOX:
+            return _OUTBOX_LAYOUT.pack(_OUTBOX, self.position)
+        if self.family == _STREAM:
+            return _STREAM_LAYOUT.pack(_STREAM, *divmod(self.position, 1 << 64))
+        return b""
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of ``to_bytes``. Raises ``Validation`` for another prefix, length or a negative row."""
+        if not data:
+            return cls()
+        if len(data) == _OUTBOX_LAYOUT.size and data[0] == _OUTBOX:
+            return cls.outbox(int.from_bytes(data[1:], "big", signed=True))
+        if len(data) == _STREAM_LAYOUT.size and data[0] == _STREAM:
+            return cls(_STREAM, int.from_bytes(data[1:], "big"))
+        raise Validation("cursor", f"{len(data)} bytes beginning 0x{data[0]:02x} are no cursor of any known backend")
+
+    def to_text(self) -> str:
+        """The bytes in lower-case hex; ``-`` for the empty cursor, so that a text file is never blank."""
+        return self.to_bytes().hex() or "-"
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The inverse of ``to_text``; surrounding white space is ignored. Raises ``Validation``."""
+        text = text.strip()
+        try:
+            data = b"" if text == "-" else bytes.fromhex(text)
+        except ValueError:
+            raise Validation("cursor", f"{text[:40]!r} is not hexadecimal") from None
+        if not data and text != "-":
+            raise Validation("cursor", "blank text is no cursor; the tail is written '-'")
+        return cls.from_bytes(data)
+
+    @override
+    def __str__(self) -> str:
+        return self.to_text()
+
+
+StreamCursor.TAIL = StreamCursor()

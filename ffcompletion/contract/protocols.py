@@ -1,0 +1,147 @@
+"""The contract between whoever announces completions and whoever waits for them. These docstrings are normative.
+
+Conformance is by structure: a class with these methods is a backend, whether or not it inherits from anything here.
+There is no publish method, and none is ever added: announcing belongs inside the producer's own transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.snapshot import ExecutionSnapshot
+
+__all__ = [
+    "CompletionBackend",
+    "CompletionFilter",
+    "CompletionStream",
+    "ExecutionReader",
+    "ResumableCompletionBackend",
+]
+
+
+@runtime_checkable
+class CompletionStream(Protocol):
+    """What one subscribe call returns. An async generator of payloads is one.
+
+    It yields ``CompletionPayload``, never an error value, until its consumer closes it; faults after set-up are the
+    backend's to mend. An end that the consumer did not ask for is a defect of the backend.
+    """
+
+    def __aiter__(self, /) -> AsyncIterator[CompletionPayload]:
+        """The stream itself."""
+        ...
+
+    async def __anext__(self, /) -> CompletionPayload:
+        """The next completion, however long it takes.
+
+        Raises ``StopAsyncIteration`` once the stream is closed, also in a task that was waiting when it was closed.
+        Cancelling the wait loses nothing: the next call goes on where this one was.
+        """
+        ...
+
+    async def aclose(self, /) -> None:
+        """Release everything the stream holds on the server. Bounded in time; closing twice is fine."""
+        ...
+
+
+@runtime_checkable
+class CompletionFilter(Protocol):
+    """Whose completions a stream is for. ``ScannerFilter`` is the one that every backend understands best."""
+
+    @property
+    def tag_key(self) -> str | None:
+        """The tag whose value ``matches`` wants to see; None if tags do not matter."""
+        ...
+
+    def is_noop(self, /) -> bool:
+        """Whether everything is admitted; then the subscription is exactly an unfiltered one."""
+        ...
+
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        """Whether an execution is admitted.
+
+        ``core_namespace``: the namespace in its core record, None if it has none. ``tag_value``: the value of its tag
+        ``tag_key``, None if it has no such tag. Must be pure and fast: it runs once for each completion. What it
+        raises counts as "no" (a filter fails closed).
+        """
+        ...
+
+
+@runtime_checkable
+class CompletionBackend(Protocol):
+    """Announces completions. The contract, in seven clauses:
+
+    1. ``subscribe_completions`` does the set-up and returns a stream. **When it returns, the subscription is live**:
+       a completion that commits after that moment is delivered. A set-up that fails raises ``EngineError`` there and
+       then, within a bounded time.
+    2. The stream yields payloads until its consumer closes it. The backend reconnects with capped, jittered backoff,
+       for ever, and says so through its log, ``stats()`` and observer.
+    3. Every call is independent. Closing a stream (``aclose()``, leaving ``async with``, or dropping it, then with a
+       ``ResourceWarning``) releases what it held on the server. Closing twice, or while another task awaits the next
+       item, is fine: that task gets ``StopAsyncIteration``.
+    4. Buffers are bounded. What happens to a slow consumer is per backend and visible in ``stats()``; one slow
+       consumer never delays another.
+    5. ``subscribe_completions_filtered(filter)``: the same, but what the filter does not match never reaches the
+       stream. If the backend cannot tell, it does not deliver, counts it, and tries again. A no-op filter is exactly
+       ``subscribe_completions()``. A backend without filtering raises ``Unavailable`` for any other filter; it never
+       returns an unfiltered stream.
+    6. There is no publish method.
+    7. Channel and table names are the backend's own business.
+
+    A class that *inherits* this Protocol gets clause 5's refusing default for free.
+    """
+
+    async def subscribe_completions(self, /) -> CompletionStream:
+        """A live stream of every completion. Raises ``EngineError`` if it cannot be set up, within a bounded time."""
+        ...
+
+    async def subscribe_completions_filtered(self, filter: CompletionFilter, /) -> CompletionStream:  # noqa: A002  # the contract's own word
+        """A live stream of the completions that ``filter`` admits.
+
+        This default serves a no-op filter with ``subscribe_completions()`` and raises ``Unavailable`` for any other.
+        """
+        if filter.is_noop():
+            return await self.subscribe_completions()
+        raise Unavailable(
+            "subscribe_completions_filtered", f"{type(self).__name__} does not implement filtering; filter in the loop"
+        )
+
+
+@runtime_checkable
+class ResumableCompletionBackend(CompletionBackend, Protocol):
+    """A backend that keeps a log, so that a stream can go on where an earlier one stopped."""
+
+    async def subscribe_completions_from(
+        self,
+        cursor: StreamCursor,
+        filter: CompletionFilter | None = None,  # noqa: A002  # the contract's own word
+        /,
+    ) -> CompletionStream:
+        """A stream of every completion after ``cursor``, stored and then live, without loss in between.
+
+        ``StreamCursor.beginning()``: all that is left; ``StreamCursor.empty()``: from now. Raises ``Validation`` for
+        a cursor of another backend, ``CursorExpired`` where completions after it are known to be gone.
+        """
+        ...
+
+
+@runtime_checkable
+class ExecutionReader(Protocol):
+    """Reads the stored state of executions; what a waiter asks behind the announcement."""
+
+    async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> ExecutionSnapshot | None:
+        """The execution as stored now, or None if there is no such record. ``result``: fetch the stored result too.
+
+        Raises ``Validation`` for a malformed id, ``Transport`` or ``Unavailable`` if the server cannot be asked.
+        """
+        ...
+
+    async def describe_executions(
+        self, execution_ids: Sequence[str], /, *, result: bool = False
+    ) -> Sequence[ExecutionSnapshot | None]:
+        """The same for many, in one exchange with the server; one answer for each id, in order."""
+        ...

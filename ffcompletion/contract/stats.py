@@ -1,0 +1,83 @@
+"""Counters that streams and backends answer ``stats()`` with, and the events an observer is told of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import final
+
+import msgspec
+
+__all__ = ["BackendEvent", "BackendState", "BackendStats", "Observer", "StreamStats"]
+
+
+@final
+class StreamStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream, now. What was announced to it = delivered + buffered + filtered + undecided + lost."""
+
+    delivered: int = 0
+    """Completions handed to the consumer."""
+    buffered: int = 0
+    """Completions waiting in memory for the consumer."""
+    filtered: int = 0
+    """Completions that its filter did not admit."""
+    undecided: int = 0
+    """Completions withheld because the server held nothing to decide by (no core record, no such tag)."""
+    lost: int = 0
+    """Completions announced to it and not delivered: always 0 where the backend's table promises it."""
+    overflows: int = 0
+    """How often the consumer was too slow for its buffer."""
+    catching_up: bool = False
+    """Whether it is reading stored completions at its own pace rather than the live signal."""
+
+
+class BackendState(StrEnum):
+    """Where a backend's live source stands."""
+
+    IDLE = "idle"
+    """No stream is open, so nothing is held on the server."""
+    CONNECTING = "connecting"
+    LIVE = "live"
+    """Announcements arrive as they happen."""
+    POLLING = "polling"
+    """The live signal does not arrive (pooler, replica), so stored completions are polled; nothing is lost."""
+    RECONNECTING = "reconnecting"
+    """The connection broke; attempts go on with backoff until it is back."""
+    CLOSED = "closed"
+
+
+@final
+class BackendStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One backend, now; counters run since it was made."""
+
+    state: BackendState = BackendState.IDLE
+    streams: int = 0
+    """Open streams."""
+    received: int = 0
+    """Announcements or rows read from the server."""
+    malformed: int = 0
+    """Announcements or rows that made no valid payload and were skipped."""
+    reconnects: int = 0
+    """How often the live source was mended after a fault."""
+    gaps: int = 0
+    """Spans in which announcements may have been missed."""
+    held: int = 0
+    """Ids that an unfinished transaction may still fill (Postgres)."""
+    held_since_s: float = 0.0
+    """Age of the oldest held id, in seconds; what holds the watermark back (Postgres)."""
+
+
+@final
+class BackendEvent(msgspec.Struct, frozen=True):
+    """A change of state."""
+
+    backend: str
+    """``memory``, ``valkey`` or ``postgres``."""
+    state: BackendState
+    """The state entered."""
+    detail: str = ""
+    """Why, in words; never a secret."""
+
+
+Observer = Callable[[BackendEvent], None]
+"""Called on the event loop at each change of state. Must not block; what it raises is logged and ignored."""

@@ -1,0 +1,1 @@
+"""Machinery that all adapters share: streams, fan-out, backoff, liveness. No driver."""

@@ -1,0 +1,97 @@
+"""What every networked adapter does alike: start with the first stream, stop with the last, close in bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.stats import BackendState
+from ffcompletion.delivery.link import Link
+
+__all__ = ["Adapter", "Closable"]
+
+
+class Closable(Protocol):
+    """One open stream, as its backend sees it."""
+
+    def close(self) -> None:
+        """End the stream; idempotent."""
+        ...
+
+    async def released(self) -> None:
+        """Wait, for a bounded time, until what it held is released."""
+        ...
+
+
+class Adapter(ABC):
+    """Base of the networked backends; not part of the public contract."""
+
+    def __init__(self, link: Link, setup_s: float) -> None:
+        self._link = link
+        self._setup_s = setup_s
+        self._feeds: set[Closable] = set()
+        # Starting and stopping take turns, so that a stream closed while another opens stops nothing it needs.
+        self._turn: asyncio.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+
+    @abstractmethod
+    async def _stop(self) -> None:
+        """Release everything on the server, within about a second."""
+
+    @asynccontextmanager
+    async def _setting_up(self) -> AsyncGenerator[None]:
+        """Around everything that a subscribe call does with the server. Raises ``TimeoutError`` after the limit."""
+        if self._link.state is BackendState.CLOSED:
+            raise Unavailable("subscribe", "the backend is closed")
+        if os.getpid() != self._pid:
+            raise Unavailable("subscribe", "the backend was made before fork(); make a new one in the child process")
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._feeds and self._loop is not None and not self._loop.is_closed():
+                raise Unavailable("subscribe", "the backend is in use on another event loop; make one for each loop")
+            self._loop = loop
+            self._turn = None
+        turn = self._turn = self._turn or asyncio.Lock()
+        async with asyncio.timeout(self._setup_s), turn:
+            try:
+                yield
+            finally:
+                # Set-up failed, or the other streams were closed meanwhile.
+                await self._stop_if_unused()
+
+    async def _closed(self, feed: Closable) -> None:
+        self._feeds.discard(feed)
+        # A subscribe call that is under way looks after this itself when it ends.
+        if self._turn is not None and not self._turn.locked():
+            async with self._turn:
+                await self._stop_if_unused()
+
+    async def _stop_if_unused(self) -> None:
+        if not self._feeds and self._link.state not in (BackendState.IDLE, BackendState.CLOSED):
+            await self._stop()
+            self._link.idle()
+
+    async def aclose(self) -> None:
+        """Close every stream and release everything on the server, within about a second. Idempotent."""
+        if os.getpid() != self._pid:
+            return
+        for feed in tuple(self._feeds):
+            feed.close()
+        for feed in tuple(self._feeds):
+            await feed.released()
+        self._link.closed()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

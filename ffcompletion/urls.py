@@ -1,0 +1,120 @@
+"""``connect``: from a URL to a backend. Imports the driver that the URL asks for, and no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
+from types import TracebackType
+from typing import Final, Protocol, Self, TypedDict
+
+from typing_extensions import Unpack
+
+from ffcompletion.backends.memory import MemoryBackend
+from ffcompletion.contract.errors import Unavailable, Validation
+from ffcompletion.contract.protocols import CompletionBackend
+from ffcompletion.contract.stats import BackendStats, Observer
+
+__all__ = ["Backend", "ConnectOptions", "connect", "scheme_of"]
+
+_SCHEME: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_CONNINFO: Final = re.compile(r"\s*[a-z_]+\s*=")
+_VALKEY: Final = frozenset({"valkey", "valkeys", "redis", "rediss"})
+_POSTGRES: Final = frozenset({"postgresql", "postgres"})
+
+
+class Backend(CompletionBackend, Protocol):
+    """What ``connect`` returns: a backend that can be closed, used in ``async with``, and asked for its counters."""
+
+    def stats(self) -> BackendStats:
+        """Counters of this backend, now."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every stream and release everything on the server, within about a second. Idempotent."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """The backend itself."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """``aclose()``."""
+        ...
+
+
+class ConnectOptions(TypedDict, total=False):
+    """Options that every backend takes, and those of one; a wrong one for the backend raises ``Validation``."""
+
+    observer: Observer | None
+    buffer_size: int
+    setup_timeout: float
+    retention: int
+    schema: str | None
+    poll_interval: float
+    read_timeout: float
+    pool_size: int
+    username: str | None
+    password: str | None
+    database: int | None
+    tls_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
+
+
+def scheme_of(url: str) -> str:
+    """``memory``, ``valkey`` or ``postgres``. Raises ``Validation``, which never quotes what may hold a password."""
+    found = _SCHEME.match(url)
+    if found is None:
+        if _CONNINFO.match(url):
+            return "postgres"
+        raise Validation("url", "no scheme; use valkey://host:6379, postgresql://user@host/database or memory://")
+    scheme = found[1].lower()
+    if scheme == "memory":
+        return "memory"
+    if scheme in _VALKEY:
+        return "valkey"
+    if scheme in _POSTGRES:
+        return "postgres"
+    raise Validation("url", f"unknown scheme {scheme!r}; known are valkey, valkeys, redis, rediss, postgresql, memory")
+
+
+def connect(url: str, **options: Unpack[ConnectOptions]) -> Backend:
+    """A backend for this URL. Does no I/O: the first subscribe call connects, and raises if it cannot.
+
+    - ``memory://``: within this process.
+    - ``valkey://[user[:password]@]host[:port][,host…][/database][?cluster=true]``, ``valkeys://`` with TLS; ``redis://``
+      and ``rediss://`` are aliases.
+    - ``postgresql://…``, or any libpq connection string such as ``host=… dbname=…``.
+
+    ``options`` are the keyword arguments of the backend's class. Raises ``Validation`` for a malformed URL or an
+    option that the backend does not have, ``Unavailable`` if its driver is not installed.
+    """
+    kind = scheme_of(url)
+    if kind == "memory":
+        if url != "memory://":
+            raise Validation("url", "memory:// takes nothing after it; each one is a backend of its own")
+        return _made(kind, MemoryBackend, options)
+    try:
+        if kind == "valkey":
+            from ffcompletion.backends.valkey import ValkeyBackend  # noqa: PLC0415  # loads the driver
+
+            return _made(kind, partial(ValkeyBackend, url), options)
+        from ffcompletion.backends.postgres import PostgresBackend  # noqa: PLC0415  # loads the driver
+
+        return _made(kind, partial(PostgresBackend, url), options)
+    except ImportError as exc:
+        raise Unavailable(
+            f"the {kind} backend", f"{exc.name} is not installed; pip install 'ffcompletion[{kind}]'"
+        ) from exc
+
+
+def _made(kind: str, make: Callable[..., Backend], options: ConnectOptions) -> Backend:
+    known = signature(make).parameters
+    for name in options:
+        if name not in known:
+            raise Validation("option", f"the {kind} backend has no option {name!r}")
+    return make(**options)
