@@ -40,6 +40,8 @@ class Target:
             raise Validation(
                 "url", "not a libpq connection string; use postgresql://user@host:5432/database or key=value pairs"
             ) from None
+        if not all(port.isdigit() and int(port) < 65_536 for port in str(given.get("port") or "5432").split(",")):
+            raise Validation("url", "a port must be a number from 0 to 65535")
         defaults: dict[str, str] = dict(_KEEPALIVES)
         defaults["connect_timeout"] = str(max(2, round(connect_timeout_s)))
         defaults["application_name"] = "ffcompletion"

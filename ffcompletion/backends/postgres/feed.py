@@ -62,7 +62,7 @@ class Feed:
         self._filtered = 0
         self._undecided = 0
         self._overflows = 0
-        self.cursor: StreamCursor | None = None
+        self._cursor = StreamCursor.beginning()
         self.closed = False
 
     # ── where it begins ──────────────────────────────────────────────────────────────────────────────────────────
@@ -71,12 +71,12 @@ class Feed:
         """Attach to the hub and owe nothing."""
         self._attach()
         self._caught_up = True
-        self.cursor = StreamCursor.outbox(self._live.tracker.watermark)
+        self._cursor = StreamCursor.outbox(self._live.tracker.watermark)
 
     def after(self, event_id: int) -> None:
         """Everything after a stored position is owed."""
         self._position = event_id
-        self.cursor = StreamCursor.outbox(event_id)
+        self._cursor = StreamCursor.outbox(event_id)
 
     # ── the hub's side ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -123,18 +123,21 @@ class Feed:
     def take(self) -> Sequence[CompletionPayload]:
         if self._stored:
             batch, self._stored = self._stored, ()
-            self.cursor = StreamCursor.outbox(self._stored_at)
+            self._cursor = StreamCursor.outbox(self._stored_at)
         elif self._joined_at is None and self._buffer.size:
             # Live, or what was buffered before it fell behind.
             batch = self._buffer.take()
-            self.cursor = self._buffer.cursor
         else:
             batch = ()
-            if self._caught_up and self._buffer.cursor is not None:
-                self.cursor = self._buffer.cursor
         self._delivered += len(batch)
         self._read_ahead()
         return batch
+
+    @property
+    def cursor(self) -> StreamCursor:
+        # The buffer's moves on its own, past rows that were filtered out and gaps that came to nothing.
+        live = self._buffer.cursor
+        return self._cursor if live is None or live.position < self._cursor.position else live
 
     async def ready(self) -> None:
         while not (self.closed or self._stored or (self._joined_at is None and self._buffer.size)):

@@ -45,13 +45,15 @@ class Gap(msgspec.Struct):
 class GapTracker:
     """What one reader of the outbox has seen. ``start``: everything visible up to there counts as already seen."""
 
-    __slots__ = ("_early", "_gaps", "_high", "_retired", "_start")
+    __slots__ = ("_early", "_expected", "_gaps", "_high", "_retired", "_start")
 
     def __init__(self, start: int) -> None:
         self._start = start
         self._high = start
         self._gaps: list[Gap] = []
         self._retired: list[tuple[int, int]] = []
+        # Ids at or below the start: announced and about to be looked for, and admitted.
+        self._expected: set[int] = set()
         self._early: set[int] = set()
 
     @property
@@ -114,7 +116,7 @@ class GapTracker:
             return False
         if any(low <= event_id <= high for low, high in self._retired):
             return False
-        return event_id > self._start or event_id in self._early
+        return event_id not in self._expected
 
     def may_be_late(self, ids: Sequence[int]) -> list[int]:
         """Of ids that were announced, those at or below ``high`` whose row has not been admitted.
@@ -124,6 +126,7 @@ class GapTracker:
         """
         if not ids or (not self._gaps and not self._retired and min(ids) > self._start):
             return []
+        self._expected = {event_id for event_id in ids if 0 < event_id <= self._start} - self._early
         return sorted({event_id for event_id in ids if 0 < event_id <= self._high and not self.seen(event_id)})
 
     def observe(self, owners: Collection[str]) -> None:
@@ -179,6 +182,9 @@ class GapTracker:
         return lo if lo < len(self._gaps) and self._gaps[lo].low <= event_id else None
 
     def _fill(self, event_id: int) -> None:
+        if event_id <= self._start:
+            self._expected.discard(event_id)
+            self._early.add(event_id)
         at = self._find(event_id)
         if at is not None:
             gap = self._gaps[at]
@@ -190,4 +196,3 @@ class GapTracker:
                 parts = [(low, event_id - 1), (event_id + 1, high)]
                 self._retired[index : index + 1] = [(lo, hi) for lo, hi in parts if lo <= hi]
                 return
-        self._early.add(event_id)

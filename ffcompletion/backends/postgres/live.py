@@ -49,6 +49,9 @@ _SETTLE_LAST_S: Final = 1.0
 _ECHO_EVERY_S: Final = 3.0
 _ECHO_DEADLINE_S: Final = 1.5
 _STOP_S: Final = 0.5
+# How long a read may take before the connection counts as dead: first this, because it usually takes a millisecond,
+# then twice as long each time, up to `read_timeout`, because a server may really be that slow.
+_PATIENCE_S: Final = 3.0
 
 
 @final
@@ -64,6 +67,7 @@ class Live:
         self._link = link
         self._poll_s = poll_interval_s
         self._read_timeout_s = read_timeout_s
+        self._patience_s = min(_PATIENCE_S, read_timeout_s)
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -138,7 +142,7 @@ class Live:
         return time.monotonic() - min(gap.since for gap in gaps) if gaps else 0.0
 
     async def _open(self) -> Session:
-        session = self._session = Session(self._target, self._pool, self._queries, self._read_timeout_s)
+        session = self._session = Session(self._target, self._pool, self._queries, self._patience_s)
         await session.open(self._on_announce, self._on_echo, self._wake.set)
         self._announced.clear()
         return session
@@ -193,6 +197,7 @@ class Live:
                 await self._read(session)
             except (psycopg.Error, OSError, EngineError) as exc:
                 self._last_error = exc
+                self._patience_s = min(self._patience_s * 2, self._read_timeout_s)
                 session = None
                 why = translated(exc, self._target.shown, "reading") if isinstance(exc, psycopg.Error) else exc
                 delay = self._link.broken(str(why) or type(exc).__name__)
@@ -216,6 +221,7 @@ class Live:
         while not self._stopping:
             self._wake.clear()
             await self._drain(session)
+            self._patience_s = min(_PATIENCE_S, self._read_timeout_s)
             await self._settle(session)
             now = time.monotonic()
             await self._check_echo(session, now)

@@ -83,10 +83,13 @@ def _tags(text: str | None) -> Mapping[str, str]:
     try:
         return msgspec.json.decode(text, type=dict[str, str])
     except msgspec.ValidationError:
-        # Some value is no string: keep those that are, the others match nothing.
+        # Some value is no string: then its JSON text counts, as it does for SQL's ->> operator.
         loose: object = msgspec.json.decode(text)
-        return (
-            {k: v for k, v in cast("dict[str, object]", loose).items() if isinstance(v, str)}
-            if isinstance(loose, dict)
-            else {}
-        )
+        if not isinstance(loose, dict):
+            return {}
+        items = cast("dict[str, object]", loose).items()
+        return {key: _as_text(value) for key, value in items if value is not None}
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

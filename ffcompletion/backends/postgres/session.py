@@ -28,11 +28,11 @@ _OP: Final = "subscribe"
 class Session:
     """What the live reader reads through, until something breaks. Every exchange has a deadline."""
 
-    def __init__(self, target: Target, pool: Pool, queries: Queries, read_timeout_s: float) -> None:
+    def __init__(self, target: Target, pool: Pool, queries: Queries, patience_s: float) -> None:
         self._target = target
         self._pool = pool
         self._queries = queries
-        self._timeout_s = read_timeout_s
+        self._timeout_s = patience_s
         self._conn: Connection | None = None
         self._echoed = asyncio.Event()
         self.listener: Listener | None = None

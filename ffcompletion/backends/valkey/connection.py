@@ -49,6 +49,8 @@ _REQUEST_MS: Final = 2_000
 # What glide waits between its own attempts: 20 ms · 2ⁿ, up to 640 ms.
 _RECONNECT: Final = (5, 20, 2)
 _SUBSCRIBE_MS: Final = 1_500
+# The echo channel is one more right; without it a PING has to do.
+_ECHO_MS: Final = 500
 
 
 def _config(
@@ -153,7 +155,7 @@ class Subscriber:
         self._echo_channel = f"ffcompletion:echo:{secrets.token_hex(8)}"
         self._echo_bytes = self._echo_channel.encode()
         self._echoes: dict[bytes, asyncio.Future[None]] = {}
-        self._connection_id: object = None
+        self._identity: str | None = None
         self._loop = asyncio.get_running_loop()
         self.echoes = True
         """Whether the echo channel may be used; else a PING has to do."""
@@ -163,24 +165,21 @@ class Subscriber:
         client = self._client = await make_client(self._options, self._on_message)
         await client.ping()
         try:
-            await client.subscribe({CHANNEL, self._echo_channel}, _SUBSCRIBE_MS)
+            await client.subscribe({CHANNEL}, _SUBSCRIBE_MS)
         except GlideTimeoutError as exc:
-            await self._subscribe_without_echo(client, exc)
-        await self.check(_SUBSCRIBE_MS / 1000)
-
-    async def _subscribe_without_echo(self, client: Client, exc: Exception) -> None:
-        # glide retries a refused SUBSCRIBE in silence; all there is to see is which channels are in place.
-        state = await client.get_subscriptions()
-        actual = {name for names in state.actual_subscriptions.values() for name in names}
-        if CHANNEL not in actual:
+            # glide retries a refused SUBSCRIBE in silence, in a hot loop: give the client up.
             await self.close()
             raise Unavailable(
                 "subscribe",
                 f"{self._options.shown} answers, but does not confirm SUBSCRIBE {CHANNEL}; the user's ACL needs"
                 f" `ACL SETUSER <user> +subscribe &{CHANNEL}`",
             ) from exc
-        self.echoes = False
-        await client.unsubscribe_lazy({self._echo_channel})
+        try:
+            await client.subscribe({self._echo_channel}, _ECHO_MS)
+        except GlideTimeoutError:
+            self.echoes = False
+            await client.unsubscribe_lazy({self._echo_channel})
+        await self.check(_SUBSCRIBE_MS / 1000)
 
     def _on_message(self, message: PubSubMsg, _: object) -> None:
         # On the thread of the loop that glide's pipe belongs to, which is ours unless several loops run at once.
@@ -202,13 +201,13 @@ class Subscriber:
             raise ClosingError("not connected")
         nonce = secrets.token_hex(8)
         heard = self._loop.create_future()
-        commands: list[list[str]] = [["CLIENT", "ID"], ["PING"]]
+        commands: list[list[str]] = [["CLIENT", "INFO"], ["PING"]]
         if self.echoes:
             self._echoes[nonce.encode()] = heard
             commands[1] = ["PUBLISH", self._echo_channel, nonce]
         try:
             async with asyncio.timeout(seconds):
-                connection_id, echoed = await batch(client, commands)
+                about, echoed = await batch(client, commands)
                 if isinstance(echoed, GlideError):
                     if "NOPERM" not in str(echoed) and "ermission" not in str(echoed):
                         raise echoed
@@ -217,8 +216,8 @@ class Subscriber:
                     await heard
         finally:
             self._echoes.pop(nonce.encode(), None)
-        before, self._connection_id = self._connection_id, connection_id
-        return before is None or not isinstance(connection_id, int) or before == connection_id
+        before, self._identity = self._identity, _identity(about)
+        return before is None or self._identity is None or before == self._identity
 
     async def ask(self, commands: Sequence[Sequence[str]]) -> list[object]:
         """Run commands on this connection."""
@@ -232,6 +231,12 @@ class Subscriber:
         if client is not None:
             with contextlib.suppress(GlideError):
                 await client.close()
+
+
+def _identity(about: object) -> str | None:
+    """Id and address from CLIENT INFO; None where the ACL does not let us ask. Ids alone repeat after a restart."""
+    text = about.decode("utf-8", "replace") if isinstance(about, bytes) else about
+    return " ".join(text.split(" ", 2)[:2]) if isinstance(text, str) else None
 
 
 def _resolve(waiting: asyncio.Future[None]) -> None:

@@ -236,9 +236,8 @@ class Live:
                     self._live()
                 elif not await self._subscriber.check(_CHECK_DEADLINE_S):
                     self.gaps += 1
-                    log.warning(
-                        "%s: the connection was replaced; announcements in between were missed", self._options.shown
-                    )
+                    self._link.broken("the connection was replaced; announcements in between were missed")
+                    self._live()
                 backoff_s = 0.0
             except (GlideError, OSError, TimeoutError, EngineError) as exc:
                 self._last_error = exc

@@ -67,6 +67,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise Validation("url", "TLS files are given, but the scheme is not valkeys or rediss")
         if bool(files["tls_cert"]) != bool(files["tls_key"]):
             raise Validation("url", "a client certificate needs both tls_cert and tls_key")
+        username, password = username or unquote(user) or None, password or unquote(secret) or None
+        if username is not None and password is None:
+            raise Validation("url", "a user needs a password; use valkey://user:password@host")
         number = _database(parts) if database is None else database
         if cluster and number:
             raise Validation("url", "a cluster has database 0 only; leave the number out")
@@ -75,8 +78,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             tls=tls,
             cluster=cluster,
             database=number,
-            username=username or unquote(user) or None,
-            password=password or unquote(secret) or None,
+            username=username,
+            password=password,
             **{name: _read(name, path) for name, path in files.items()},
         )
 

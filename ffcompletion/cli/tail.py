@@ -1,0 +1,141 @@
+"""``tail``: a line for each completion, and totals at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import final
+
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from ffcompletion.consumers.subscribing import subscribe
+from ffcompletion.contract.filter import ScannerFilter
+from ffcompletion.contract.ids import FlowId
+from ffcompletion.contract.payload import CompletionPayload, Outcome
+from ffcompletion.urls import Backend, ConnectOptions, connect, scheme_of
+
+__all__ = ["COLOURS", "TailOptions", "as_json", "as_text", "run_tail"]
+
+COLOURS = {
+    Outcome.SUCCESS: "green",
+    Outcome.FAILED: "bold red",
+    Outcome.CANCELLED: "yellow",
+    Outcome.EXPIRED: "magenta",
+    Outcome.SKIPPED: "cyan",
+    Outcome.OTHER: "white",
+}
+
+
+@final
+class TailOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What to show, and when to stop."""
+
+    filter: ScannerFilter = ScannerFilter.NOOP
+    outcomes: frozenset[Outcome] = frozenset()
+    flow: FlowId | None = None
+    count: int | None = None
+    timeout: float | None = None
+    schema: str | None = None
+    json: bool = False
+
+
+def as_json(completion: CompletionPayload) -> str:
+    """One line of JSON: the wire's own names, plus ``cursor`` where there is one."""
+    line: dict[str, object] = {
+        "execution_id": str(completion.execution_id),
+        "outcome": completion.outcome,
+        "flow_id": None if completion.flow_id is None else str(completion.flow_id),
+        "produced_at_ms": completion.produced_at_ms,
+    }
+    if completion.cursor is not None:
+        line["cursor"] = completion.cursor.to_text()
+    return msgspec.json.encode(line).decode()
+
+
+def as_text(completion: CompletionPayload) -> Text:
+    """One line for people. Control characters from the wire are shown, never sent to the terminal."""
+    at = datetime.fromtimestamp(completion.produced_at_ms / 1000 or time.time()).astimezone()
+    outcome = completion.outcome or "(none)"
+    line = Text(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
+    line.append(f"{_printable(outcome):<10}", style=COLOURS[completion.kind])
+    line.append(_printable(completion.execution_id), style="default")
+    if completion.flow_id is not None:
+        line.append(f"  flow {completion.flow_id}", style="dim")
+    return line
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+@asynccontextmanager
+async def _ends_on_interrupt() -> AsyncGenerator[asyncio.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that the totals are still printed."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    caught = (signal.SIGINT, signal.SIGTERM)
+    for sign in caught:
+        loop.add_signal_handler(sign, ended.set)
+    try:
+        yield ended
+    finally:
+        for sign in caught:
+            loop.remove_signal_handler(sign)
+
+
+async def run_tail(url: str, options: TailOptions) -> int:
+    """Show completions until told to stop; the exit status. Raises ``EngineError``."""
+    totals: Counter[str] = Counter()
+    given: ConnectOptions = {"schema": options.schema} if options.schema and scheme_of(url) == "postgres" else {}
+    started = time.monotonic()
+    async with _ends_on_interrupt() as ended, connect(url, **given) as backend:
+        showing = asyncio.create_task(_show(backend, options, totals))
+        stopping = asyncio.create_task(ended.wait())
+        try:
+            await asyncio.wait({showing, stopping}, timeout=options.timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            showing.cancel()
+            stopping.cancel()
+            (outcome, _) = await asyncio.gather(showing, stopping, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            raise outcome
+    if not options.json:
+        _print_totals(totals, time.monotonic() - started)
+    return 0
+
+
+async def _show(backend: Backend, options: TailOptions, totals: Counter[str]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    live = console.is_terminal and not options.json
+    async with subscribe(backend, options.filter) as stream:
+        if live:
+            console.print(Text(f"listening: {backend!r}  (Ctrl-C ends)", style="dim"))
+        async for completion in stream:
+            if options.outcomes and completion.kind not in options.outcomes:
+                continue
+            if options.flow is not None and completion.flow_id != options.flow:
+                continue
+            totals[completion.outcome] += 1
+            if options.json:
+                sys.stdout.write(as_json(completion) + "\n")
+                sys.stdout.flush()
+            else:
+                console.print(as_text(completion))
+                console.file.flush()
+            if options.count is not None and totals.total() >= options.count:
+                return
+
+
+def _print_totals(totals: Counter[str], seconds: float) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    parts = ", ".join(f"{_printable(outcome) or '(none)'} {number}" for outcome, number in sorted(totals.items()))
+    console.print(
+        f"{totals.total()} completions in {seconds:.1f} s{': ' + parts if parts else ''}", style="bold", markup=False
+    )

@@ -1,0 +1,127 @@
+"""The demo's workload: flows and solo executions of two tenants, finished by the server-side producers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from binascii import crc_hqx
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final, final
+
+import msgspec
+
+__all__ = ["TENANTS", "Job", "Workload", "on_postgres", "on_valkey"]
+
+TENANTS: Final = ("acme", "globex")
+_PARTITIONS: Final = 256
+_LANE: Final = "default"
+_OUTCOMES: Final = ("success",) * 17 + ("failed", "cancelled", "expired", "skipped")
+
+
+@final
+class Job(msgspec.Struct, frozen=True):
+    """One execution that is about to finish."""
+
+    execution_id: str
+    flow_id: str | None
+    tenant: str
+    outcome: str
+
+    @property
+    def tag(self) -> str:
+        """The hash tag of its keys."""
+        return self.execution_id[: self.execution_id.index("}") + 1]
+
+
+Finish = Callable[[Job], Awaitable[object]]
+
+
+@final
+class Workload:
+    """Finishes jobs at a steady pace and remembers when, so that latency can be told."""
+
+    def __init__(self, finish: Finish, per_second: float, dice: random.Random) -> None:
+        self._finish = finish
+        self._pause_s = 1 / per_second
+        self._dice = dice
+        self.sent_at: dict[str, float] = {}
+        self.sent: Counter[str] = Counter()
+        self.solo: Counter[str] = Counter()
+
+    async def run(self, seconds: float) -> None:
+        """Until the time is up."""
+        end = time.monotonic() + seconds
+        due = time.monotonic()
+        while time.monotonic() < end:
+            for job in self._flow():
+                self.sent_at[job.execution_id] = time.monotonic()
+                await self._finish(job)
+                self.sent[job.tenant] += 1
+                self.solo[job.tenant] += job.flow_id is None
+                due += self._pause_s
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    def _flow(self) -> list[Job]:
+        """The members of one flow, or now and then an execution that belongs to none."""
+        dice = self._dice
+        tenant = dice.choice(TENANTS)
+        solo = dice.random() < 0.1
+        flow = uuid.UUID(int=dice.getrandbits(128), version=4)
+        # A flow's members share its partition, a solo execution has its lane's: that is how the engine places them.
+        partition = crc_hqx(_LANE.encode() if solo else flow.bytes, 0) % _PARTITIONS
+        return [
+            Job(
+                f"{{fp:{partition}}}:{uuid.UUID(int=dice.getrandbits(128), version=4)}",
+                None if solo else str(flow),
+                tenant,
+                dice.choice(_OUTCOMES),
+            )
+            for _ in range(1 if solo else dice.randint(1, 6))
+        ]
+
+
+@asynccontextmanager
+async def on_postgres(url: str) -> AsyncGenerator[Finish]:
+    """Finishes jobs through ``ff_emit_completion``, a transaction each."""
+    from psycopg import AsyncConnection  # noqa: PLC0415  # loads the driver
+
+    async with await AsyncConnection.connect(url, autocommit=True) as conn:
+
+        async def finish(job: Job) -> object:
+            return await conn.execute(
+                "SELECT ff_emit_completion(%s, %s, flow_id => %s, namespace => %s)",
+                (job.execution_id, job.outcome, job.flow_id, job.tenant),
+            )
+
+        yield finish
+
+
+@asynccontextmanager
+async def on_valkey(url: str) -> AsyncGenerator[Finish]:
+    """Finishes jobs through ``FCALL ffcompletion_complete``."""
+    from ffcompletion.backends.valkey.connection import make_client  # noqa: PLC0415  # loads the driver
+    from ffcompletion.backends.valkey.options import Options  # noqa: PLC0415  # the same
+
+    client = await make_client(Options.from_url(url))
+
+    async def finish(job: Job) -> object:
+        key = f"ff:exec:{job.tag}:{job.execution_id}"
+        index = f"ff:idx:{job.tag}"
+        keys = [
+            f"{key}:core",
+            f"{key}:tags",
+            f"{key}:result",
+            f"{index}:lane:{_LANE}:terminal",
+            f"{index}:all_executions",
+        ]
+        arguments = [job.execution_id, job.flow_id or "", job.tenant, _LANE, job.outcome, ""]
+        return await client.custom_command(["FCALL", "ffcompletion_complete", "5", *keys, *arguments])
+
+    try:
+        yield finish
+    finally:
+        await client.close()

@@ -1,0 +1,97 @@
+"""Servers once per session, worlds once per test, and a check that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterator
+
+import psycopg
+import pytest
+from hypothesis import settings
+
+from ffcompletion import embedded
+from tests.worlds import ENGINE_SQL, MemoryWorld, PostgresWorld, ValkeyWorld, World
+
+settings.register_profile("dev", max_examples=60, deadline=None)
+settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+VALKEY_URL = os.environ.get("FFCOMPLETION_TEST_VALKEY_URL")
+POSTGRES_URL = os.environ.get("FFCOMPLETION_TEST_POSTGRES_URL")
+
+
+def engine_schema(url: str) -> None:
+    """The engine's tables, as tests write them."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        if conn.execute("SELECT to_regclass('ff_completion_event')").fetchone() == (None,):
+            conn.execute(ENGINE_SQL.encode())
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    if VALKEY_URL:
+        yield VALKEY_URL
+        return
+    with embedded.valkey() as server:
+        yield server.url
+
+
+def _postgres(version: int) -> Iterator[str]:
+    if POSTGRES_URL:
+        engine_schema(POSTGRES_URL)
+        yield POSTGRES_URL
+        return
+    with embedded.postgres(version=version) as server:
+        engine_schema(server.url)
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def postgres16_url() -> Iterator[str]:
+    yield from _postgres(16)
+
+
+@pytest.fixture(scope="session")
+def postgres18_url() -> Iterator[str]:
+    yield from _postgres(18)
+
+
+@pytest.fixture(params=["memory", "valkey", "postgres16", "postgres18"])
+async def world(request: pytest.FixtureRequest) -> AsyncGenerator[World]:
+    """Each kind of backend in turn."""
+    kind: str = request.param
+    made: World
+    if kind == "memory":
+        made = MemoryWorld()
+    elif kind == "valkey":
+        made = ValkeyWorld(request.getfixturevalue("valkey_url"))
+    else:
+        made = PostgresWorld(int(kind.removeprefix("postgres")), request.getfixturevalue(f"{kind}_url"))
+    await made.reset()
+    yield made
+    await made.close()
+
+
+@pytest.fixture(params=[16, 18], ids=["postgres16", "postgres18"])
+async def postgres(request: pytest.FixtureRequest) -> AsyncGenerator[PostgresWorld]:
+    made = PostgresWorld(request.param, request.getfixturevalue(f"postgres{request.param}_url"))
+    await made.reset()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def valkey(valkey_url: str) -> AsyncGenerator[ValkeyWorld]:
+    made = ValkeyWorld(valkey_url)
+    await made.reset()
+    yield made
+    await made.close()
+
+
+@pytest.fixture(autouse=True)
+async def _no_task_left_behind() -> AsyncGenerator[None]:
+    """Every test closes what it opened: no task of ours outlives it."""
+    yield
+    left = [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("ffcompletion")]
+    assert not left, f"left behind: {left}"

@@ -1,0 +1,114 @@
+"""A TCP proxy in a thread of its own that can freeze, cut and refuse: for faults that a server does not produce."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+
+
+class Proxy:
+    """Between a client and ``target`` (host and port, or a Unix socket's path)."""
+
+    def __init__(self, target: tuple[str, int] | str) -> None:
+        self._target = target
+        self._loop = asyncio.new_event_loop()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._flowing: asyncio.Event
+        self._refusing = False
+        self.port = 0
+        self.accepted = 0
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def _call(self, work: object) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)  # type: ignore[arg-type]
+
+    async def _start(self) -> None:
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._writers.add(writer)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._forward(reader, writer)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            writer.close()
+            return
+        # While frozen a connection is accepted, as the kernel does, and nothing ever comes of it.
+        await self._flowing.wait()
+        try:
+            if isinstance(self._target, str):
+                there, out = await asyncio.open_unix_connection(self._target)
+            else:
+                there, out = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.close()
+            return
+        self._writers.add(out)
+        await asyncio.gather(self._pipe(reader, out), self._pipe(there, writer))
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while data := await reader.read(65536):
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        with contextlib.suppress(OSError):
+            writer.close()
+        self._writers.discard(writer)
+
+    def freeze(self) -> None:
+        """Half-open: connections stay, nothing passes, new ones get no answer."""
+        self._loop.call_soon_threadsafe(self._flowing.clear)
+
+    def thaw(self) -> None:
+        """Let everything held pass."""
+        self._loop.call_soon_threadsafe(self._flowing.set)
+
+    def cut(self) -> None:
+        """Drop every connection; new ones are welcome."""
+        self._call(self._cut())
+
+    def refuse(self, refusing: bool = True) -> None:
+        """Close new connections at once."""
+        self._refusing = refusing
+
+    async def _cut(self) -> None:
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _stop(self) -> None:
+        self._server.close()
+        await self._cut()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cut()
+        # Aborted transports close in the next turn of the loop.
+        await asyncio.sleep(0.01)
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        self._call(self._start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+
+@contextlib.contextmanager
+def proxied(target: tuple[str, int] | str) -> Iterator[Proxy]:
+    """A running proxy."""
+    with Proxy(target) as proxy:
+        yield proxy

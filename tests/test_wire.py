@@ -1,0 +1,101 @@
+"""Valkey's announcement bytes: read as the engine writes them, and total on anything else."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ffcompletion.backends.valkey import keys
+from ffcompletion.backends.valkey.wire import decode
+from ffcompletion.contract.ids import ExecutionId
+
+E = "{fp:223}:4a212215-5b9d-41a4-b0c7-49edc59bcccd"
+F = "a76a8496-6e9c-457a-8727-b5169796f3cd"
+
+
+def test_the_wire_s_own_example() -> None:
+    """As seen on a server."""
+    payload = decode(f'{{"flow_id":"{F}","outcome":"success","execution_id":"{E}"}}'.encode())
+    assert payload is not None
+    assert (payload.execution_id, payload.flow_id, payload.outcome) == (E, F, "success")
+    assert (payload.produced_at_ms, payload.cursor, payload.payload_bytes) == (0, None, None)
+
+
+def test_any_order_unknown_members_and_a_missing_outcome() -> None:
+    """Key order is no contract; unknown members are ignored; no outcome reads as empty."""
+    payload = decode(json.dumps({"x": [{}], "execution_id": E, "flow_id": F}).encode())
+    assert payload is not None
+    assert payload.outcome == ""
+
+
+def test_cjson_s_escapes_and_bytes_that_are_no_utf8() -> None:
+    """``\\/``, ``\\u0000`` and raw bytes ≥ 0x80: read, with replacement, never a crash."""
+    payload = decode(b'{"execution_id":"' + E.encode() + b'","flow_id":"' + F.encode() + b'","outcome":"a\\/\\u0001\xff"}')
+    assert payload is not None
+    assert payload.outcome == "a/\x01\ufffd"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"text"',
+        b"{" * 5000,
+        b"[" * 5000 + b"]" * 5000,
+        b'{"x":' * 5000 + b"1" + b"}" * 5000,
+        json.dumps({"execution_id": E, "outcome": "success"}).encode(),
+        json.dumps({"flow_id": F, "outcome": "success"}).encode(),
+        json.dumps({"execution_id": E, "flow_id": "", "outcome": "success"}).encode(),
+        json.dumps({"execution_id": E + " ", "flow_id": F}).encode(),
+        json.dumps({"execution_id": 7, "flow_id": F}).encode(),
+        json.dumps({"execution_id": E, "flow_id": F, "outcome": None}).encode(),
+        json.dumps({"execution_id": E, "flow_id": F, "outcome": 1}).encode(),
+        b'{"execution_id":"' + E.encode() + b'","flow_id":"' + F.encode() + b'"',
+        b"\x80" * 100,
+        json.dumps({"execution_id": E, "flow_id": F, "outcome": "x" * 1_000_000}).encode(),
+    ],
+    ids=lambda raw: repr(raw[:24]),
+)
+def test_poison_is_none_and_cheap(raw: bytes) -> None:
+    """Malformed: None, within a millisecond (the best of three, on a noisy machine)."""
+    best = 1.0
+    for _ in range(3):
+        started = time.perf_counter()
+        assert decode(raw) is None
+        best = min(best, time.perf_counter() - started)
+    assert best < 0.001
+
+
+@given(st.binary(max_size=300))
+def test_decoding_any_bytes_is_total(raw: bytes) -> None:
+    """A payload or None."""
+    decode(raw)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.sampled_from(["execution_id", "flow_id", "outcome", "x"]), c)))
+def test_decoding_any_json_is_total(value: object) -> None:
+    """A payload or None."""
+    decode(json.dumps(value).encode())
+
+
+@given(st.binary(max_size=40), st.integers(0, 200))
+def test_a_damaged_announcement_is_total(noise: bytes, at: int) -> None:
+    """Real bytes with noise in the middle."""
+    raw = json.dumps({"execution_id": E, "flow_id": F, "outcome": "success"}).encode()
+    decode(raw[:at] + noise + raw[at:])
+
+
+def test_keys_are_double_tagged_and_the_tag_is_rebuilt() -> None:
+    """``{fp:+007}`` lives under ``{fp:7}``, with its own text behind."""
+    plain = ExecutionId("{fp:7}:550e8400-e29b-41d4-a716-446655440000")
+    odd = ExecutionId("{fp:+007}:550e8400-e29b-41d4-a716-446655440000")
+    assert keys.core(plain) == f"ff:exec:{{fp:7}}:{plain}:core"
+    assert keys.tags(odd) == f"ff:exec:{{fp:7}}:{odd}:tags"
+    assert keys.result(ExecutionId("{fp:0}:550e8400-e29b-41d4-a716-446655440000")).startswith("ff:exec:{fp:0}:{fp:0}:")

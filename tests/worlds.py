@@ -1,0 +1,286 @@
+"""The worlds that tests run in: a backend, a server where it needs one, and ways to make things happen there.
+
+Announcing follows the wire by hand (raw INSERT, raw HSET and PUBLISH), never our own producers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from psycopg import AsyncConnection
+from typing_extensions import override
+
+from ffcompletion.backends.memory import MemoryBackend
+from ffcompletion.backends.postgres import PostgresBackend
+from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.backends.valkey.connection import Client, make_client
+from ffcompletion.backends.valkey.options import Options
+from ffcompletion.urls import Backend
+
+ENGINE_SQL = (Path(__file__).parent / "data" / "engine.sql").read_text()
+FLOW = "a76a8496-6e9c-457a-8727-b5169796f3cd"
+_numbers = itertools.count(1)
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """A completion that is about to happen."""
+
+    execution_id: str
+    outcome: str = "success"
+    flow_id: str | None = FLOW
+    namespace: str | None = None
+    tags: Mapping[str, str] = {}
+    result: bytes | None = None
+
+
+def done(**fields: Any) -> Done:
+    """One that no test has used before."""
+    number = next(_numbers)
+    return Done(execution_id=f"{{fp:{number % 256}}}:{uuid.UUID(int=number << 64 | uuid.uuid4().node)}", **fields)
+
+
+class World(ABC):
+    """A backend's surroundings."""
+
+    name: str
+    networked = True
+    resumable = True
+
+    @abstractmethod
+    def backend(self, **options: Any) -> Backend:
+        """A backend to be closed by the caller."""
+
+    @abstractmethod
+    async def announce(self, *completions: Done) -> None:
+        """Make them happen, in order, each on its own."""
+
+    @abstractmethod
+    async def connections(self) -> int:
+        """How many connections readers hold on the server."""
+
+    @abstractmethod
+    async def drop_connections(self) -> None:
+        """Cut every reader's connections from the server's side."""
+
+    async def reset(self) -> None:
+        """An empty world."""
+
+    async def forget(self) -> None:
+        """The server was restarted: the next command connects anew."""
+
+    async def close(self) -> None:
+        """Let go of it."""
+        await self.forget()
+
+
+class MemoryWorld(World):
+    name = "memory"
+    networked = False
+
+    def __init__(self) -> None:
+        self._last: MemoryBackend | None = None
+
+    @override
+    def backend(self, **options: Any) -> Backend:
+        self._last = MemoryBackend(**options)
+        return self._last
+
+    @override
+    async def announce(self, *completions: Done) -> None:
+        assert self._last is not None
+        for item in completions:
+            self._last.emit(
+                item.execution_id,
+                item.outcome,
+                flow_id=item.flow_id,
+                namespace=item.namespace,
+                tags=item.tags,
+                payload_bytes=item.result,
+            )
+
+    @override
+    async def connections(self) -> int:
+        assert self._last is not None
+        return self._last.stats().streams
+
+    @override
+    async def drop_connections(self) -> None:
+        pass
+
+
+class PostgresWorld(World):
+    def __init__(self, version: int, url: str) -> None:
+        self.name = f"postgres{version}"
+        self.url = url
+        self._conn: AsyncConnection[tuple[Any, ...]] | None = None
+
+    @override
+    def backend(self, **options: Any) -> Backend:
+        return PostgresBackend(self.url, **options)
+
+    async def connect(self, **options: Any) -> AsyncConnection[tuple[Any, ...]]:
+        options.setdefault("autocommit", True)
+        return await AsyncConnection.connect(self.url, application_name="test", **options)
+
+    async def sql(self, query: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
+        if self._conn is None or self._conn.closed or self._conn.broken:
+            self._conn = await self.connect()
+        cursor = await self._conn.execute(query.encode(), values)
+        return await cursor.fetchall() if cursor.description else []
+
+    @override
+    async def announce(self, *completions: Done) -> None:
+        for item in completions:
+            if self._conn is None or self._conn.closed or self._conn.broken:
+                self._conn = await self.connect()
+            async with self._conn.transaction():
+                await insert(self._conn, item)
+
+    @override
+    async def connections(self) -> int:
+        rows = await self.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ffcompletion'")
+        return int(rows[0][0])
+
+    @override
+    async def drop_connections(self) -> None:
+        await self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ffcompletion'")
+
+    @override
+    async def reset(self) -> None:
+        await self.sql("DELETE FROM ff_completion_event")
+        await self.sql("DELETE FROM ff_exec_core")
+
+    @override
+    async def forget(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            await conn.close()
+
+
+async def insert(conn: AsyncConnection[Any], item: Done, *, core: bool = True) -> int:
+    """The rows that the engine writes for one completion, inside the caller's transaction; the event's id."""
+    partition, _, bare = item.execution_id[4:].partition("}:")
+    if core:
+        fields: dict[str, Any] = {"tags": dict(item.tags)}
+        if item.namespace is not None:
+            fields["namespace"] = item.namespace
+        await conn.execute(
+            "INSERT INTO ff_exec_core (partition_key, execution_id, flow_id, lane_id, lifecycle_phase, public_state,"
+            " created_at_ms, terminal_at_ms, result, raw_fields) VALUES (%s, %s, %s, 'default', 'terminal', 'running',"
+            " 0, 1, %s, %s) ON CONFLICT DO NOTHING",
+            (partition, bare, item.flow_id, item.result, json.dumps(fields)),
+        )
+    cursor = await conn.execute(
+        "INSERT INTO ff_completion_event (partition_key, execution_id, flow_id, outcome, occurred_at_ms)"
+        " VALUES (%s, %s, %s, %s, 1700000000000) RETURNING event_id",
+        (partition, bare, item.flow_id, item.outcome),
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+class ValkeyWorld(World):
+    name = "valkey"
+    resumable = False
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._client: Client | None = None
+
+    @override
+    def backend(self, **options: Any) -> Backend:
+        return ValkeyBackend(self.url, **options)
+
+    async def command(self, *words: str | bytes) -> object:
+        if self._client is None:
+            self._client = await make_client(Options.from_url(self.url))
+        return await self._client.custom_command(list(words))
+
+    async def write(self, item: Done) -> None:
+        """The keys that the engine writes, without the announcement."""
+        tag = item.execution_id[: item.execution_id.index("}") + 1]
+        key = f"ff:exec:{tag}:{item.execution_id}"
+        fields = {
+            "flow_id": item.flow_id or "",
+            "lane_id": "default",
+            "lifecycle_phase": "terminal",
+            "terminal_outcome": item.outcome,
+            "completed_at": "1700000000000",
+        }
+        if item.namespace is not None:
+            fields["namespace"] = item.namespace
+        await self.command("HSET", f"{key}:core", *itertools.chain.from_iterable(fields.items()))
+        for name, value in item.tags.items():
+            await self.command("HSET", f"{key}:tags", name, value)
+        if item.result is not None:
+            await self.command("SET", f"{key}:result", item.result)
+
+    @override
+    async def announce(self, *completions: Done) -> None:
+        for item in completions:
+            await self.write(item)
+            if item.flow_id is not None:
+                await self.publish(item)
+
+    async def publish(self, item: Done) -> None:
+        message = {"flow_id": item.flow_id, "outcome": item.outcome, "execution_id": item.execution_id}
+        await self.command("PUBLISH", "ff:dag:completions", json.dumps(message, separators=(",", ":")))
+
+    @override
+    async def connections(self) -> int:
+        listed = await self.command("CLIENT", "LIST")
+        text = listed.decode() if isinstance(listed, bytes) else str(listed)
+        # Every glide client, less this world's own.
+        return text.count("lib-name=") - 1
+
+    @override
+    async def drop_connections(self) -> None:
+        await self.command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    @override
+    async def reset(self) -> None:
+        await self.command("FLUSHALL")
+
+    @override
+    async def forget(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+async def eventually(what: Any, seconds: float = 10.0) -> None:
+    """Wait until ``what()`` (plain or async) is true; a deadline instead of a hope."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = what()
+            if asyncio.iscoroutine(answer):
+                answer = await answer
+            if answer:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def first(stream: Any, seconds: float = 10.0) -> Any:
+    """The next completion, within a deadline."""
+    return await asyncio.wait_for(stream.__anext__(), seconds)
+
+
+async def some(stream: Any, count: int, seconds: float = 10.0) -> list[Any]:
+    """The next ``count`` completions, within a deadline."""
+    async with asyncio.timeout(seconds):
+        return [await stream.__anext__() for _ in range(count)]
+
+
+async def nothing(stream: Any, marker: Done, world: World) -> None:
+    """Prove that nothing waits in the stream: announce a marker that it must get, and see that it comes first."""
+    await world.announce(marker)
+    assert (await first(stream)).execution_id == marker.execution_id
