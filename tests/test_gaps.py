@@ -6,6 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
+from typing_extensions import override
+
 from ffcompletion.backends.postgres.gaps import GapTracker
 
 
@@ -151,6 +153,7 @@ class Transactions(RuleBasedStateMachine):
         under_watermark = {i for i in self.visible - self.before if i <= self.tracker.watermark}
         assert under_watermark <= set(self.delivered)
 
+    @override
     def teardown(self) -> None:
         """Once all owners have ended and the reader has looked, every committed row is delivered and nothing held."""
         if not hasattr(self, "tracker"):
@@ -183,9 +186,9 @@ def test_a_prepared_continuation_is_waited_for() -> None:
     tracker.admit([2], 0.0)
     tracker.observe({"3/7", "-1/900"})
     tracker.observe({"3/7", "-1/900", "-1/901"})
-    assert tracker.gaps[0].owners == {"3/7", "-1/900"}
+    assert tracker.gaps[0].owners == frozenset({"3/7", "-1/900"})
     tracker.observe({"-1/900", "-1/901"})
-    assert tracker.gaps[0].owners == {"-1/900", "-1/901"}
+    assert tracker.gaps[0].owners == frozenset({"-1/900", "-1/901"})
     tracker.observe({"-1/902"})
     assert tracker.ripe == [(1, 1)]
 

@@ -79,7 +79,11 @@ async def test_each_field_is_asked_for_once(valkey: ValkeyWorld) -> None:
             await stream.aclose()
         info = await valkey.command("INFO", "commandstats")
         text = info.decode() if isinstance(info, bytes) else str(info)
-        calls = {line.split(":")[0]: int(line.split("calls=")[1].split(",")[0]) for line in text.splitlines() if "calls=" in line}
+        calls = {
+            line.split(":")[0]: int(line.split("calls=")[1].split(",")[0])
+            for line in text.splitlines()
+            if "calls=" in line
+        }
         assert calls["cmdstat_hget"] == 10
         assert calls["cmdstat_hmget"] == 10
 
@@ -122,7 +126,19 @@ async def test_a_missing_right_is_named(valkey: ValkeyWorld, rules: list[str], f
 
 async def test_least_rights_suffice(valkey: ValkeyWorld) -> None:
     """Push alone needs the channel and four commands (glide itself asks INFO); no echo channel, no key."""
-    await valkey.command("ACL", "SETUSER", "least", "reset", "on", ">pw", "+info", "+ping", "+subscribe", "+unsubscribe", "&ff:dag:completions")
+    await valkey.command(
+        "ACL",
+        "SETUSER",
+        "least",
+        "reset",
+        "on",
+        ">pw",
+        "+info",
+        "+ping",
+        "+subscribe",
+        "+unsubscribe",
+        "&ff:dag:completions",
+    )
     async with ValkeyBackend(valkey.url, username="least", password="pw") as backend, ffc.subscribe(backend) as stream:
         item = done()
         await valkey.announce(item)
@@ -171,8 +187,8 @@ async def test_many_streams_share_one_connection(valkey: ValkeyWorld) -> None:
 async def test_loops_in_turn(valkey: ValkeyWorld) -> None:
     """Several event loops, one after the other, in threads: none is deaf."""
 
-    def one_loop() -> str:
-        async def work() -> str:
+    def one_loop() -> object:
+        async def work() -> object:
             async with ValkeyBackend(valkey.url) as backend, ffc.subscribe(backend) as stream:
                 waiting = asyncio.ensure_future(first(stream, 8))
                 while not waiting.done():
@@ -192,7 +208,11 @@ async def test_loops_in_turn(valkey: ValkeyWorld) -> None:
     [
         ("valkey://h", (("h", 6379),), {}),
         ("redis://h:1,[::1]:2/3", (("h", 1), ("::1", 2)), {"database": 3}),
-        ("valkeys://u:p%40:x@h/?cluster=true", (("h", 6379),), {"username": "u", "password": "p@:x", "cluster": True, "tls": True}),
+        (
+            "valkeys://u:p%40:x@h/?cluster=true",
+            (("h", 6379),),
+            {"username": "u", "password": "p@:x", "cluster": True, "tls": True},
+        ),
         ("rediss://:p@h/0", (("h", 6379),), {"password": "p", "username": None, "tls": True}),
     ],
 )

@@ -34,7 +34,9 @@ def test_any_order_unknown_members_and_a_missing_outcome() -> None:
 
 def test_cjson_s_escapes_and_bytes_that_are_no_utf8() -> None:
     """``\\/``, ``\\u0000`` and raw bytes ≥ 0x80: read, with replacement, never a crash."""
-    payload = decode(b'{"execution_id":"' + E.encode() + b'","flow_id":"' + F.encode() + b'","outcome":"a\\/\\u0001\xff"}')
+    payload = decode(
+        b'{"execution_id":"' + E.encode() + b'","flow_id":"' + F.encode() + b'","outcome":"a\\/\\u0001\xff"}'
+    )
     assert payload is not None
     assert payload.outcome == "a/\x01\ufffd"
 
@@ -79,7 +81,12 @@ def test_decoding_any_bytes_is_total(raw: bytes) -> None:
     decode(raw)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.sampled_from(["execution_id", "flow_id", "outcome", "x"]), c)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda c: st.lists(c) | st.dictionaries(st.sampled_from(["execution_id", "flow_id", "outcome", "x"]), c),
+    )
+)
 def test_decoding_any_json_is_total(value: object) -> None:
     """A payload or None."""
     decode(json.dumps(value).encode())

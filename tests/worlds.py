@@ -70,10 +70,10 @@ class World(ABC):
     async def drop_connections(self) -> None:
         """Cut every reader's connections from the server's side."""
 
-    async def reset(self) -> None:
+    async def reset(self) -> None:  # noqa: B027  # nothing to do is a fine default
         """An empty world."""
 
-    async def forget(self) -> None:
+    async def forget(self) -> None:  # noqa: B027  # the same
         """The server was restarted: the next command connects anew."""
 
     async def close(self) -> None:
@@ -121,14 +121,18 @@ class PostgresWorld(World):
         self.name = f"postgres{version}"
         self.url = url
         self._conn: AsyncConnection[tuple[Any, ...]] | None = None
+        self._lent: list[AsyncConnection[tuple[Any, ...]]] = []
 
     @override
     def backend(self, **options: Any) -> Backend:
         return PostgresBackend(self.url, **options)
 
     async def connect(self, **options: Any) -> AsyncConnection[tuple[Any, ...]]:
+        """A connection for a writer; closed with the world, if the test has not done so."""
         options.setdefault("autocommit", True)
-        return await AsyncConnection.connect(self.url, application_name="test", **options)
+        conn = await AsyncConnection.connect(self.url, application_name="test", **options)
+        self._lent.append(conn)
+        return conn
 
     async def sql(self, query: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
         if self._conn is None or self._conn.closed or self._conn.broken:
@@ -160,8 +164,8 @@ class PostgresWorld(World):
 
     @override
     async def forget(self) -> None:
-        conn, self._conn = self._conn, None
-        if conn is not None:
+        self._conn, lent, self._lent = None, self._lent, []
+        for conn in lent:
             await conn.close()
 
 

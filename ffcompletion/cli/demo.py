@@ -78,8 +78,9 @@ async def run_demo(kinds: Sequence[str], seconds: float) -> int:
         urls: dict[str, str] = {}
         for kind in kinds:
             console.print(Text(f"starting a throw-away {kind} …", style="dim"))
-            start = embedded.valkey if kind == "valkey" else embedded.postgres
-            server = await asyncio.to_thread(lambda start=start: start())
+            server = await (
+                asyncio.to_thread(embedded.valkey) if kind == "valkey" else asyncio.to_thread(embedded.postgres)
+            )
             urls[kind] = servers.enter_context(server).url
             console.print(Text(await install(urls[kind]), style="dim"))
         return await _watch(console, urls, seconds)

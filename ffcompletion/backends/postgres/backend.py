@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Final, final
 
 from psycopg_pool import AsyncConnectionPool
@@ -11,9 +12,10 @@ from typing_extensions import override
 from ffcompletion.backends.postgres.catchup import PageReader
 from ffcompletion.backends.postgres.connection import Connection, Target, driver_errors
 from ffcompletion.backends.postgres.feed import Feed
-from ffcompletion.backends.postgres.live import Live, log
+from ffcompletion.backends.postgres.live import Live
 from ffcompletion.backends.postgres.position import resume_after
 from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.reader import log
 from ffcompletion.backends.postgres.session import Pool
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
@@ -138,7 +140,7 @@ class PostgresBackend(Adapter):
             async with pool.connection() as conn:
                 after = await resume_after(conn, self._queries, after)
         pages = PageReader(pool, self._queries, pooled=session.pooled, read_timeout_s=self._read_s)
-        feed = Feed(self._live, self._hub, pages, selector, self._buffer_size, self._closed)
+        feed = Feed(self._live.reader, self._hub, pages, selector, self._buffer_size, self._closed)
         if after is None:
             feed.from_now()
         else:
@@ -192,15 +194,17 @@ class PostgresBackend(Adapter):
 
     def stats(self) -> BackendStats:
         """Counters of this backend, now."""
+        reader = self._live.reader
+        gaps = reader.tracker.gaps
         return BackendStats(
             state=self._link.state,
             streams=len(self._feeds),
-            received=self._live.received,
-            malformed=self._live.malformed,
+            received=reader.received,
+            malformed=reader.malformed,
             reconnects=self._link.reconnects,
             gaps=self._link.reconnects,
-            held=self._live.tracker.held,
-            held_since_s=self._live.held_since_s,
+            held=reader.tracker.held,
+            held_since_s=time.monotonic() - min(gap.since for gap in gaps) if gaps else 0.0,
         )
 
     @override

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, final
 
 from ffcompletion.backends.postgres.catchup import PageReader
-from ffcompletion.backends.postgres.live import Live
+from ffcompletion.backends.postgres.reader import Reader
 from ffcompletion.backends.postgres.spans import Spans, union, without
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
@@ -35,14 +35,14 @@ class Feed:
 
     def __init__(
         self,
-        live: Live,
+        reader: Reader,
         hub: Hub,
         pages: PageReader,
         selector: Selector,
         limit: int,
         on_close: Callable[[Closable], Awaitable[None]],
     ) -> None:
-        self._live = live
+        self._reader = reader
         self._hub = hub
         self._pages = pages
         self._selector = selector
@@ -71,7 +71,7 @@ class Feed:
         """Attach to the hub and owe nothing."""
         self._attach()
         self._caught_up = True
-        self._cursor = StreamCursor.outbox(self._live.tracker.watermark)
+        self._cursor = StreamCursor.outbox(self._reader.tracker.watermark)
 
     def after(self, event_id: int) -> None:
         """Everything after a stored position is owed."""
@@ -95,9 +95,9 @@ class Feed:
         else:
             # All that the hub has handed out is buffered, except the batch in hand; open gaps are still to come.
             self._caught_up = False
-            self._position = self._live.tracker.high
-            in_hand = [(event_id, event_id) for event_id in self._live.in_hand]
-            self._owed = union(self._live.tracker.spans(), in_hand)
+            self._position = self._reader.tracker.high
+            in_hand = [(event_id, event_id) for event_id in self._reader.in_hand]
+            self._owed = union(self._reader.tracker.spans(), in_hand)
         self._buffer.wake()
 
     def _attach(self) -> None:
@@ -172,7 +172,7 @@ class Feed:
 
     def _plan(self) -> tuple[int, int, int] | None:
         """What to read next: ``(after, upto, limit for cursors)``. None: nothing is owed, the stream is live."""
-        tracker = self._live.tracker
+        tracker = self._reader.tracker
         if self._joined_at is None:
             settled = tracker.watermark
             if self._owed and self._owed[0][0] <= settled:

@@ -49,12 +49,17 @@ class Queries:
             return sql.Identifier(table) if schema is None else sql.Identifier(schema, table)
 
         self._names: Final = {"outbox": name(OUTBOX), "core": name(CORE)}
+        self._composed: dict[str, bytes] = {}
         self.schema: Final = schema
         self.outbox_text: Final = name(OUTBOX).as_string()
         self.core_text: Final = name(CORE).as_string()
 
-    def _compose(self, text: LiteralString) -> sql.Composed:
-        return sql.SQL(text).format(**self._names)
+    def _compose(self, text: LiteralString) -> bytes:
+        # Composing costs more than a short query takes, and there are only a handful of texts.
+        found = self._composed.get(text)
+        if found is None:
+            found = self._composed[text] = sql.SQL(text).format(**self._names).as_bytes()
+        return found
 
     def rights(self) -> tuple[LiteralString, tuple[str, str]]:
         """One row: outbox exists, is readable, its schema is usable; core exists, is readable."""
@@ -77,11 +82,11 @@ class Queries:
             (self.outbox_text, self.outbox_text),
         )
 
-    def high(self) -> sql.Composed:
+    def high(self) -> bytes:
         """The highest visible id, or no row."""
         return self._compose("SELECT event_id FROM {outbox} ORDER BY event_id DESC LIMIT 1")
 
-    def low(self) -> sql.Composed:
+    def low(self) -> bytes:
         """The lowest visible id, or no row."""
         return self._compose("SELECT event_id FROM {outbox} ORDER BY event_id LIMIT 1")
 
@@ -93,11 +98,11 @@ class Queries:
             (self.outbox_text,),
         )
 
-    def ids(self) -> sql.Composed:
+    def ids(self) -> bytes:
         """Visible ids in ``(%s, %s]``, ascending."""
         return self._compose("SELECT event_id FROM {outbox} WHERE event_id > %s AND event_id <= %s ORDER BY event_id")
 
-    def page(self, *, facts: bool, results: bool, wanted: ScannerFilter | None = None) -> sql.Composed:
+    def page(self, *, facts: bool, results: bool, wanted: ScannerFilter | None = None) -> bytes:
         """Rows in ``(%s, %s]``, ascending, at most ``%s``; ``wanted`` is pushed into the WHERE (``filter_values``)."""
         where: LiteralString = " WHERE e.event_id > %s AND e.event_id <= %s AND e.outcome <> 'resumable'"
         if wanted is None:
@@ -111,11 +116,11 @@ class Queries:
             where + " ORDER BY e.event_id LIMIT %s", facts=facts, results=results, join=wanted is not None
         )
 
-    def picked(self, *, facts: bool, results: bool) -> sql.Composed:
+    def picked(self, *, facts: bool, results: bool) -> bytes:
         """Rows whose id is in ``%s`` (bigint[]), ascending."""
         return self._select(" WHERE e.event_id = ANY(%s) ORDER BY e.event_id", facts=facts, results=results)
 
-    def _select(self, tail: LiteralString, *, facts: bool, results: bool, join: bool = False) -> sql.Composed:
+    def _select(self, tail: LiteralString, *, facts: bool, results: bool, join: bool = False) -> bytes:
         columns: LiteralString = _COLUMNS + (_FACTS if facts else "") + (_RESULT if results else "")
         joined: LiteralString = _JOIN if facts or results or join else ""
         return self._compose("SELECT " + columns + " FROM {outbox} e" + joined + tail)  # noqa: S608  # literals only

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, LiteralString, cast, final
 
 import psycopg
-from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
 from ffcompletion.backends.postgres.connection import Connection, Listener, Target, abandon, deadline
@@ -117,7 +116,7 @@ class Session:
         self.has_core = core and core_readable
 
     async def fetch(
-        self, query: LiteralString | sql.Composed, values: Sequence[object] = (), *, read: bool = False
+        self, query: LiteralString | bytes, values: Sequence[object] = (), *, read: bool = False
     ) -> list[Row]:
         """All rows. ``read``: binary, and prepared where there is no pooler in between."""
         conn = self._conn

@@ -1,0 +1,5 @@
+"""``python -m ffcompletion``."""
+
+from ffcompletion.cli import main
+
+main()

@@ -1,0 +1,146 @@
+"""What one read of the outbox brings: drained into batches for every stream, with the gaps looked after beside it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Final, final
+
+from ffcompletion.backends.postgres.gaps import GapTracker
+from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.rows import Row, decode
+from ffcompletion.backends.postgres.session import Session
+from ffcompletion.backends.postgres.spans import merged, missing
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.delivery.hub import Hub
+from ffcompletion.delivery.ratelog import RateLog
+
+__all__ = ["Reader", "log"]
+
+log: Final = logging.getLogger("ffcompletion.postgres")
+
+_EVERYTHING: Final = (1 << 63) - 1
+# Rows per read: decoding 2,000 takes about 4 ms, the longest that the loop is held.
+_PAGE: Final = 2_000
+# How far below the newest id the ordinary read looks again for rows that committed late. Ids of transactions that
+# run side by side lie close together; older gaps are looked for when they are announced, or when their owners end.
+_REREAD: Final = 512
+# Ids below the start that are examined for transactions already under way.
+_LOOK_BACK: Final = 100_000
+# Ripe gaps this close are looked for in one read: fewer reads, few rows more.
+_MERGE_WITHIN: Final = 64
+# How soon after a gap was seen its owners are asked for, and how seldom while they take their time.
+_SETTLE_FIRST_S: Final = 0.02
+_SETTLE_LAST_S: Final = 1.0
+
+
+@final
+class Reader:
+    """Reads through whatever session there is, and keeps the gap tracker over all of them."""
+
+    def __init__(self, queries: Queries, hub: Hub) -> None:
+        self._queries = queries
+        self._hub = hub
+        self._malformed_log = RateLog(log)
+        self._settle_every_s = _SETTLE_FIRST_S
+        self.settle_at = 0.0
+        """When open gaps are looked at again, in seconds of the monotonic clock."""
+        self.tracker = GapTracker(0)
+        self.in_hand: Sequence[int] = ()
+        """Ids of the rows that are being handed out, for a stream that cannot take them."""
+        self.received = 0
+        self.malformed = 0
+
+    async def find_start(self, session: Session) -> None:
+        """Begin at the newest visible row. LISTEN must be live: what commits after this is announced or visible."""
+        now = time.monotonic()
+        rows = await session.fetch(self._queries.high())
+        self.tracker = GapTracker(rows[0][0] if rows else 0)
+        start = self.tracker.start
+        if start and (session.in_recovery or await session.owners()):
+            # Somebody is writing: ids just below the start may belong to them.
+            floor = max(0, start - _LOOK_BACK)
+            visible = await session.fetch(self._queries.ids(), (floor, start))
+            self.tracker.assume(missing([floor, *(row[0] for row in visible)]), now)
+        self.settle_at = now
+
+    async def drain(self, session: Session, announced: Sequence[str]) -> bool:
+        """One read, and one more for ids that were announced and lie below it. True if there may be more at once."""
+        tracker = self.tracker
+        after = max(tracker.watermark, tracker.high - _REREAD)
+        count = await self._read(session, (after, _EVERYTHING))
+        late = tracker.may_be_late(_ids(announced)) if announced else []
+        if late:
+            await self._read(session, late)
+        return count == _PAGE
+
+    async def settle(self, session: Session) -> None:
+        """If it is time: ask who may own the gaps, and decide those whose owners have all ended."""
+        tracker = self.tracker
+        if not tracker.gaps or time.monotonic() < self.settle_at:
+            return
+        tracker.observe(await session.owners())
+        spans = tracker.ripe
+        for low, high in merged(spans, _MERGE_WITHIN):
+            after = low - 1
+            while await self._read(session, (after, high)) == _PAGE:
+                after = self._last
+        tracker.retire(spans)
+        if spans:
+            # The watermark moved: streams learn of it with an empty batch.
+            self._hub.publish((), cursor=StreamCursor.outbox(tracker.watermark))
+            self._settle_every_s = _SETTLE_FIRST_S
+        else:
+            self._settle_every_s = min(_SETTLE_LAST_S, self._settle_every_s * 2)
+        self.settle_at = time.monotonic() + self._settle_every_s
+
+    async def _read(self, session: Session, which: tuple[int, int] | list[int]) -> int:
+        """Read and hand out rows in ``(after, upto]``, or those with these ids. Returns how many were read."""
+        while True:
+            facts, results = self._wanted()
+            if isinstance(which, tuple):
+                rows = await session.fetch(self._queries.page(facts=facts, results=results), (*which, _PAGE), read=True)
+            else:
+                rows = await session.fetch(self._queries.picked(facts=facts, results=results), (which,), read=True)
+            now_facts, now_results = self._wanted()
+            # A stream that asks for more may have joined meanwhile, and it counts on these rows: read them again.
+            if facts >= now_facts and results >= now_results:
+                break
+        if rows:
+            self._last = rows[-1][0]
+            self._take(rows, facts=facts, results=results)
+        return len(rows)
+
+    def _wanted(self) -> tuple[bool, bool]:
+        return bool(self._hub.filters), self._hub.wants_results
+
+    def _take(self, rows: Sequence[Row], *, facts: bool, results: bool) -> None:
+        tracker = self.tracker
+        gaps = len(tracker.gaps)
+        ids = [row[0] for row in rows]
+        now = time.monotonic()
+        fresh = tracker.admit(ids, now)
+        if len(tracker.gaps) > gaps:
+            self._settle_every_s = _SETTLE_FIRST_S
+            self.settle_at = min(self.settle_at, now + _SETTLE_FIRST_S)
+        if not fresh:
+            return
+        if len(fresh) < len(rows):
+            rows = [rows[index] for index in fresh]
+            ids = [row[0] for row in rows]
+        batch = decode(rows, tracker.watermark, facts=facts, results=results)
+        self.received += len(rows)
+        if batch.malformed:
+            self.malformed += batch.malformed
+            self._malformed_log.warning("the outbox holds a row that makes no valid completion; skipped")
+        self.in_hand = ids
+        self._hub.publish(batch.plain, batch.with_results, batch.facts, StreamCursor.outbox(tracker.watermark))
+
+
+def _ids(announced: Sequence[str]) -> list[int]:
+    try:
+        return [int(payload) for payload in announced]
+    except ValueError:
+        # Somebody else uses the channel too: a wake-up, and no more.
+        return [int(payload) for payload in announced if payload.isascii() and payload.isdigit()]

@@ -1,0 +1,84 @@
+"""A user's program: never run, and right for both type checkers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import assert_never, assert_type
+
+import ffcompletion as ffc
+from ffcompletion.backends.memory import MemoryBackend
+
+
+class Duck:
+    async def _stream(self) -> AsyncIterator[ffc.CompletionPayload]:
+        yield ffc.CompletionPayload(ffc.ExecutionId("x"), "success")
+
+    async def subscribe_completions(self) -> ffc.CompletionStream:
+        return self._generator()
+
+    async def subscribe_completions_filtered(self, wanted: ffc.CompletionFilter, /) -> ffc.CompletionStream:
+        return self._generator()
+
+    def _generator(self) -> ffc.CompletionStream:
+        async def items() -> AsyncIterator[ffc.CompletionPayload]:
+            yield ffc.CompletionPayload(ffc.ExecutionId("x"), "success")
+
+        generator = items()
+        assert isinstance(generator, ffc.CompletionStream)
+        return generator
+
+
+class OnlyPlain(ffc.CompletionBackend):
+    async def subscribe_completions(self, /) -> ffc.CompletionStream:
+        raise ffc.Unavailable("subscribe_completions")
+
+
+class Even:
+    """A filter of one's own."""
+
+    @property
+    def tag_key(self) -> str | None:
+        return "n"
+
+    def is_noop(self) -> bool:
+        return False
+
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        return tag_value is not None and int(tag_value) % 2 == 0
+
+
+async def use(backend: ffc.CompletionBackend) -> None:
+    async with ffc.subscribe(backend, Even()) as stream:
+        assert_type(stream, ffc.CompletionStream)
+        async for completion in stream:
+            assert_type(completion, ffc.CompletionPayload)
+            assert_type(completion.execution_id, ffc.ExecutionId)
+            assert_type(completion.execution_id.partition, int)
+            assert_type(completion.outcome, str)
+            assert_type(completion.flow_id, ffc.FlowId | None)
+            assert_type(completion.cursor, ffc.StreamCursor | None)
+            assert_type(completion.payload_bytes, bytes | None)
+            match completion.kind:
+                case ffc.Outcome.SUCCESS | ffc.Outcome.FAILED | ffc.Outcome.CANCELLED:
+                    pass
+                case ffc.Outcome.EXPIRED | ffc.Outcome.SKIPPED | ffc.Outcome.OTHER:
+                    pass
+                case never:  # pyright: ignore[reportUnnecessaryComparison]  # the point: nothing is left
+                    assert_never(never)
+
+
+async def main() -> None:
+    await use(Duck())
+    await use(OnlyPlain())
+    await use(MemoryBackend())
+    async with ffc.connect("memory://", observer=lambda event: print(event.state)) as backend:
+        assert_type(backend, ffc.Backend)
+        assert_type(backend.stats(), ffc.BackendStats)
+        await use(backend)
+        if isinstance(backend, ffc.ResumableCompletionBackend):
+            stream = await backend.subscribe_completions_from(ffc.StreamCursor.beginning(), ffc.ScannerFilter("a"))
+            assert_type(stream, ffc.CompletionStream)
+    flt = ffc.ScannerFilter(namespace="tenant-a", instance_tag=("cairn.instance_id", "i-1"))
+    assert_type(flt.with_namespace("b"), ffc.ScannerFilter)
+    wanted: ffc.CompletionFilter = flt
+    assert_type(wanted.matches("a", None), bool)

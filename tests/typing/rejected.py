@@ -1,0 +1,64 @@
+"""Each marked line is an error for both type checkers; a mark on a line that is none is an error too."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import ffcompletion as ffc
+
+
+class NoFiltered:
+    async def subscribe_completions(self) -> ffc.CompletionStream:
+        raise NotImplementedError
+
+
+class NotAsync:
+    def subscribe_completions(self) -> ffc.CompletionStream:
+        raise NotImplementedError
+
+    async def subscribe_completions_filtered(self, wanted: ffc.CompletionFilter, /) -> ffc.CompletionStream:
+        raise NotImplementedError
+
+
+class WrongParameter:
+    async def subscribe_completions(self) -> ffc.CompletionStream:
+        raise NotImplementedError
+
+    async def subscribe_completions_filtered(self, wanted: int, /) -> ffc.CompletionStream:
+        raise NotImplementedError
+
+
+class WrongItem:
+    async def _items(self) -> AsyncIterator[int]:
+        yield 1
+
+    async def subscribe_completions(self) -> AsyncIterator[int]:
+        return self._items()
+
+    async def subscribe_completions_filtered(self, wanted: ffc.CompletionFilter, /) -> AsyncIterator[int]:
+        return self._items()
+
+
+class NoTagKey:
+    def is_noop(self) -> bool:
+        return False
+
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        return True
+
+
+a: ffc.CompletionBackend = NoFiltered()  # rejected
+b: ffc.CompletionBackend = NotAsync()  # rejected
+c: ffc.CompletionBackend = WrongParameter()  # rejected
+d: ffc.CompletionBackend = WrongItem()  # rejected
+e: ffc.CompletionFilter = NoTagKey()  # rejected
+ffc.ScannerFilter(namespace=7)  # rejected
+ffc.ScannerFilter(instance_tag="key=value")  # rejected
+ffc.connect("memory://", nonsense=1)  # rejected
+
+
+async def use(backend: ffc.CompletionBackend, payload: ffc.CompletionPayload) -> None:
+    await backend.publish(payload)  # rejected
+    payload.outcome = "other"  # rejected
+    async for item in await backend.subscribe_completions():
+        item.nonsense  # rejected
