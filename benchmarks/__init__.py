@@ -1,0 +1,1 @@
+"""Ratios against the bare drivers, measured in one run: ``python -m benchmarks [NAME…]``."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from inspect import signature
 from types import TracebackType
 from typing import Final, Protocol, Self, TypedDict
 
 from typing_extensions import Unpack
 
-from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.protocols import CompletionBackend
 from ffcompletion.contract.stats import BackendStats, Observer
@@ -97,6 +95,8 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Backend:
     if kind == "memory":
         if url != "memory://":
             raise Validation("url", "memory:// takes nothing after it; each one is a backend of its own")
+        from ffcompletion.backends.memory import MemoryBackend  # noqa: PLC0415  # loads asyncio
+
         return _made(kind, MemoryBackend, options)
     try:
         if kind == "valkey":
@@ -113,6 +113,8 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Backend:
 
 
 def _made(kind: str, make: Callable[..., Backend], options: ConnectOptions) -> Backend:
+    from inspect import signature  # noqa: PLC0415  # costs a sixth of importing this package
+
     known = signature(make).parameters
     for name in options:
         if name not in known:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +14,8 @@ _METHODS: Final = {"subscribe_completions": 0, "subscribe_completions_filtered":
 
 
 def _is_coroutine_function(method: object) -> bool:
+    import inspect  # noqa: PLC0415  # costs a sixth of importing this package
+
     # functools.partial and callable objects are looked through; a plain `def` that returns an awaitable is refused,
     # because then nothing says before the call that the result must be awaited.
     call: object = getattr(method, "__call__", None)  # noqa: B004  # the bound __call__ itself is wanted
@@ -22,6 +23,8 @@ def _is_coroutine_function(method: object) -> bool:
 
 
 def _fault(name: str, method: object, positional: int) -> str | None:
+    import inspect  # noqa: PLC0415  # the same
+
     if not callable(method):
         return f"{name} is a {type(method).__name__}, not a method"
     if inspect.isasyncgenfunction(method):

@@ -8,12 +8,14 @@ kept and compared as text: two spellings of one UUID are two different ids, as t
 from __future__ import annotations
 
 import re
-import uuid as _uuid
-from typing import Final, NewType, Self, final
+from typing import TYPE_CHECKING, Final, NewType, Self, final
 
 from typing_extensions import override
 
 from ffcompletion.contract.errors import Validation
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 __all__ = ["ExecutionId", "FlowId", "Namespace"]
 
@@ -47,6 +49,12 @@ def is_flow_id(text: str) -> bool:
     return _FLOW_ID.fullmatch(text) is not None
 
 
+def _uuid(text: str) -> UUID:
+    from uuid import UUID  # noqa: PLC0415  # asks the platform module about the machine when imported
+
+    return UUID(text)
+
+
 @final
 class ExecutionId(str):
     """An execution's id, ``{fp:N}:<uuid>``: a ``str`` that has been checked.
@@ -76,9 +84,9 @@ class ExecutionId(str):
         return int(self[4 : self.index("}:")].removeprefix("+").lstrip("0") or "0")
 
     @property
-    def uuid(self) -> _uuid.UUID:
+    def uuid(self) -> UUID:
         """The UUID part."""
-        return _uuid.UUID(self[self.index("}:") + 2 :])
+        return _uuid(self[self.index("}:") + 2 :])
 
 
 @final
@@ -100,9 +108,9 @@ class FlowId(str):
         return cls(text)
 
     @property
-    def uuid(self) -> _uuid.UUID:
+    def uuid(self) -> UUID:
         """The UUID."""
-        return _uuid.UUID(self)
+        return _uuid(self)
 
 
 # For adapters, on text that the wire's own grammar has already been held against: the checks cost more than the rest

@@ -28,6 +28,10 @@ __all__ = ["Live"]
 _ECHO_EVERY_S: Final = 3.0
 _ECHO_DEADLINE_S: Final = 1.5
 _STOP_S: Final = 0.5
+# From so many rows in one read on, the next one waits for this many times as long as the last one took.
+_BURST: Final = 32
+_GATHER: Final = 2.0
+_GATHER_S: Final = 0.01
 # How long a read may take before the connection counts as dead: first this, because it usually takes a millisecond,
 # then twice as long each time, up to `read_timeout`, because a server may really be that slow.
 _PATIENCE_S: Final = 3.0
@@ -173,10 +177,7 @@ class Live:
         loop = asyncio.get_running_loop()
         while not self._stopping:
             self._wake.clear()
-            more = True
-            while more and not self._stopping:
-                announced, self._announced = self._announced, []
-                more = await self.reader.drain(session, announced) or bool(self._announced)
+            await self._drain(session)
             self._patience_s = min(_PATIENCE_S, self._read_timeout_s)
             await self.reader.settle(session)
             now = time.monotonic()
@@ -191,6 +192,18 @@ class Live:
                 timer.cancel()
             if session.listener is not None and session.listener.error is not None:
                 raise session.listener.error
+
+    async def _drain(self, session: Session) -> None:
+        more = True
+        while more and not self._stopping:
+            announced, self._announced = self._announced, []
+            started, before = time.monotonic(), self.reader.received
+            full = await self.reader.drain(session, announced)
+            more = full or bool(self._announced)
+            if not full and self.reader.received - before >= _BURST:
+                # A burst is under way: let it gather, so that reading does not take the server's time from writing.
+                await asyncio.sleep(min(_GATHER_S, _GATHER * (time.monotonic() - started)))
+                more = True
 
     # ── liveness ─────────────────────────────────────────────────────────────────────────────────────────────────
 

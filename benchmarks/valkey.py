@@ -1,0 +1,210 @@
+"""Valkey: against glide's bare callback, and against asking for one field after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from glide import GlideClient, GlideClientConfiguration, NodeAddress, PubSubMsg
+
+import ffcompletion as ffc
+from benchmarks import producer
+from benchmarks.table import Row, median
+from ffcompletion.backends.valkey import ValkeyBackend
+
+COUNT = 100_000
+ROUNDS = 5
+
+
+async def _bare(url: str, callback: Callable[[PubSubMsg, object], None] | None) -> GlideClient:
+    host, _, port = url.removeprefix("valkey://").partition(":")
+    modes = GlideClientConfiguration.PubSubChannelModes
+    subscriptions = callback and GlideClientConfiguration.PubSubSubscriptions(
+        {modes.Exact: {"ff:dag:completions"}}, callback, None
+    )
+    client = await GlideClient.create(
+        GlideClientConfiguration(
+            [NodeAddress(host, int(port))], request_timeout=5000, pubsub_subscriptions=subscriptions
+        )
+    )
+    if callback:
+        await asyncio.sleep(0.2)
+    return client
+
+
+async def _bare_rate(url: str) -> float:
+    seen = 0
+    finished = asyncio.get_running_loop().create_future()
+
+    def callback(_: PubSubMsg, __: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == COUNT:
+            finished.set_result(None)
+
+    client = await _bare(url, callback)
+    process = producer.start("publish", url, COUNT)
+    started = producer.go(process)
+    await asyncio.wait_for(finished, 60)
+    took = time.perf_counter() - started
+    producer.finish(process)
+    await client.close()
+    return COUNT / took
+
+
+async def _our_rate(url: str, wanted: ffc.ScannerFilter | None = None, streams: int = 1) -> float:
+    async with ValkeyBackend(url, buffer_size=COUNT * 2) as backend:
+        opened = [
+            await (backend.subscribe_completions_filtered(wanted) if wanted else backend.subscribe_completions())
+            for _ in range(streams)
+        ]
+
+        async def read(stream: ffc.CompletionStream) -> None:
+            seen = 0
+            async for _ in stream:
+                seen += 1
+                if seen == COUNT:
+                    return
+
+        process = producer.start("publish", url, COUNT)
+        reading = [asyncio.ensure_future(read(stream)) for stream in opened]
+        await asyncio.sleep(0)
+        started = producer.go(process)
+        await asyncio.wait_for(asyncio.gather(*reading), 120)
+        took = time.perf_counter() - started
+        producer.finish(process)
+    return COUNT / took
+
+
+async def throughput(url: str) -> list[Row]:
+    ours, bare = [], []
+    for _ in range(ROUNDS):
+        bare.append(await _bare_rate(url))
+        ours.append(await _our_rate(url))
+    ratios = [a / b for a, b in zip(ours, bare, strict=True)]
+    return [
+        Row(
+            what=f"unfiltered, one stream, {COUNT:,} announcements, against counting in the bare callback; median of {ROUNDS}",
+            ours=f"{median(ours):,.0f}/s",
+            bare=f"{median(bare):,.0f}/s",
+            ratio=f"{median(ratios):.2f}",
+            floor="0.75",
+            goal="0.95",
+        )
+    ]
+
+
+async def latency(url: str) -> list[Row]:
+    rounds = 2000
+    publisher = await _bare(url, None)
+    arrived = asyncio.Event()
+    bare_client = await _bare(url, lambda _, __: arrived.set())
+    raw = producer.message(1)
+    bare, ours = [], []
+    async with ValkeyBackend(url) as backend, ffc.subscribe(backend) as stream:
+        for _ in range(rounds):
+            arrived.clear()
+            started = time.perf_counter()
+            waiting = asyncio.ensure_future(stream.__anext__())
+            await asyncio.sleep(0)
+            started = time.perf_counter()
+            await publisher.custom_command(["PUBLISH", "ff:dag:completions", raw])
+            await arrived.wait()
+            bare.append(time.perf_counter() - started)
+            await waiting
+    await bare_client.close()
+    async with ValkeyBackend(url) as backend, ffc.subscribe(backend) as stream:
+        for _ in range(rounds):
+            waiting = asyncio.ensure_future(stream.__anext__())
+            await asyncio.sleep(0)
+            started = time.perf_counter()
+            await publisher.custom_command(["PUBLISH", "ff:dag:completions", raw])
+            await waiting
+            ours.append(time.perf_counter() - started)
+    # The bare callback again, on its own, so that both were measured alone.
+    bare = []
+    bare_client = await _bare(url, lambda _, __: arrived.set())
+    for _ in range(rounds):
+        arrived.clear()
+        started = time.perf_counter()
+        await publisher.custom_command(["PUBLISH", "ff:dag:completions", raw])
+        await arrived.wait()
+        bare.append(time.perf_counter() - started)
+    await bare_client.close()
+    await publisher.close()
+    return [
+        Row(
+            what=f"publish to yield, p50 of {rounds}, against the bare callback and an event",
+            ours=f"{median(ours) * 1e6:.0f} µs",
+            bare=f"{median(bare) * 1e6:.0f} µs",
+            ratio=f"{median(ours) / median(bare):.2f}×",
+            floor="1.5×",
+            goal="1.2×",
+        )
+    ]
+
+
+async def filtered(url: str) -> list[Row]:
+    producer.write_keys(url, COUNT)
+    wanted = ffc.ScannerFilter("a", ("k", "v"))
+    ours, plain, one_by_one = [], [], []
+    for _ in range(3):
+        plain.append(await _our_rate(url))
+        ours.append(await _our_rate(url, wanted))
+        client = await _bare(url, None)
+        some = 4000
+        started = time.perf_counter()
+        for number in range(some):
+            key = f"ff:exec:{{fp:{number % 256}}}:{producer.execution(number)}"
+            await client.custom_command(["HGET", f"{key}:core", "namespace"])
+            await client.custom_command(["HGET", f"{key}:tags", "k"])
+        one_by_one.append(some / (time.perf_counter() - started))
+        await client.close()
+    return [
+        Row(
+            what=f"filtered by namespace and tag, all match, {COUNT:,}, against HGETs one by one; median of 3",
+            ours=f"{median(ours):,.0f}/s",
+            bare=f"{median(one_by_one):,.0f}/s",
+            ratio=f"{median([a / b for a, b in zip(ours, one_by_one, strict=True)]):.1f}×",
+            floor="12×",
+            goal="25×",
+        ),
+        Row(
+            what="the same, against our own unfiltered rate",
+            ours=f"{median(ours):,.0f}/s",
+            bare=f"{median(plain):,.0f}/s",
+            ratio=f"{median([a / b for a, b in zip(ours, plain, strict=True)]):.2f}",
+            floor="0.25",
+            goal="0.5",
+        ),
+    ]
+
+
+async def streams(url: str) -> list[Row]:
+    count, burst = 1000, 1000
+    async with ValkeyBackend(url) as backend:
+        opened = [await backend.subscribe_completions() for _ in range(count)]
+
+        async def read(stream: ffc.CompletionStream) -> None:
+            seen = 0
+            async for _ in stream:
+                seen += 1
+                if seen == burst:
+                    return
+
+        reading = [asyncio.ensure_future(read(stream)) for stream in opened]
+        await asyncio.sleep(0)
+        process = producer.start("publish", url, burst)
+        started = producer.go(process)
+        await asyncio.wait_for(asyncio.gather(*reading), 120)
+        took = time.perf_counter() - started
+        producer.finish(process)
+    return [
+        Row(
+            what=f"{count:,} streams on one backend, a burst of {burst:,}: deliveries",
+            ours=f"{count * burst / took:,.0f}/s",
+            floor="500,000/s",
+            goal="3,000,000/s",
+        )
+    ]
