@@ -15,7 +15,9 @@ from ffcompletion import embedded
 from ffcompletion.contract.errors import Unavailable
 
 OWNER = """
-import sys, time
+import signal, sys, time
+# A shell that runs things in the background has SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from ffcompletion import embedded
 with embedded.{kind}() as server:
     print(server.pid, server.directory, flush=True)

@@ -93,22 +93,21 @@ class Subscription:
     async def _next(self) -> CompletionPayload:
         if os.getpid() != self._pid:
             raise Unavailable("this stream", "it was opened before fork(); subscribe again in the child process")
-        self._unyielded += len(self._batch)
-        if self._unyielded >= _ITEMS_BETWEEN_YIELDS:
-            self._unyielded = 0
-            await asyncio.sleep(0)
         while not self._source.closed:
             # Another task may have refilled the items while this one was suspended.
             item = next(self._items, None)
             if item is not None:
                 return item
-            batch = self._source.take()
-            if batch:
-                self._batch = batch
-                self._items = iter(batch)
-                continue
-            self._unyielded = 0
-            await self._source.ready()
+            self._unyielded += len(self._batch)
+            batch = self._batch = self._source.take()
+            self._items = iter(batch)
+            if not batch:
+                self._unyielded = 0
+                await self._source.ready()
+            elif self._unyielded >= _ITEMS_BETWEEN_YIELDS:
+                # Behind take(), so that whatever it set in motion (the next page's query) is under way meanwhile.
+                self._unyielded = 0
+                await asyncio.sleep(0)
         raise StopAsyncIteration
 
     @property

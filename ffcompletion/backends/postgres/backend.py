@@ -173,7 +173,6 @@ class PostgresBackend(Adapter):
             open=False,
             timeout=self._setup_s,
             max_idle=60.0,
-            check=AsyncConnectionPool.check_connection,
             name="ffcompletion",
         )
 

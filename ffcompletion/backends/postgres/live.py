@@ -30,8 +30,8 @@ _ECHO_DEADLINE_S: Final = 1.5
 _STOP_S: Final = 0.5
 # From so many rows in one read on, the next one waits for this many times as long as the last one took.
 _BURST: Final = 32
-_GATHER: Final = 2.0
-_GATHER_S: Final = 0.01
+_GATHER: Final = 4.0
+_GATHER_S: Final = 0.025
 # How long a read may take before the connection counts as dead: first this, because it usually takes a millisecond,
 # then twice as long each time, up to `read_timeout`, because a server may really be that slow.
 _PATIENCE_S: Final = 3.0

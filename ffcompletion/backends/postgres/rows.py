@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Final, cast, final
 
 import msgspec
@@ -40,16 +42,20 @@ def decode(rows: Sequence[Row], watermark: int, *, facts: bool, results: bool) -
     malformed = 0
     if len(good) != len(rows):
         malformed = sum(row[1] is None or row[2] is None for row in rows)
+    # Rows come in ascending order: those beyond the watermark share one cursor.
+    below = bisect_right(good, watermark, key=itemgetter(0))
+    cursors = [StreamCursor(_OUTBOX_FAMILY, row[0]) for row in good[:below]]
+    cursors += [StreamCursor(_OUTBOX_FAMILY, watermark)] * (len(good) - below)
     plain = [
         CompletionPayload(
-            trusted_execution_id(execution_id),  # type: ignore[arg-type]  # filtered above; a cast costs a call a row
-            outcome,  # type: ignore[arg-type]  # the same
+            trusted_execution_id(row[1]),  # type: ignore[arg-type]  # filtered above; a cast costs a call a row
+            row[2],  # type: ignore[arg-type]  # the same
             None,
-            at or 0,
-            None if flow_id is None else trusted_flow_id(flow_id),
-            StreamCursor(_OUTBOX_FAMILY, min(watermark, event_id)),
+            row[3] or 0,
+            None if row[4] is None else trusted_flow_id(row[4]),
+            cursor,
         )
-        for event_id, execution_id, outcome, at, flow_id, *_ in good
+        for row, cursor in zip(good, cursors, strict=True)
     ]
     return Batch(
         plain,
