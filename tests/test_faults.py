@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,12 +48,19 @@ class Victim:
         await self.world.forget()
 
 
-@pytest.fixture(params=["valkey", "postgres16", "postgres18"])
-async def victim(request: pytest.FixtureRequest) -> AsyncGenerator[Victim]:
-    made = await asyncio.to_thread(Victim, request.param)
+@pytest.fixture(scope="module", params=["valkey", "postgres16", "postgres18"])
+def hurt(request: pytest.FixtureRequest) -> Iterator[Victim]:
+    """One server for all the tests that hurt it: each leaves it running."""
+    made = Victim(request.param)
     yield made
-    await made.world.close()
-    await asyncio.to_thread(made.server.close)
+    made.server.close()
+
+
+@pytest.fixture
+async def victim(hurt: Victim) -> AsyncGenerator[Victim]:
+    await hurt.world.reset()
+    yield hurt
+    await hurt.world.close()
 
 
 async def _until_heard(victim: Victim, stream: ffc.CompletionStream, seconds: float) -> float:

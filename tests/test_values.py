@@ -117,6 +117,7 @@ FILTERS = st.builds(ffc.ScannerFilter, NAMES, TAGS)
 
 
 @given(FILTERS, NAMES, NAMES)
+@example(ffc.ScannerFilter(""), "b", None)
 def test_filter_algebra(wanted: ffc.ScannerFilter, namespace: str | None, value: str | None) -> None:
     """The no-op is neutral; adding a dimension never admits more; unknown never matches."""
     admitted = wanted.matches(namespace, value)
@@ -125,8 +126,10 @@ def test_filter_algebra(wanted: ffc.ScannerFilter, namespace: str | None, value:
     if wanted.is_noop():
         assert admitted
     if not admitted:
-        assert not (wanted if wanted.namespace else wanted.with_namespace("a")).matches(namespace, value)
-        assert not (wanted if wanted.instance_tag else wanted.with_instance_tag("k", "x")).matches(namespace, value)
+        assert not (wanted if wanted.namespace is not None else wanted.with_namespace("a")).matches(namespace, value)
+        assert not (wanted if wanted.instance_tag is not None else wanted.with_instance_tag("k", "x")).matches(
+            namespace, value
+        )
     if wanted.namespace is not None:
         assert not wanted.matches(None, value)
     if wanted.instance_tag is not None:
