@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from ffcompletion.contract.errors import Unavailable
 
-__all__ = ["Server", "free_port", "postgres", "postgres_program", "valkey"]
+__all__ = ["Server", "free_port", "postgres", "postgres_program", "unprivileged_user", "valkey"]
 
 _START_S: Final = 30.0
 _STOP_S: Final = 5.0
@@ -208,7 +208,7 @@ def postgres(*options: str, version: int = 18, port: int = 5432) -> Server:
         raise Unavailable("an embedded Postgres", f"the installed wheel carries no version {version}")
     directory = Path(tempfile.mkdtemp(prefix="ffcompletion-pg-"))
     data = directory / "data"
-    user = _unprivileged_user()
+    user = unprivileged_user()
     if user is not None:
         # The server refuses to run as root, and another user must be able to reach its files.
         if not _reachable(install):
@@ -280,7 +280,8 @@ def _copied(install: Path, site: Path) -> Path:
     return site / install.parent.name / install.name
 
 
-def _unprivileged_user() -> str | None:
+def unprivileged_user() -> str | None:
+    """Whom servers run as that refuse to run as root; None where this process is not root."""
     return "nobody" if hasattr(os, "geteuid") and os.geteuid() == 0 else None
 
 

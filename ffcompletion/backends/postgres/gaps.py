@@ -146,6 +146,15 @@ class GapTracker:
         for gap in self._gaps:
             gap.owners = None
 
+    def rewind(self, high: int) -> None:
+        """The server's history was replaced by one that knows ids up to ``high`` only; later ones will be given anew."""
+        if high < self._high:
+            self._high = high
+            self._start = min(self._start, high)
+            self._gaps = [gap for gap in self._gaps if gap.high <= high]
+            self._retired = [span for span in self._retired if span[1] <= high]
+            self._early = {event_id for event_id in self._early if event_id <= high}
+
     @property
     def unobserved(self) -> bool:
         """Whether some gap's owners have not been asked for yet."""

@@ -58,6 +58,7 @@ class Live:
         self._announced: list[str] = []
         self._changed = Signal()
         self._last_error: BaseException | None = None
+        self._timeline = ""
         self._watchdog = Watchdog(0.0, interval_s=_ECHO_EVERY_S, deadline_s=_ECHO_DEADLINE_S)
         self.reader = Reader(queries, hub)
 
@@ -71,6 +72,7 @@ class Live:
         try:
             session = await self._open()
             await self.reader.find_start(session)
+            self._timeline = session.timeline
             heard = await session.first_echo(_ECHO_DEADLINE_S)
             if not heard and not self._poll_s:
                 raise Unavailable("subscribe", f"{session.deaf_because}; and polling is turned off (poll_interval=0)")
@@ -148,6 +150,9 @@ class Live:
                     session = await self._open()
                     # Names of transactions mean nothing on a server that was restarted or replaced.
                     self.reader.tracker.forget_owners()
+                    if session.timeline != self._timeline:
+                        await self.reader.compare_history(session)
+                        self._timeline = session.timeline
                     if not await self._first_echo(session):
                         return
                     self._arrive(session)

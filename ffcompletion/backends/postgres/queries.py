@@ -34,7 +34,8 @@ _JOIN: Final[LiteralString] = (
 
 SERVER: Final = (
     "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), pg_backend_pid(), current_user::text,"
-    " (SELECT timeline_id FROM pg_control_checkpoint())"
+    # The timeline as WAL is written now; the control file lags behind a promotion.
+    " CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
 )
 ECHO: Final = "SELECT pg_notify(%s, %s)"
 GENERIC_PLAN: Final = "SET plan_cache_mode = force_generic_plan"

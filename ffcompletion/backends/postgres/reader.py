@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Final, final
 
@@ -33,6 +34,8 @@ _MERGE_WITHIN: Final = 64
 # How soon after a gap was seen its owners are asked for, and how seldom while they take their time.
 _SETTLE_FIRST_S: Final = 0.02
 _SETTLE_LAST_S: Final = 1.0
+# Rows by which a replica may lag when it is promoted, and still be compared with what was handed out.
+_REMEMBERED: Final = 10_000
 
 
 @final
@@ -51,6 +54,9 @@ class Reader:
         """Ids of the rows that are being handed out, for a stream that cannot take them."""
         self.received = 0
         self.malformed = 0
+        # What was handed out last, to be compared with what a promoted replica has.
+        self._recent: deque[tuple[Sequence[int], Sequence[str | None]]] = deque()
+        self._recent_rows = 0
 
     async def find_start(self, session: Session) -> None:
         """Begin at the newest visible row. LISTEN must be live: what commits after this is announced or visible."""
@@ -74,6 +80,29 @@ class Reader:
         if late:
             await self._read(session, late)
         return count == _PAGE
+
+    async def compare_history(self, session: Session) -> None:
+        """The server was replaced by a promoted replica, which may lack the newest rows and give out their ids again.
+
+        Hands out what it has under an id that was somebody else's, and goes on from the newest row that it has.
+        """
+        tracker = self.tracker
+        known = {event_id: name for ids, names in self._recent for event_id, name in zip(ids, names, strict=True)}
+        rows = await session.fetch(self._queries.high())
+        newest = rows[0][0] if rows else 0
+        after = min(known, default=newest + 1) - 1
+        replaced: list[int] = []
+        while after < min(newest, tracker.high):
+            query = self._queries.page(facts=False, results=False)
+            page = await session.fetch(query, (after, min(newest, tracker.high), _PAGE), read=True)
+            replaced += [row[0] for row in page if row[0] in known and known[row[0]] != row[1]]
+            after = page[-1][0] if len(page) == _PAGE else newest
+        if newest < tracker.high or replaced:
+            log.warning("the server's history was replaced: %d ids name other rows now", len(replaced))
+        self._recent.clear()
+        self._recent_rows = 0
+        # Down to below the first that differs: what was handed out before it stays so.
+        tracker.rewind(min([newest, *(event_id - 1 for event_id in replaced)]))
 
     async def settle(self, session: Session) -> None:
         """If it is time: ask who may own the gaps, and decide those whose owners have all ended."""
@@ -134,8 +163,15 @@ class Reader:
         if batch.malformed:
             self.malformed += batch.malformed
             self._malformed_log.warning("the outbox holds a row that makes no valid completion; skipped")
+        self._remember(rows, ids)
         self.in_hand = ids
         self._hub.publish(batch.plain, batch.with_results, batch.facts, StreamCursor.outbox(tracker.watermark))
+
+    def _remember(self, rows: Sequence[Row], ids: Sequence[int]) -> None:
+        self._recent.append((ids, [row[1] for row in rows]))
+        self._recent_rows += len(rows)
+        while self._recent_rows - len(self._recent[0][0]) >= _REMEMBERED:
+            self._recent_rows -= len(self._recent.popleft()[0])
 
 
 def _ids(announced: Sequence[str]) -> list[int]:

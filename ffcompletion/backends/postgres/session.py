@@ -37,7 +37,7 @@ class Session:
         self.listener: Listener | None = None
         self.in_recovery = False
         self.pooled = False
-        self.timeline = 0
+        self.timeline = ""
         self.has_core = False
         self.deaf_because = ""
         self._relations: list[int] = []
@@ -78,7 +78,7 @@ class Session:
 
     async def _inspect(self) -> None:
         (row,) = await self.fetch(SERVER)
-        version, self.in_recovery, pid, self.user, self.timeline = cast("tuple[int, bool, int, str, int]", row)
+        version, self.in_recovery, pid, self.user, self.timeline = cast("tuple[int, bool, int, str, str]", row)
         if version < _OLDEST * 10_000:
             raise Unavailable(_OP, f"PostgreSQL {version // 10_000} is too old; {_OLDEST} or later is needed")
         # A pooler answers with a process id of its own making.
