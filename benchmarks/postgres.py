@@ -208,7 +208,7 @@ async def catchup(url: str) -> list[Row]:
             started, after, seen = time.perf_counter(), 0, 0
             async with conn.cursor(binary=True) as cursor:
                 while True:
-                    await cursor.execute(REPLAY, (after, 2000), prepare=True)
+                    await cursor.execute(REPLAY, (after, 5000), prepare=True)
                     rows = await cursor.fetchall()
                     if not rows:
                         break

@@ -48,7 +48,8 @@ async def _write(url: str, seed: int, seconds: float, pause_s: float) -> None:
                 while time.monotonic() < end:
                     await _transaction(conn, dice)
                     await asyncio.sleep(dice.random() * 2 * pause_s)
-        except (psycopg.Error, OSError):
+        except (psycopg.Error, psycopg.Rollback, OSError):
+            # A Rollback comes through where the connection was gone before it could be done.
             await asyncio.sleep(0.1)
 
 

@@ -10,7 +10,7 @@ from psycopg_pool import AsyncConnectionPool
 from typing_extensions import override
 
 from ffcompletion.backends.postgres.catchup import PageReader
-from ffcompletion.backends.postgres.connection import Connection, Target, driver_errors
+from ffcompletion.backends.postgres.connection import Connection, Target, driver_errors, plan_generically
 from ffcompletion.backends.postgres.feed import Feed
 from ffcompletion.backends.postgres.live import Live
 from ffcompletion.backends.postgres.position import resume_after
@@ -76,7 +76,8 @@ class PostgresBackend(Adapter):
         super().__init__(Link("postgres", log, observer, Backoff()), setup_timeout)
         self._read_s = read_timeout
         self._buffer_size = buffer_size
-        self._own_pool = pool
+        # A pool of the caller's, who opens and closes it; else None.
+        self._given_pool = pool
         self._pool_size = pool_size
         self._pool: Pool | None = None
         self._hub = Hub()
@@ -85,6 +86,7 @@ class PostgresBackend(Adapter):
             self._queries,
             self._hub,
             self._link,
+            self._rewound,
             poll_interval_s=poll_interval,
             read_timeout_s=read_timeout,
         )
@@ -137,7 +139,7 @@ class PostgresBackend(Adapter):
         if (selector.filter is not None or selector.results) and not session.has_core:
             raise Unavailable("subscribe_completions_filtered", session.core_problem)
         if after is not None:
-            async with pool.connection() as conn:
+            async with pool.connection(timeout=self._setup_s * 0.8) as conn:
                 after = await resume_after(conn, self._queries, after)
         pages = PageReader(pool, self._queries, pooled=session.pooled, read_timeout_s=self._read_s)
         feed = Feed(self._live.reader, self._hub, pages, selector, self._buffer_size, self._closed)
@@ -153,9 +155,9 @@ class PostgresBackend(Adapter):
         if self._link.state is not BackendState.IDLE and pool is not None:
             await self._live.flowing(self._setup_s)
             return pool
-        pool = self._pool = self._own_pool or self._new_pool()
+        pool = self._pool = self._given_pool or self._new_pool()
         try:
-            if pool is not self._own_pool:
+            if pool is not self._given_pool:
                 await pool.open()
             await self._live.start(pool)
         except BaseException:
@@ -171,12 +173,18 @@ class PostgresBackend(Adapter):
             min_size=0,
             max_size=self._pool_size,
             open=False,
+            configure=plan_generically,
             timeout=self._setup_s,
             max_idle=60.0,
             name="ffcompletion",
         )
 
     # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _rewound(self, high: int) -> None:
+        for feed in self._feeds:
+            if isinstance(feed, Feed):
+                feed.rewind(high)
 
     @override
     async def _stop(self) -> None:
@@ -185,7 +193,7 @@ class PostgresBackend(Adapter):
 
     async def _close_pool(self) -> None:
         pool, self._pool = self._pool, None
-        if pool is not None and pool is not self._own_pool:
+        if pool is not None and pool is not self._given_pool:
             with contextlib.suppress(TimeoutError):
                 await pool.close(_CLOSE_S)
 

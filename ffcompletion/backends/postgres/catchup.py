@@ -24,9 +24,10 @@ __all__ = ["Page", "PageReader"]
 
 _log = logging.getLogger("ffcompletion.postgres")
 
-_PAGE: Final = 2_000
-# A selective filter may skip a long stretch of the outbox; this bounds how long one query can take.
-_IDS_PER_QUERY: Final = 100_000
+# Each query opens 256 partitions, some 1 ms; 5,000 rows make that little, and hold the loop for 10 ms at the most.
+_PAGE: Final = 5_000
+# Rows that one filtered query looks at: a selective filter may admit few of them, or all.
+_STRETCH: Final = 5_000
 
 
 @final
@@ -65,7 +66,6 @@ class PageReader:
 
         None if the stream was closed before an attempt succeeded.
         """
-        upto = min(upto, after + _IDS_PER_QUERY)
         backoff = Backoff(0.05, 2.0)
         while not self._stopped.is_set():
             try:
@@ -79,23 +79,39 @@ class PageReader:
 
     async def _attempt(self, selector: Selector, after: int, upto: int, watermark: int) -> Page:
         wanted = selector.filter
-        pushed = wanted if isinstance(wanted, ScannerFilter) else None
-        facts = wanted is not None and pushed is None
-        query = self._queries.page(facts=facts, results=selector.results, wanted=pushed)
-        values = [after, upto, *filter_values(pushed), _PAGE]
-        async with self._pool.connection(timeout=self._timeout_s) as conn:
-            self._conn = conn
-            try:
-                with deadline(conn, self._timeout_s):
-                    async with conn.cursor(binary=True) as cursor:
-                        await cursor.execute(query, values, prepare=not self._pooled)
-                        rows = cast("list[Row]", await cursor.fetchall())
-            finally:
-                self._conn = None
-        reached = rows[-1][0] if len(rows) == _PAGE else upto
+        if isinstance(wanted, ScannerFilter):
+            return await self._matching(wanted, after, upto, watermark, results=selector.results)
+        facts = wanted is not None
+        limit = min(_PAGE, upto - after)
+        rows = await self._fetch(self._queries.page(facts=facts, results=selector.results), (after, limit))
+        reached = rows[-1][0] if len(rows) == limit else upto
+        if reached > upto:
+            reached = upto
+            rows = [row for row in rows if row[0] <= upto]
         batch = decode(rows, watermark, facts=facts, results=selector.results)
         payloads = batch.with_results if batch.with_results is not None else batch.plain
         if not facts:
             return Page(payloads, reached)
         group = Group(selector)
         return Page(group.select(payloads, batch.facts), reached, group.filtered, group.undecided)
+
+    async def _matching(self, wanted: ScannerFilter, after: int, upto: int, watermark: int, *, results: bool) -> Page:
+        # The server decides, one bounded stretch of rows at a time, however few of them match.
+        ((found, *_),) = await self._fetch(self._queries.stretch(), (after, _STRETCH))
+        last = cast("int | None", found)
+        reached = upto if last is None else min(last, upto)
+        query = self._queries.matching(wanted, results=results)
+        rows = await self._fetch(query, (after, reached, *filter_values(wanted)))
+        batch = decode(rows, watermark, facts=False, results=results)
+        return Page(batch.with_results if batch.with_results is not None else batch.plain, reached)
+
+    async def _fetch(self, query: bytes, values: Sequence[object]) -> list[Row]:
+        async with self._pool.connection(timeout=self._timeout_s) as conn:
+            self._conn = conn
+            try:
+                with deadline(conn, self._timeout_s):
+                    async with conn.cursor(binary=True) as cursor:
+                        await cursor.execute(query, values, prepare=not self._pooled)
+                        return cast("list[Row]", await cursor.fetchall())
+            finally:
+                self._conn = None

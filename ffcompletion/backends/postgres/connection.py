@@ -15,10 +15,10 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from ffcompletion.backends.postgres.queries import CHANNEL
+from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN
 from ffcompletion.contract.errors import EngineError, ResourceExhausted, Transport, Unavailable, Validation
 
-__all__ = ["Listener", "Target", "abandon", "deadline", "driver_errors"]
+__all__ = ["Connection", "Listener", "Target", "abandon", "deadline", "driver_errors", "plan_generically", "shut_down"]
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
@@ -55,6 +55,17 @@ class Target:
     async def connect(self) -> Connection:
         """A connection in autocommit, for whoever asks. Raises driver errors."""
         return await AsyncConnection.connect(self.conninfo, autocommit=True)
+
+
+async def plan_generically(conn: Connection) -> None:
+    """For each connection of our own pool: plan once, not at every execution, over 256 partitions.
+
+    Not behind a pooler, where the setting would end up with somebody else; it gives away its presence by answering
+    with a process id of its own making.
+    """
+    row = await (await conn.execute(BACKEND_PID)).fetchone()
+    if row is not None and row[0] == conn.info.backend_pid:
+        await conn.execute(GENERIC_PLAN)
 
 
 def shut_down(conn: Connection) -> None:

@@ -8,6 +8,7 @@ owed up to there without those gaps; the hub brings them, and all the rest. Fall
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, final
 
@@ -27,6 +28,7 @@ _UNLIMITED: Final = (1 << 63) - 1
 # Close enough to the live end to attach: less than a page, so that the buffer is not at risk meanwhile.
 _JOIN_WITHIN: Final = 1_000
 _POLITE_S: Final = 0.2
+_PAGES_AHEAD: Final = 2
 
 
 @final
@@ -55,8 +57,7 @@ class Feed:
         # While joining: the hub's highest id and its open gaps at the moment of attaching.
         self._joined_at: tuple[int, Spans] | None = None
         self._caught_up = False
-        self._stored: Sequence[CompletionPayload] = ()
-        self._stored_at = 0
+        self._stored: deque[tuple[Sequence[CompletionPayload], int]] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._delivered = 0
         self._filtered = 0
@@ -100,6 +101,17 @@ class Feed:
             self._owed = union(self._reader.tracker.spans(), in_hand)
         self._buffer.wake()
 
+    def rewind(self, high: int) -> None:
+        """A promoted replica knows ids up to ``high`` only and gives later ones anew: owe nothing beyond it."""
+        if self._caught_up or self.closed:
+            return
+        if self._joined_at is not None:
+            self._detach()
+            self._joined_at = None
+            self._buffer.drop()
+        self._position = min(self._position, high)
+        self._owed = [(low, min(last, high)) for low, last in self._owed if low <= high]
+
     def _attach(self) -> None:
         group = self._group = self._hub.attach(self, self._selector)
         self._before = (group.filtered, group.undecided)
@@ -122,8 +134,8 @@ class Feed:
 
     def take(self) -> Sequence[CompletionPayload]:
         if self._stored:
-            batch, self._stored = self._stored, ()
-            self._cursor = StreamCursor.outbox(self._stored_at)
+            batch, reached = self._stored.popleft()
+            self._cursor = StreamCursor.outbox(reached)
         elif self._joined_at is None and self._buffer.size:
             # Live, or what was buffered before it fell behind.
             batch = self._buffer.take()
@@ -145,14 +157,15 @@ class Feed:
             await self._buffer.signal.wait()
 
     def _read_ahead(self) -> None:
-        busy = self._reading is not None or self._stored or (self._joined_at is None and self._buffer.size)
-        if not (self.closed or self._caught_up or busy):
+        # What was buffered before it fell behind comes first, and is not to be overtaken.
+        busy = self._reading is not None or (self._joined_at is None and self._buffer.size)
+        if not (self.closed or self._caught_up or busy) and len(self._stored) < _PAGES_AHEAD:
             self._reading = asyncio.create_task(self._read(), name="ffcompletion-postgres-catchup")
 
     async def _read(self) -> None:
-        """One page that has something in it, or as many empty ones as it takes to be live."""
+        """Keep two pages ready, so that the server works while the consumer does, until the stream is live."""
         try:
-            while not self.closed and (plan := self._plan()) is not None:
+            while not self.closed and len(self._stored) < _PAGES_AHEAD and (plan := self._plan()) is not None:
                 after, upto, watermark = plan
                 page = await self._pages.read(self._selector, after, upto, watermark)
                 if page is None:
@@ -163,9 +176,8 @@ class Feed:
                 if after == self._position:
                     self._position = page.reached
                 if page.payloads:
-                    self._stored = page.payloads
-                    self._stored_at = min(page.reached, watermark)
-                    return
+                    self._stored.append((page.payloads, min(page.reached, watermark)))
+                    self._buffer.wake()
         finally:
             self._reading = None
             self._buffer.wake()
@@ -215,7 +227,7 @@ class Feed:
         filtered, undecided = self._counts()
         return StreamStats(
             delivered=self._delivered,
-            buffered=self._buffer.size + len(self._stored),
+            buffered=self._buffer.size + sum(len(page) for page, _ in self._stored),
             filtered=filtered,
             undecided=undecided,
             overflows=self._overflows,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Final, final
 
 import psycopg
@@ -42,7 +43,15 @@ class Live:
     """Owns the session, the reader and the task that drives it."""
 
     def __init__(
-        self, target: Target, queries: Queries, hub: Hub, link: Link, *, poll_interval_s: float, read_timeout_s: float
+        self,
+        target: Target,
+        queries: Queries,
+        hub: Hub,
+        link: Link,
+        on_rewind: Callable[[int], None],
+        *,
+        poll_interval_s: float,
+        read_timeout_s: float,
     ) -> None:
         self._target = target
         self._queries = queries
@@ -60,7 +69,7 @@ class Live:
         self._last_error: BaseException | None = None
         self._timeline = ""
         self._watchdog = Watchdog(0.0, interval_s=_ECHO_EVERY_S, deadline_s=_ECHO_DEADLINE_S)
-        self.reader = Reader(queries, hub)
+        self.reader = Reader(queries, hub, on_rewind)
 
     # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────
 

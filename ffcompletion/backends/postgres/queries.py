@@ -12,7 +12,7 @@ from psycopg import sql
 
 from ffcompletion.contract.filter import ScannerFilter
 
-__all__ = ["CHANNEL", "CORE", "ECHO", "GENERIC_PLAN", "OUTBOX", "SERVER", "Queries", "filter_values"]
+__all__ = ["BACKEND_PID", "CHANNEL", "CORE", "ECHO", "GENERIC_PLAN", "OUTBOX", "SERVER", "Queries", "filter_values"]
 
 CHANNEL: Final = "ff_completion"
 OUTBOX: Final = "ff_completion_event"
@@ -38,6 +38,7 @@ SERVER: Final = (
     " CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
 )
 ECHO: Final = "SELECT pg_notify(%s, %s)"
+BACKEND_PID: Final = "SELECT pg_backend_pid()"
 GENERIC_PLAN: Final = "SET plan_cache_mode = force_generic_plan"
 
 
@@ -103,19 +104,28 @@ class Queries:
         """Visible ids in ``(%s, %s]``, ascending."""
         return self._compose("SELECT event_id FROM {outbox} WHERE event_id > %s AND event_id <= %s ORDER BY event_id")
 
-    def page(self, *, facts: bool, results: bool, wanted: ScannerFilter | None = None) -> bytes:
-        """Rows in ``(%s, %s]``, ascending, at most ``%s``; ``wanted`` is pushed into the WHERE (``filter_values``)."""
-        where: LiteralString = " WHERE e.event_id > %s AND e.event_id <= %s AND e.outcome <> 'resumable'"
-        if wanted is None:
-            where = " WHERE e.event_id > %s AND e.event_id <= %s"
-        else:
-            if wanted.namespace is not None:
-                where += " AND coalesce(e.namespace, c.raw_fields->>'namespace') = %s"
-            if wanted.instance_tag is not None:
-                where += " AND c.raw_fields->'tags'->>%s = %s"
-        return self._select(
-            where + " ORDER BY e.event_id LIMIT %s", facts=facts, results=results, join=wanted is not None
+    def page(self, *, facts: bool, results: bool) -> bytes:
+        """Rows after ``%s``, ascending, at most ``%s``.
+
+        One bound only: with two, a generic plan expects few rows, reads the whole range and sorts it.
+        """
+        return self._select(" WHERE e.event_id > %s ORDER BY e.event_id LIMIT %s", facts=facts, results=results)
+
+    def stretch(self) -> bytes:
+        """The id of the last of the next ``%s`` rows after ``%s``; NULL if there is none. (Parameters: after, count.)"""
+        return self._compose(
+            "SELECT max(event_id) FROM"
+            " (SELECT event_id FROM {outbox} WHERE event_id > %s ORDER BY event_id LIMIT %s) stretch"
         )
+
+    def matching(self, wanted: ScannerFilter, *, results: bool) -> bytes:
+        """Completions in ``(%s, %s]`` that a filter admits, ascending; then the filter's own (``filter_values``)."""
+        where: LiteralString = " WHERE e.event_id > %s AND e.event_id <= %s AND e.outcome <> 'resumable'"
+        if wanted.namespace is not None:
+            where += " AND coalesce(e.namespace, c.raw_fields->>'namespace') = %s"
+        if wanted.instance_tag is not None:
+            where += " AND c.raw_fields->'tags'->>%s = %s"
+        return self._select(where + " ORDER BY e.event_id", facts=False, results=results, join=True)
 
     def picked(self, *, facts: bool, results: bool) -> bytes:
         """Rows whose id is in ``%s`` (bigint[]), ascending."""
@@ -145,11 +155,11 @@ class Queries:
         )
 
 
-def filter_values(wanted: ScannerFilter | None) -> list[object]:
-    """The parameters that ``page``'s WHERE takes for this filter, in order."""
+def filter_values(wanted: ScannerFilter) -> list[object]:
+    """The parameters that ``matching`` takes for this filter, in order."""
     values: list[object] = []
-    if wanted is not None and wanted.namespace is not None:
+    if wanted.namespace is not None:
         values.append(wanted.namespace)
-    if wanted is not None and wanted.instance_tag is not None:
+    if wanted.instance_tag is not None:
         values.extend(wanted.instance_tag)
     return values

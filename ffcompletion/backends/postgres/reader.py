@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, final
 
 from ffcompletion.backends.postgres.gaps import GapTracker
@@ -21,7 +21,6 @@ __all__ = ["Reader", "log"]
 
 log: Final = logging.getLogger("ffcompletion.postgres")
 
-_EVERYTHING: Final = (1 << 63) - 1
 # Rows per read: decoding 2,000 takes about 4 ms, the longest that the loop is held.
 _PAGE: Final = 2_000
 # How far below the newest id the ordinary read looks again for rows that committed late. Ids of transactions that
@@ -42,9 +41,10 @@ _REMEMBERED: Final = 10_000
 class Reader:
     """Reads through whatever session there is, and keeps the gap tracker over all of them."""
 
-    def __init__(self, queries: Queries, hub: Hub) -> None:
+    def __init__(self, queries: Queries, hub: Hub, on_rewind: Callable[[int], None]) -> None:
         self._queries = queries
         self._hub = hub
+        self._on_rewind = on_rewind
         self._malformed_log = RateLog(log)
         self._settle_every_s = _SETTLE_FIRST_S
         self.settle_at = 0.0
@@ -75,11 +75,11 @@ class Reader:
         """One read, and one more for ids that were announced and lie below it. True if there may be more at once."""
         tracker = self.tracker
         after = max(tracker.watermark, tracker.high - _REREAD)
-        count = await self._read(session, (after, _EVERYTHING))
+        rows = await self._read(session, after)
         late = tracker.may_be_late(_ids(announced)) if announced else []
         if late:
             await self._read(session, late)
-        return count == _PAGE
+        return len(rows) == _PAGE
 
     async def compare_history(self, session: Session) -> None:
         """The server was replaced by a promoted replica, which may lack the newest rows and give out their ids again.
@@ -94,15 +94,18 @@ class Reader:
         replaced: list[int] = []
         while after < min(newest, tracker.high):
             query = self._queries.page(facts=False, results=False)
-            page = await session.fetch(query, (after, min(newest, tracker.high), _PAGE), read=True)
+            page = await session.fetch(query, (after, _PAGE), read=True)
             replaced += [row[0] for row in page if row[0] in known and known[row[0]] != row[1]]
-            after = page[-1][0] if len(page) == _PAGE else newest
+            after = page[-1][0] if page else newest
         if newest < tracker.high or replaced:
             log.warning("the server's history was replaced: %d ids name other rows now", len(replaced))
         self._recent.clear()
         self._recent_rows = 0
         # Down to below the first that differs: what was handed out before it stays so.
-        tracker.rewind(min([newest, *(event_id - 1 for event_id in replaced)]))
+        high = min([newest, *(event_id - 1 for event_id in replaced)])
+        if high < tracker.high:
+            tracker.rewind(high)
+            self._on_rewind(high)
 
     async def settle(self, session: Session) -> None:
         """If it is time: ask who may own the gaps, and decide those whose owners have all ended."""
@@ -113,8 +116,10 @@ class Reader:
         spans = tracker.ripe
         for low, high in merged(spans, _MERGE_WITHIN):
             after = low - 1
-            while await self._read(session, (after, high)) == _PAGE:
-                after = self._last
+            while after < high:
+                # No more rows than ids can be in the range, so the one bound is enough.
+                rows = await self._read(session, after, min(_PAGE, high - after))
+                after = rows[-1][0] if rows else high
         tracker.retire(spans)
         if spans:
             # The watermark moved: streams learn of it with an empty batch.
@@ -124,12 +129,12 @@ class Reader:
             self._settle_every_s = min(_SETTLE_LAST_S, self._settle_every_s * 2)
         self.settle_at = time.monotonic() + self._settle_every_s
 
-    async def _read(self, session: Session, which: tuple[int, int] | list[int]) -> int:
-        """Read and hand out rows in ``(after, upto]``, or those with these ids. Returns how many were read."""
+    async def _read(self, session: Session, which: int | list[int], limit: int = _PAGE) -> Sequence[Row]:
+        """Read and hand out rows after an id, or those with these ids. Returns what was read."""
         while True:
             facts, results = self._wanted()
-            if isinstance(which, tuple):
-                rows = await session.fetch(self._queries.page(facts=facts, results=results), (*which, _PAGE), read=True)
+            if isinstance(which, int):
+                rows = await session.fetch(self._queries.page(facts=facts, results=results), (which, limit), read=True)
             else:
                 rows = await session.fetch(self._queries.picked(facts=facts, results=results), (which,), read=True)
             now_facts, now_results = self._wanted()
@@ -137,9 +142,8 @@ class Reader:
             if facts >= now_facts and results >= now_results:
                 break
         if rows:
-            self._last = rows[-1][0]
             self._take(rows, facts=facts, results=results)
-        return len(rows)
+        return rows
 
     def _wanted(self) -> tuple[bool, bool]:
         return bool(self._hub.filters), self._hub.wants_results

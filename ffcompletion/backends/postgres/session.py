@@ -11,7 +11,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from ffcompletion.backends.postgres.connection import Connection, Listener, Target, abandon, deadline
-from ffcompletion.backends.postgres.queries import CORE, ECHO, GENERIC_PLAN, OUTBOX, SERVER, Queries
+from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries
 from ffcompletion.backends.postgres.rows import Row
 from ffcompletion.contract.errors import Unavailable
 
@@ -54,19 +54,19 @@ class Session:
             self._echoed.set()
             on_echo(nonce)
 
-        conn = await self._target.connect()
-        listener = self.listener = Listener(conn, on_announce, echoed, on_lost)
+        listening = await self._target.connect()
+        listener = self.listener = Listener(listening, on_announce, echoed, on_lost)
         try:
             await listener.start(self._timeout_s)
         except psycopg.errors.ObjectNotInPrerequisiteState as exc:
             await self._no_listener(str(exc))
         except psycopg.errors.ReadOnlySqlTransaction as exc:
             await self._no_listener(str(exc))
-        self._conn = await self._pool.getconn()
+        conn = self._conn = await self._pool.getconn(self._timeout_s)
+        if not conn.autocommit:
+            raise Unavailable(_OP, "the pool's connections must be in autocommit; kwargs={'autocommit': True}")
         await self._inspect()
         await self._check_rights()
-        if not self.pooled:
-            await self.execute(GENERIC_PLAN)
         rows = await self.fetch(*self._queries.relations())
         self._relations = [row[0] for row in rows]
 

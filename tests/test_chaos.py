@@ -1,0 +1,62 @@
+"""The chaos harness, briefly; and a consumer that is killed and comes back to its cursor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.postgres import run_chaos
+from tests.worlds import PostgresWorld, done
+
+CONSUMER = Path(__file__).parent / "programs" / "remembers.py"
+
+
+async def test_a_short_chaos_loses_and_repeats_nothing() -> None:
+    """Every stream's account is sound: nothing lost, nothing twice that was not resumed, nothing of others."""
+    sound, report = await asyncio.wait_for(run_chaos(18, 12.0, seed=3), 55)
+    assert sound, report
+
+
+# The long profile: FFCOMPLETION_TEST_KILLS=50.
+KILLS = int(os.environ.get("FFCOMPLETION_TEST_KILLS", "10"))
+
+
+@pytest.mark.timeout(60 + 2 * KILLS)
+async def test_a_killed_consumer_has_seen_every_row(postgres: PostgresWorld, tmp_path: Path) -> None:
+    """SIGKILL at random, resumed from its stored cursor each time: what it wrote down covers every row."""
+    dice = random.Random(5)
+    sent: list[str] = []
+    ending = asyncio.Event()
+
+    async def write() -> None:
+        while not ending.is_set():
+            items = [done() for _ in range(5)]
+            await postgres.announce(*items)
+            sent.extend(item.execution_id for item in items)
+            await asyncio.sleep(0.01)
+
+    writing = asyncio.ensure_future(write())
+
+    async def consumer() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(sys.executable, str(CONSUMER), postgres.url, str(tmp_path))
+
+    for _ in range(KILLS):
+        process = await consumer()
+        await asyncio.sleep(0.2 + 0.6 * dice.random())
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+    ending.set()
+    await writing
+    process = await consumer()
+    seen_file = tmp_path / "seen"
+    async with asyncio.timeout(20):
+        while not set(sent) <= set(seen_file.read_text().split("\n")):
+            await asyncio.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
