@@ -200,6 +200,29 @@ async def test_catching_up_joins_live_while_writers_write(postgres: PostgresWorl
     assert sorted(seen) == sorted(committed)
 
 
+async def test_a_page_ends_where_it_should(postgres: PostgresWorld) -> None:
+    """Rows beyond an open gap come once, although a page with holes in it has room for them."""
+    items = [done() for _ in range(10)]
+    await postgres.announce(*items)
+    await postgres.sql(
+        "DELETE FROM ff_completion_event WHERE event_id IN"
+        " (SELECT event_id FROM ff_completion_event ORDER BY event_id LIMIT 4 OFFSET 2)"
+    )
+    async with postgres.backend() as backend, ffc.subscribe(backend) as live:
+        # The hub began when nobody was writing, so the deleted rows are no gaps to it; the open insert is one.
+        conn = await postgres.connect(autocommit=False)
+        held, beyond = done(), done()
+        await insert(conn, held)
+        await postgres.announce(beyond)
+        assert (await first(live)).execution_id == beyond.execution_id
+        async with ffc.subscribe(backend, cursor=ffc.StreamCursor.beginning()) as stream:
+            expected = [item.execution_id for item in [*items[:2], *items[6:], beyond]]
+            assert [p.execution_id for p in await some(stream, len(expected))] == expected
+            await conn.commit()
+            assert (await first(stream)).execution_id == held.execution_id
+            await nothing(stream, done(), postgres)
+
+
 async def _ids_of(postgres: PostgresWorld) -> dict[str, int]:
     rows = await postgres.sql(
         "SELECT '{fp:' || partition_key || '}:' || execution_id, event_id FROM ff_completion_event"

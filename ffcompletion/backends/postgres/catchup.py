@@ -84,9 +84,9 @@ class PageReader:
         facts = wanted is not None
         limit = min(_PAGE, upto - after)
         rows = await self._fetch(self._queries.page(facts=facts, results=selector.results), (after, limit))
-        reached = rows[-1][0] if len(rows) == limit else upto
-        if reached > upto:
-            reached = upto
+        reached = min(rows[-1][0], upto) if len(rows) == limit else upto
+        # The query has no upper bound, and what lies beyond is somebody else's to deliver.
+        if rows and rows[-1][0] > upto:
             rows = [row for row in rows if row[0] <= upto]
         batch = decode(rows, watermark, facts=facts, results=selector.results)
         payloads = batch.with_results if batch.with_results is not None else batch.plain
