@@ -10,7 +10,7 @@ import platform
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import importing, postgres, valkey
+from benchmarks import importing, memory, postgres, valkey
 from benchmarks.table import Row, render
 from ffcompletion import embedded
 
@@ -26,6 +26,7 @@ BENCHES: dict[str, tuple[str, Bench]] = {
     "postgres-catchup": ("postgres", postgres.catchup),
     "postgres-streams": ("postgres", postgres.streams),
     "idle": ("both", postgres.idle),
+    "memory": ("both", memory.run),
     "import": ("none", importing.run),
 }
 

@@ -12,7 +12,7 @@ import psycopg
 
 import ffcompletion as ffc
 from benchmarks import producer
-from benchmarks.table import Row, median
+from benchmarks.table import Row, consume, median
 from ffcompletion import embedded
 from ffcompletion.backends.postgres import PostgresBackend
 from ffcompletion.backends.valkey import ValkeyBackend
@@ -23,7 +23,7 @@ COLUMNS = "event_id, '{fp:' || partition_key || '}:' || execution_id, outcome, o
 REPLAY = f"SELECT {COLUMNS} FROM ff_completion_event WHERE event_id > %s ORDER BY event_id LIMIT %s"
 
 
-async def _prepare(url: str) -> None:
+async def prepare(url: str) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         found = await (await conn.execute("SELECT to_regclass('ff_completion_event')")).fetchone()
         if found == (None,):
@@ -84,18 +84,14 @@ async def _our_burst(url: str) -> tuple[float, float]:
     async with PostgresBackend(url, buffer_size=BURST) as backend, ffc.subscribe(backend) as stream:
         process = producer.start("insert", url, BURST, 100)
         started, cpu = producer.go(process), time.process_time()
-        seen = 0
-        async for _ in stream:
-            seen += 1
-            if seen == BURST:
-                break
+        await consume(stream, BURST)
         took, cpu = time.perf_counter() - started, time.process_time() - cpu
         producer.finish(process)
     return BURST / took, cpu / BURST
 
 
 async def burst(url: str) -> list[Row]:
-    await _prepare(url)
+    await prepare(url)
     ours, bare, cpu, slow = [], [], [], []
     for _ in range(3):
         bare.append(await _bare_burst(url))
@@ -167,7 +163,7 @@ async def _latencies(url: str, rounds: int) -> tuple[list[float], list[float]]:
 
 
 async def latency(url: str) -> list[Row]:
-    await _prepare(url)
+    await prepare(url)
     rows: list[Row] = []
     for filled in (0, 1_000_000):
         if filled:
@@ -199,7 +195,7 @@ async def _fill(url: str, count: int) -> None:
 
 async def catchup(url: str) -> list[Row]:
     total = 500_000
-    await _prepare(url)
+    await prepare(url)
     await _fill(url, total)
     ours, bare = [], []
     for _ in range(3):
@@ -217,11 +213,7 @@ async def catchup(url: str) -> list[Row]:
         async with PostgresBackend(url) as backend:
             started = time.perf_counter()
             async with ffc.subscribe(backend, cursor=ffc.StreamCursor.beginning()) as stream:
-                seen = 0
-                async for _ in stream:
-                    seen += 1
-                    if seen == total:
-                        break
+                await consume(stream, total)
             ours.append(total / (time.perf_counter() - started))
     return [
         Row(
@@ -236,19 +228,12 @@ async def catchup(url: str) -> list[Row]:
 
 
 async def streams(url: str) -> list[Row]:
-    await _prepare(url)
+    await prepare(url)
     count, rows = 1000, 1000
     async with PostgresBackend(url) as backend:
         opened = [await backend.subscribe_completions() for _ in range(count)]
 
-        async def read(stream: ffc.CompletionStream) -> None:
-            seen = 0
-            async for _ in stream:
-                seen += 1
-                if seen == rows:
-                    return
-
-        reading = [asyncio.ensure_future(read(stream)) for stream in opened]
+        reading = [asyncio.ensure_future(consume(stream, rows)) for stream in opened]
         await asyncio.sleep(0)
         process = producer.start("insert", url, rows, 1000)
         started = producer.go(process)
@@ -271,7 +256,7 @@ async def streams(url: str) -> list[Row]:
 
 
 async def idle(url: str) -> list[Row]:
-    await _prepare(url)
+    await prepare(url)
     rows: list[Row] = []
     with embedded.valkey() as server:
         for name, backend in (("postgres", PostgresBackend(url)), ("valkey", ValkeyBackend(server.url))):
@@ -295,4 +280,4 @@ async def idle(url: str) -> list[Row]:
     return rows
 
 
-__all__ = ["burst", "catchup", "idle", "latency", "streams"]
+__all__ = ["burst", "catchup", "idle", "latency", "prepare", "streams"]

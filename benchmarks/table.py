@@ -1,4 +1,4 @@
-"""One row a measurement: what, ours, the bare driver's, their ratio, floor and goal."""
+"""What the benchmarks share: a consumer that only counts, and a table with one row a measurement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["Row", "median", "render"]
+import ffcompletion as ffc
+
+__all__ = ["Row", "consume", "median", "render"]
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -19,6 +21,15 @@ class Row(msgspec.Struct, kw_only=True):
     ratio: str = "–"
     floor: str = "–"
     goal: str = "–"
+
+
+async def consume(stream: ffc.CompletionStream, count: int) -> None:
+    """Iterate as a user would, and do nothing with it."""
+    seen = 0
+    async for _ in stream:
+        seen += 1
+        if seen == count:
+            return
 
 
 def median(values: Sequence[float]) -> float:

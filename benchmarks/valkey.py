@@ -10,7 +10,7 @@ from glide import GlideClient, GlideClientConfiguration, NodeAddress, PubSubMsg
 
 import ffcompletion as ffc
 from benchmarks import producer
-from benchmarks.table import Row, median
+from benchmarks.table import Row, consume, median
 from ffcompletion.backends.valkey import ValkeyBackend
 
 COUNT = 100_000
@@ -60,15 +60,8 @@ async def _our_rate(url: str, wanted: ffc.ScannerFilter | None = None, streams: 
             for _ in range(streams)
         ]
 
-        async def read(stream: ffc.CompletionStream) -> None:
-            seen = 0
-            async for _ in stream:
-                seen += 1
-                if seen == COUNT:
-                    return
-
         process = producer.start("publish", url, COUNT)
-        reading = [asyncio.ensure_future(read(stream)) for stream in opened]
+        reading = [asyncio.ensure_future(consume(stream, COUNT)) for stream in opened]
         await asyncio.sleep(0)
         started = producer.go(process)
         await asyncio.wait_for(asyncio.gather(*reading), 120)
@@ -99,21 +92,8 @@ async def latency(url: str) -> list[Row]:
     rounds = 2000
     publisher = await _bare(url, None)
     arrived = asyncio.Event()
-    bare_client = await _bare(url, lambda _, __: arrived.set())
     raw = producer.message(1)
     bare, ours = [], []
-    async with ValkeyBackend(url) as backend, ffc.subscribe(backend) as stream:
-        for _ in range(rounds):
-            arrived.clear()
-            started = time.perf_counter()
-            waiting = asyncio.ensure_future(stream.__anext__())
-            await asyncio.sleep(0)
-            started = time.perf_counter()
-            await publisher.custom_command(["PUBLISH", "ff:dag:completions", raw])
-            await arrived.wait()
-            bare.append(time.perf_counter() - started)
-            await waiting
-    await bare_client.close()
     async with ValkeyBackend(url) as backend, ffc.subscribe(backend) as stream:
         for _ in range(rounds):
             waiting = asyncio.ensure_future(stream.__anext__())
@@ -122,8 +102,7 @@ async def latency(url: str) -> list[Row]:
             await publisher.custom_command(["PUBLISH", "ff:dag:completions", raw])
             await waiting
             ours.append(time.perf_counter() - started)
-    # The bare callback again, on its own, so that both were measured alone.
-    bare = []
+    # One after the other, so that each is measured alone.
     bare_client = await _bare(url, lambda _, __: arrived.set())
     for _ in range(rounds):
         arrived.clear()
@@ -186,14 +165,7 @@ async def streams(url: str) -> list[Row]:
     async with ValkeyBackend(url) as backend:
         opened = [await backend.subscribe_completions() for _ in range(count)]
 
-        async def read(stream: ffc.CompletionStream) -> None:
-            seen = 0
-            async for _ in stream:
-                seen += 1
-                if seen == burst:
-                    return
-
-        reading = [asyncio.ensure_future(read(stream)) for stream in opened]
+        reading = [asyncio.ensure_future(consume(stream, burst)) for stream in opened]
         await asyncio.sleep(0)
         process = producer.start("publish", url, burst)
         started = producer.go(process)

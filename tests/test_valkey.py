@@ -8,7 +8,7 @@ import json
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.backends.valkey import ValkeyBackend, live
 from ffcompletion.backends.valkey.options import Options
 from tests.worlds import ValkeyWorld, done, eventually, first, nothing, some
 
@@ -37,6 +37,19 @@ async def test_poison_is_counted_logged_at_a_bounded_rate_and_skipped(
         assert stats.malformed == 5 * len(POISON)
         assert stats.received == stats.malformed + 1
     assert len([r for r in caplog.records if "could not be read" in r.getMessage()]) == 1
+
+
+async def test_an_error_of_our_own_ends_nothing(
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pump logs it, counts a gap, and goes on."""
+    async with valkey.backend() as backend, ffc.subscribe(backend) as stream:
+        monkeypatch.setattr(live, "decode", lambda raw: 1 / 0)
+        await valkey.announce(done())
+        await eventually(lambda: backend.stats().gaps == 1)
+        monkeypatch.undo()
+        await nothing(stream, done(), valkey)
+    assert "could not be handed out" in caplog.text
 
 
 async def test_missing_and_wrong_keys_fail_closed(valkey: ValkeyWorld) -> None:

@@ -12,7 +12,7 @@ Position zero of any layout lies before everything, so every backend takes it as
 from __future__ import annotations
 
 import struct
-from typing import ClassVar, Final, Self, final
+from typing import Final, Self, final
 
 import msgspec
 from typing_extensions import override
@@ -39,8 +39,6 @@ class StreamCursor(msgspec.Struct, frozen=True, gc=False):
     """The layout's first byte; 0 for the empty cursor. For backends only."""
     position: int = 0
     """The position within the family; for ``0x01``, ``ms << 64 | seq``. For backends only."""
-
-    TAIL: ClassVar[StreamCursor]
 
     @classmethod
     def empty(cls) -> Self:
@@ -124,6 +122,3 @@ class StreamCursor(msgspec.Struct, frozen=True, gc=False):
     @override
     def __str__(self) -> str:
         return self.to_text()
-
-
-StreamCursor.TAIL = StreamCursor()

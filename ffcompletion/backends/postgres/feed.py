@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, final
 
-from ffcompletion.backends.postgres.catchup import PageReader
+from ffcompletion.backends.postgres.catchup import Page, PageReader
 from ffcompletion.backends.postgres.reader import Reader
 from ffcompletion.backends.postgres.spans import Spans, union, without
 from ffcompletion.contract.cursor import StreamCursor
@@ -57,7 +57,7 @@ class Feed:
         # While joining: the hub's highest id and its open gaps at the moment of attaching.
         self._joined_at: tuple[int, Spans] | None = None
         self._caught_up = False
-        self._stored: deque[tuple[Sequence[CompletionPayload], int]] = deque()
+        self._stored: deque[Page] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._delivered = 0
         self._filtered = 0
@@ -134,8 +134,7 @@ class Feed:
 
     def take(self) -> Sequence[CompletionPayload]:
         if self._stored:
-            batch, reached = self._stored.popleft()
-            self._cursor = StreamCursor.outbox(reached)
+            batch = self._take_stored(self._stored[0])
         elif self._joined_at is None and self._buffer.size:
             # Live, or what was buffered before it fell behind.
             batch = self._buffer.take()
@@ -145,6 +144,17 @@ class Feed:
         self._read_ahead()
         return batch
 
+    def _take_stored(self, page: Page) -> Sequence[CompletionPayload]:
+        piece = page.take()
+        if not page:
+            self._stored.popleft()
+        self._filtered += piece.filtered
+        self._undecided += piece.undecided
+        if piece.malformed:
+            self._reader.skipped(piece.malformed)
+        self._cursor = StreamCursor.outbox(piece.reached)
+        return piece.payloads
+
     @property
     def cursor(self) -> StreamCursor:
         # The buffer's moves on its own, past rows that were filtered out and gaps that came to nothing.
@@ -152,6 +162,9 @@ class Feed:
         return self._cursor if live is None or live.position < self._cursor.position else live
 
     async def ready(self) -> None:
+        if self._stored:
+            # The piece just taken was filtered out whole: others get their turn before the next.
+            await asyncio.sleep(0)
         while not (self.closed or self._stored or (self._joined_at is None and self._buffer.size)):
             self._read_ahead()
             await self._buffer.signal.wait()
@@ -170,14 +183,14 @@ class Feed:
                 page = await self._pages.read(self._selector, after, upto, watermark)
                 if page is None:
                     return  # closed meanwhile
-                self._filtered += page.filtered
-                self._undecided += page.undecided
                 self._owed = without(self._owed, [(after + 1, page.reached)])
                 if after == self._position:
                     self._position = page.reached
-                if page.payloads:
-                    self._stored.append((page.payloads, min(page.reached, watermark)))
+                if page:
+                    self._stored.append(page)
                     self._buffer.wake()
+                elif not self._stored:
+                    self._cursor = StreamCursor.outbox(min(page.reached, watermark))
         finally:
             self._reading = None
             self._buffer.wake()
@@ -227,7 +240,7 @@ class Feed:
         filtered, undecided = self._counts()
         return StreamStats(
             delivered=self._delivered,
-            buffered=self._buffer.size + sum(len(page) for page, _ in self._stored),
+            buffered=self._buffer.size + sum(map(len, self._stored)),
             filtered=filtered,
             undecided=undecided,
             overflows=self._overflows,

@@ -156,11 +156,6 @@ class GapTracker:
             self._early = {event_id for event_id in self._early if event_id <= high}
 
     @property
-    def unobserved(self) -> bool:
-        """Whether some gap's owners have not been asked for yet."""
-        return any(gap.owners is None for gap in self._gaps)
-
-    @property
     def ripe(self) -> list[tuple[int, int]]:
         """Spans whose possible owners have all ended: one more read, made after this was asked, decides."""
         return [(gap.low, gap.high) for gap in self._gaps if gap.owners is not None and not gap.owners]

@@ -15,7 +15,7 @@ import psycopg
 
 from ffcompletion.backends.postgres.connection import Target, translated
 from ffcompletion.backends.postgres.queries import Queries
-from ffcompletion.backends.postgres.reader import Reader
+from ffcompletion.backends.postgres.reader import Reader, log
 from ffcompletion.backends.postgres.session import Pool, Session
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
 from ffcompletion.contract.stats import BackendState
@@ -28,6 +28,8 @@ __all__ = ["Live"]
 
 _ECHO_EVERY_S: Final = 3.0
 _ECHO_DEADLINE_S: Final = 1.5
+# So many echoes in a row make a polling reader believe that it hears after all.
+_BELIEVE_AFTER: Final = 2
 _STOP_S: Final = 0.5
 # From so many rows in one read on, the next one waits for this many times as long as the last one took.
 _BURST: Final = 32
@@ -55,7 +57,6 @@ class Live:
     ) -> None:
         self._target = target
         self._queries = queries
-        self._hub = hub
         self._link = link
         self._poll_s = poll_interval_s
         self._read_timeout_s = read_timeout_s
@@ -68,6 +69,7 @@ class Live:
         self._changed = Signal()
         self._last_error: BaseException | None = None
         self._timeline = ""
+        self._echoes_while_polling = 0
         self._watchdog = Watchdog(0.0, interval_s=_ECHO_EVERY_S, deadline_s=_ECHO_DEADLINE_S)
         self.reader = Reader(queries, hub, on_rewind)
 
@@ -134,6 +136,7 @@ class Live:
             await session.close()
 
     def _arrive(self, session: Session) -> None:
+        self._echoes_while_polling = 0
         self._watchdog.reset(time.monotonic())
         if session.deaf_because:
             self._link.polling(f"{session.deaf_because}; polling every {self._poll_s:g} s")
@@ -148,7 +151,12 @@ class Live:
         self._wake.set()
 
     def _on_echo(self, nonce: str) -> None:
-        self._watchdog.heard(nonce, time.monotonic())
+        if not self._watchdog.heard(nonce, time.monotonic()) or self._link.state is not BackendState.POLLING:
+            return
+        # The first echo was late, not lost. Through a pooler one may come by chance, but hardly two in a row.
+        self._echoes_while_polling += 1
+        if self._echoes_while_polling == _BELIEVE_AFTER:
+            self._link.live()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,7 +174,9 @@ class Live:
                         return
                     self._arrive(session)
                 await self._read(session)
-            except (psycopg.Error, OSError, EngineError) as exc:
+            except Exception as exc:  # noqa: BLE001  # whatever it is, the streams must not stand still for ever
+                if not isinstance(exc, psycopg.Error | OSError | EngineError):
+                    log.exception("an error of our own; reconnecting as for a fault")
                 self._last_error = exc
                 self._patience_s = min(self._patience_s * 2, self._read_timeout_s)
                 session = None
@@ -225,6 +235,7 @@ class Live:
         if self._watchdog.expired(now):
             if self._link.state is BackendState.LIVE:
                 raise psycopg.OperationalError("the listener went silent: no echo")
+            self._echoes_while_polling = 0
             self._watchdog.reset(now)
         nonce = self._watchdog.due(now)
         if nonce is not None:

@@ -165,11 +165,15 @@ class Reader:
         batch = decode(rows, tracker.watermark, facts=facts, results=results)
         self.received += len(rows)
         if batch.malformed:
-            self.malformed += batch.malformed
-            self._malformed_log.warning("the outbox holds a row that makes no valid completion; skipped")
+            self.skipped(batch.malformed)
         self._remember(rows, ids)
         self.in_hand = ids
         self._hub.publish(batch.plain, batch.with_results, batch.facts, StreamCursor.outbox(tracker.watermark))
+
+    def skipped(self, malformed: int) -> None:
+        """Rows that make no completion were met, here or by a stream that catches up."""
+        self.malformed += malformed
+        self._malformed_log.warning("the outbox holds a row that makes no valid completion; skipped")
 
     def _remember(self, rows: Sequence[Row], ids: Sequence[int]) -> None:
         self._recent.append((ids, [row[1] for row in rows]))

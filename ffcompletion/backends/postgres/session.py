@@ -58,9 +58,7 @@ class Session:
         listener = self.listener = Listener(listening, on_announce, echoed, on_lost)
         try:
             await listener.start(self._timeout_s)
-        except psycopg.errors.ObjectNotInPrerequisiteState as exc:
-            await self._no_listener(str(exc))
-        except psycopg.errors.ReadOnlySqlTransaction as exc:
+        except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.ReadOnlySqlTransaction) as exc:
             await self._no_listener(str(exc))
         conn = self._conn = await self._pool.getconn(self._timeout_s)
         if not conn.autocommit:

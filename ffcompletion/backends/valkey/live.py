@@ -181,7 +181,13 @@ class Live:
             while self._inbox:
                 messages = self._inbox[:_BATCH]
                 del self._inbox[: len(messages)]
-                await self._hand_out(messages)
+                try:
+                    await self._hand_out(messages)
+                except Exception:
+                    # A bug of ours must not end every stream's supply.
+                    log.exception("%d announcements could not be handed out; counted as a gap", len(messages))
+                    self.dropped += len(messages)
+                    self.gaps += 1
 
     async def _hand_out(self, messages: Sequence[bytes]) -> None:
         if len(self._inbox) > _INBOX:
@@ -239,7 +245,9 @@ class Live:
                     self._link.broken("the connection was replaced; announcements in between were missed")
                     self._live()
                 backoff_s = 0.0
-            except (GlideError, OSError, TimeoutError, EngineError) as exc:
+            except Exception as exc:  # whatever it is, somebody has to look after the connection
+                if not isinstance(exc, GlideError | OSError | EngineError):
+                    log.exception("an error of our own; reconnecting as for a fault")
                 self._last_error = exc
                 self.gaps += self._link.flowing
                 backoff_s = self._link.broken(str(exc) or "no answer to the echo")
