@@ -272,3 +272,20 @@ async def test_a_consumer_s_glide_logger_is_left_alone(valkey: ValkeyWorld) -> N
     before = Logger._instance  # type: ignore[attr-defined]
     async with valkey.backend() as backend, ffc.subscribe(backend):
         assert Logger._instance is before  # type: ignore[attr-defined]
+
+
+async def test_a_flood_does_not_look_like_a_dead_connection(
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The echo waits behind everything announced before it; what arrives meanwhile proves the connection."""
+    monkeypatch.setattr(live, "_CHECK_DEADLINE_S", 0.05)
+    monkeypatch.setattr(live, "_CHECK_EVERY_S", 0.05)
+    item = done()
+    script = "for i = 1, 1000 do redis.call('PUBLISH', 'ff:dag:completions', ARGV[1]) end"
+    message = json.dumps({"flow_id": item.flow_id, "outcome": "success", "execution_id": item.execution_id})
+    async with valkey.backend(buffer_size=1_000_000) as backend, ffc.subscribe(backend) as stream:
+        for _ in range(100):
+            await valkey.command("EVAL", script, "0", message)
+        await some(stream, 100_000, 30)
+        stats = backend.stats()
+    assert (stats.reconnects, stats.gaps) == (0, 0)
