@@ -17,6 +17,8 @@ from ffcompletion.backends.valkey import ValkeyBackend
 
 ROUND = 500_000
 ROUNDS = 10
+# Published at a time: more than the reader takes at once, and the server drops it for reading too slowly.
+PIECE = 50_000
 
 
 def _resident_mib() -> float:
@@ -35,17 +37,18 @@ async def run(url: str) -> list[Row]:
     rows: list[Row] = []
     with embedded.valkey() as server:
         for name, backend, kind, target, numbers in (
-            ("valkey", ValkeyBackend(server.url), "publish", server.url, (ROUND,)),
-            ("postgres", PostgresBackend(url), "insert", url, (ROUND, 1000)),
+            ("valkey", ValkeyBackend(server.url), "publish", server.url, (PIECE,)),
+            ("postgres", PostgresBackend(url), "insert", url, (PIECE, 1000)),
         ):
             sizes: list[float] = []
             async with _reading(backend) as stream:
-                for _ in range(ROUNDS):
+                for piece in range(1, ROUNDS * ROUND // PIECE + 1):
                     process = producer.start(kind, target, *numbers)
                     producer.go(process)
-                    await consume(stream, ROUND)
+                    await consume(stream, PIECE)
                     producer.finish(process)
-                    sizes.append(_resident_mib())
+                    if piece % (ROUND // PIECE) == 0:
+                        sizes.append(_resident_mib())
             rows.append(
                 Row(
                     what=f"{name}: resident size after {ROUND * ROUNDS:,} completions, against after {ROUND:,}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
@@ -137,28 +138,53 @@ async def test_a_missing_right_is_named(valkey: ValkeyWorld, rules: list[str], f
         assert "ACL SETUSER" in str(caught.value)
 
 
-async def test_least_rights_suffice(valkey: ValkeyWorld) -> None:
-    """Push alone needs the channel and four commands (glide itself asks INFO); no echo channel, no key."""
-    await valkey.command(
-        "ACL",
-        "SETUSER",
-        "least",
-        "reset",
-        "on",
-        ">pw",
-        "+info",
-        "+ping",
-        "+subscribe",
-        "+unsubscribe",
-        "&ff:dag:completions",
-    )
-    async with ValkeyBackend(valkey.url, username="least", password="pw") as backend, ffc.subscribe(backend) as stream:
-        item = done()
-        await valkey.announce(item)
-        assert (await first(stream)).execution_id == item.execution_id
-        await asyncio.sleep(1.2)
-        assert backend.stats().state is ffc.BackendState.LIVE
-        await nothing(stream, done(), valkey)
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+RULES = {line.split()[2]: line.split() for line in README.splitlines() if line.startswith("ACL SETUSER")}
+
+
+@pytest.mark.parametrize("user", RULES)
+async def test_the_rights_in_the_readme_suffice(
+    valkey: ValkeyWorld, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Line by line: push alone; filters and results; and what is found in the index."""
+    await valkey.command(*RULES[user], "resetpass", ">password")
+    options = {"username": user, "password": "password"}
+    item, solo = done(namespace="a", result=b"r"), done(namespace="a", flow_id=None)
+    try:
+        async with ValkeyBackend(valkey.url, **options, reconcile_interval=0.3) as backend:  # type: ignore[arg-type]  # strings only
+            if user == "push":
+                stream = await backend.subscribe_completions()
+            else:
+                stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"), results=True)
+            async with stream:
+                await valkey.finish(item)
+                assert (await first(stream)).execution_id == item.execution_id
+                if user == "reconciled":
+                    await valkey.finish(solo)
+                    assert (await first(stream)).execution_id == solo.execution_id
+                # The echo goes round, and nobody finds fault with it.
+                await asyncio.sleep(0.7)
+                assert backend.stats().state is ffc.BackendState.LIVE
+    finally:
+        await valkey.command("ACL", "DELUSER", user)
+    assert ("reconciling is off" in caplog.text) == (user != "reconciled")
+
+
+async def test_without_an_echo_channel_a_ping_has_to_do(valkey: ValkeyWorld) -> None:
+    """The channel and four commands (glide itself asks INFO) are the least that push can do with."""
+    rules = [rule for rule in RULES["push"][3:] if rule not in ("+client|info", "+publish", "&ffcompletion:echo:*")]
+    await valkey.command("ACL", "SETUSER", "least", *rules)
+    try:
+        async with ValkeyBackend(valkey.url, username="least", password="password") as backend:
+            async with ffc.subscribe(backend) as stream:
+                item = done()
+                await valkey.announce(item)
+                assert (await first(stream)).execution_id == item.execution_id
+                await asyncio.sleep(1.2)
+                assert backend.stats().state is ffc.BackendState.LIVE
+                await nothing(stream, done(), valkey)
+    finally:
+        await valkey.command("ACL", "DELUSER", "least")
 
 
 async def test_wrong_credentials(valkey: ValkeyWorld) -> None:
@@ -186,10 +212,10 @@ async def test_the_client_comes_back_within_half_a_second(valkey: ValkeyWorld) -
 
 
 async def test_many_streams_share_one_connection(valkey: ValkeyWorld) -> None:
-    """A hundred unfiltered streams: one connection."""
+    """A hundred streams: one subscriber connection, and one to read keys."""
     async with valkey.backend() as backend:
         streams = [await backend.subscribe_completions() for _ in range(100)]
-        assert await valkey.connections() == 1
+        assert await valkey.connections() == 2
         item = done()
         await valkey.announce(item)
         for stream in streams:

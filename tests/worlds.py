@@ -192,6 +192,22 @@ async def insert(conn: AsyncConnection[Any], item: Done, *, core: bool = True) -
     return int(row[0])
 
 
+FINISH = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[7]
+local at = string.format('%.0f', now)
+redis.call('HSET', KEYS[1], 'flow_id', ARGV[2], 'lane_id', 'default', 'lifecycle_phase', 'terminal',
+    'terminal_outcome', ARGV[4], 'completed_at', at)
+redis.call('HSETNX', KEYS[1], 'replay_count', '0')
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'namespace', ARGV[3]) end
+for i = 8, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5]) end
+redis.call('ZADD', KEYS[4], at, ARGV[1])
+if ARGV[6] ~= '' then redis.call('PUBLISH', 'ff:dag:completions', ARGV[6]) end
+return now
+"""
+
+
 class ValkeyWorld(World):
     name = "valkey"
     resumable = False
@@ -227,6 +243,28 @@ class ValkeyWorld(World):
             await self.command("HSET", f"{key}:tags", name, value)
         if item.result is not None:
             await self.command("SET", f"{key}:result", item.result)
+
+    async def finish(self, item: Done, *, lane: str = "default", push: bool = True, skew_ms: int = 0) -> int:
+        """All that the engine does when an execution ends, in one call: keys, index, announcement. Its score."""
+        tag = item.execution_id[: item.execution_id.index("}") + 1]
+        key = f"ff:exec:{tag}:{item.execution_id}"
+        keys = [f"{key}:core", f"{key}:tags", f"{key}:result", f"ff:idx:{tag}:lane:{lane}:terminal"]
+        message = {"flow_id": item.flow_id, "outcome": item.outcome, "execution_id": item.execution_id}
+        score = await self.command(
+            "EVAL", FINISH, str(len(keys)), *keys, item.execution_id, item.flow_id or "", item.namespace or "",
+            item.outcome, item.result or "", json.dumps(message) if push and item.flow_id else "", str(skew_ms),
+            *itertools.chain.from_iterable(item.tags.items()),
+        )  # fmt: skip
+        assert isinstance(score, int)
+        return score
+
+    async def replay(self, item: Done, lane: str = "default") -> None:
+        """Terminal → runnable."""
+        tag = item.execution_id[: item.execution_id.index("}") + 1]
+        core = f"ff:exec:{tag}:{item.execution_id}:core"
+        await self.command("HSET", core, "lifecycle_phase", "runnable", "terminal_outcome", "none", "completed_at", "")
+        await self.command("HINCRBY", core, "replay_count", "1")
+        await self.command("ZREM", f"ff:idx:{tag}:lane:{lane}:terminal", item.execution_id)
 
     @override
     async def announce(self, *completions: Done) -> None:

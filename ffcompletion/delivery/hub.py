@@ -13,7 +13,7 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionFilter
 from ffcompletion.delivery.ratelog import RateLog
 
-__all__ = ["Facts", "Group", "Hub", "Member", "Selector"]
+__all__ = ["Facts", "Fit", "Group", "Hub", "Member", "Selector"]
 
 _log = logging.getLogger("ffcompletion.filter")
 _raised: Final = RateLog(_log)
@@ -38,6 +38,9 @@ class Member(Protocol):
     def deliver(self, batch: Sequence[CompletionPayload], cursor: StreamCursor | None) -> None:
         """Take a batch (maybe empty) and the position after it. Must not block and must not raise."""
         ...
+
+
+Fit = Callable[[Member, Sequence[CompletionPayload]], Sequence[CompletionPayload]]
 
 
 @final
@@ -130,10 +133,11 @@ class Hub:
         facts: Sequence[Facts | None] | None = None,
         cursor: StreamCursor | None = None,
         only: Callable[[Selector], bool] | None = None,
+        fit: Fit | None = None,
     ) -> None:
         """Hand out a batch. ``with_results`` and ``facts`` run parallel to ``plain``; ``cursor`` is after the batch.
 
-        ``only``: to the streams with such selectors.
+        ``only``: to the streams with such selectors. ``fit``: what of a batch is for one of them, where not all is.
         """
         for group in self.groups:
             if only is not None and not only(group.selector):
@@ -141,7 +145,7 @@ class Hub:
             payloads = with_results if group.selector.results and with_results is not None else plain
             batch = group.select(payloads, facts)
             for member in tuple(group.members):
-                member.deliver(batch, cursor)
+                member.deliver(batch if fit is None else fit(member, batch), cursor)
 
 
 def _identity(selector: Selector) -> Selector | int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -11,6 +12,7 @@ from ffcompletion.backends.valkey.connection import driver_errors
 from ffcompletion.backends.valkey.feed import Feed
 from ffcompletion.backends.valkey.live import Live, log
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.terminal import is_lane
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter
 from ffcompletion.contract.stats import BackendState, BackendStats, Observer
@@ -26,7 +28,7 @@ __all__ = ["ValkeyBackend"]
 @final
 class ValkeyBackend(Adapter):
     """Completions that FlowFabric publishes on Valkey, 7.2 or later. One subscriber connection serves any number of
-    streams; a second connection reads keys, and is made only when a filter or a result needs it.
+    streams; a second connection reads keys. At least once, while the engine keeps the execution (24 h by default).
 
     ``url``: ``valkey://[user[:password]@]host[:port][,host…][/database][?cluster=true]``, ``valkeys://`` for TLS
     (``redis://`` and ``rediss://`` are aliases).
@@ -35,6 +37,10 @@ class ValkeyBackend(Adapter):
     - ``tls_ca``, ``tls_cert``, ``tls_key``: PEM files, for a private CA and a client certificate.
     - ``buffer_size``: completions that may wait for one consumer.
     - ``setup_timeout``: seconds within which subscribing succeeds or raises.
+    - ``reconcile_interval``: seconds between looks at the engine's terminal index, for what pub/sub forgot and for
+      what is never announced (solo executions); also done after every fault. 0 turns it off: at most once, then.
+    - ``lanes``: lanes made since the engine booted, which its own list of lanes lacks.
+    - ``clock_skew``: seconds by which the clocks of engine and servers may lie apart; so much is looked at again.
     - ``observer``: told of each change of state.
 
     Belongs to the event loop that it is first used on.
@@ -52,10 +58,18 @@ class ValkeyBackend(Adapter):
         tls_key: str | Path | None = None,
         buffer_size: int = 10_000,
         setup_timeout: float = 8.0,
+        reconcile_interval: float = 15.0,
+        lanes: Sequence[str] = (),
+        clock_skew: float = 5.0,
         observer: Observer | None = None,
     ) -> None:
-        if buffer_size < 1 or setup_timeout <= 0:
-            raise Validation("option", "buffer_size ≥ 1 and setup_timeout > 0 are needed")
+        if buffer_size < 1 or setup_timeout <= 0 or reconcile_interval < 0 or clock_skew < 0:
+            raise Validation(
+                "option", "buffer_size ≥ 1, setup_timeout > 0, reconcile_interval ≥ 0 and clock_skew ≥ 0 are needed"
+            )
+        for lane in lanes:
+            if not is_lane(lane):
+                raise Validation("lane", f"{lane[:80]!r} is not 1 to 64 bytes of printable ASCII")
         self._options = Options.from_url(
             url,
             username=username,
@@ -68,7 +82,14 @@ class ValkeyBackend(Adapter):
         super().__init__(Link("valkey", log, observer, Backoff()), setup_timeout)
         self._buffer_size = buffer_size
         self._hub = Hub()
-        self._live = Live(self._options, self._hub, self._link)
+        self._live = Live(
+            self._options,
+            self._hub,
+            self._link,
+            lanes=lanes,
+            reconcile_interval_s=reconcile_interval,
+            clock_skew_ms=round(clock_skew * 1000),
+        )
 
     # ── subscribing ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -99,7 +120,7 @@ class ValkeyBackend(Adapter):
             await self._live.flowing(self._setup_s)
         if selector.filter is not None or selector.results:
             await self._live.check_readable()
-        feed = Feed(self._hub, selector, self._buffer_size, self._closed)
+        feed = Feed(self._hub, selector, self._buffer_size, self._live.opened_ms, self._live.catchup, self._closed)
         self._feeds.add(feed)
         return feed
 
@@ -118,6 +139,7 @@ class ValkeyBackend(Adapter):
             malformed=self._live.malformed,
             reconnects=self._link.reconnects,
             gaps=self._live.gaps,
+            reconciled=0 if self._live.catchup is None else self._live.catchup.found,
         )
 
     @override

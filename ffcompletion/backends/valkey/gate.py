@@ -15,7 +15,7 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionFilter
 from ffcompletion.delivery.hub import Facts
 
-__all__ = ["Ask", "Gate"]
+__all__ = ["Ask", "Gate", "text_of"]
 
 Ask = Callable[[Sequence[Sequence[str]]], Awaitable[Sequence[object]]]
 
@@ -33,7 +33,7 @@ class Gate:
         """For each payload its namespace, and the tags that some filter still wants to see; in order."""
         ids = [payload.execution_id for payload in payloads]
         replies = await self._ask([("HGET", keys.core(id_), "namespace") for id_ in ids])
-        namespaces = [_text(reply) for reply in replies]
+        namespaces = [text_of(reply) for reply in replies]
         tag_keys = sorted({key for wanted in filters if (key := wanted.tag_key) is not None})
         facts: list[Facts | None] = [(namespace, {}) for namespace in namespaces]
         if not tag_keys:
@@ -75,8 +75,8 @@ def _may_pass(filters: Sequence[CompletionFilter], namespace: str | None) -> boo
     return False
 
 
-def _text(reply: object) -> str | None:
-    # Nil, an error such as WRONGTYPE, or no UTF-8 (which no filter can spell): unknown, so that filters fail closed.
+def text_of(reply: object) -> str | None:
+    """The reply's text. Nil, an error such as WRONGTYPE, or no UTF-8 (which no filter can spell) is None."""
     if not isinstance(reply, bytes):
         return None
     try:
@@ -88,7 +88,7 @@ def _text(reply: object) -> str | None:
 def _tags(tag_keys: Sequence[str], values: object) -> dict[str, str]:
     if not isinstance(values, list):
         return {}
-    found = zip(tag_keys, map(_text, cast("list[object]", values)), strict=False)
+    found = zip(tag_keys, map(text_of, cast("list[object]", values)), strict=False)
     return {key: text for key, text in found if text is not None}
 
 

@@ -6,9 +6,13 @@ from typing import Final
 
 from ffcompletion.contract.ids import ExecutionId
 
-__all__ = ["CHANNEL", "NOBODY", "core", "result", "tag_of", "tags"]
+__all__ = ["CHANNEL", "LANES", "NOBODY", "PARTITIONS", "core", "result", "tag_of", "tags", "terminal"]
 
 CHANNEL: Final = "ff:dag:completions"
+LANES: Final = "ff:idx:lanes"
+"""Set: the lanes that the engine knew when it booted."""
+PARTITIONS: Final = "ff:config:partitions"
+"""Hash: ``num_flow_partitions`` and others."""
 NOBODY: Final = ExecutionId("{fp:0}:00000000-0000-0000-0000-000000000000")
 """An id that no execution has, for asking whether a key may be read."""
 
@@ -33,3 +37,8 @@ def tags(execution_id: ExecutionId) -> str:
 def result(execution_id: ExecutionId) -> str:
     """String: the stored result."""
     return f"ff:exec:{tag_of(execution_id)}:{execution_id}:result"
+
+
+def terminal(partition: int, lane: str) -> str:
+    """Sorted set of one partition and lane: finished executions by ``completed_at``, in ms."""
+    return f"ff:idx:{{fp:{partition}}}:lane:{lane}:terminal"

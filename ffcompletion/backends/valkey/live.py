@@ -1,7 +1,8 @@
 """The live reader: one inbox that the subscriber fills, one task that empties it, one that keeps it honest.
 
 The callback only appends. The pump takes whatever has arrived, decodes it, lets the gate ask what filters need, and
-hands it to every stream. The keeper checks the connection, and makes a new one when it is dead.
+hands it to every stream. The keeper checks the connection, and makes a new one when it is dead. What pub/sub forgets
+meanwhile, a third task finds (``catchup``).
 """
 
 from __future__ import annotations
@@ -9,20 +10,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar, cast, final
+from typing import Final, TypeVar, final
 
 from glide import GlideError
 
 from ffcompletion.backends.valkey import keys
+from ffcompletion.backends.valkey.catchup import Catchup
 from ffcompletion.backends.valkey.connection import Commands, Subscriber, translated
+from ffcompletion.backends.valkey.feed import since_opened
 from ffcompletion.backends.valkey.gate import Gate
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.reconcile import Reconciler
+from ffcompletion.backends.valkey.server import check_server
+from ffcompletion.backends.valkey.terminal import TerminalIndex
 from ffcompletion.backends.valkey.wire import decode
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
+from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.buffer import Signal
-from ffcompletion.delivery.hub import Hub
+from ffcompletion.delivery.hub import Fit, Group, Hub, Selector
 from ffcompletion.delivery.link import Link
 from ffcompletion.delivery.ratelog import RateLog
 
@@ -36,18 +44,33 @@ log: Final = logging.getLogger("ffcompletion.valkey")
 _INBOX: Final = 100_000
 # One pipeline. More would delay the first of them without being faster.
 _BATCH: Final = 1_024
+# Announcements remembered from pass to pass, so that what the index shows can be told from what is news: some 15 MB.
+_REMEMBERED: Final = 50_000
+# What an estimate of the server's time may be wrong by.
+_CLOCKS_MS: Final = 100
 _CHECK_EVERY_S: Final = 0.5
 _CHECK_DEADLINE_S: Final = 2.0
 _STOP_S: Final = 0.3
-_OLDEST: Final = (7, 2)
 
 
 @final
 class Live:
     """Owns the subscriber, the inbox and the two tasks."""
 
-    def __init__(self, options: Options, hub: Hub, link: Link) -> None:
+    def __init__(
+        self,
+        options: Options,
+        hub: Hub,
+        link: Link,
+        *,
+        lanes: Sequence[str],
+        reconcile_interval_s: float,
+        clock_skew_ms: int,
+    ) -> None:
         self._options = options
+        self._lanes = lanes
+        self._interval_s = reconcile_interval_s
+        self._skew_ms = clock_skew_ms
         self._hub = hub
         self._link = link
         self._subscriber: Subscriber | None = None
@@ -66,6 +89,8 @@ class Live:
         self.malformed = 0
         self.dropped = 0
         self.gaps = 0
+        self.catchup: Catchup | None = None
+        """None where reconciling is turned off."""
 
     # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────
 
@@ -78,7 +103,9 @@ class Live:
         self._link.connecting()
         try:
             await self._connect()
-            await self._check_server()
+            if self._subscriber is not None:
+                await check_server(self._subscriber.ask, self._options.shown)
+            self.catchup = await self._new_catchup()
         except BaseException:
             await self._disconnect()
             self._link.idle()
@@ -88,6 +115,25 @@ class Live:
             asyncio.create_task(self._pump(), name="ffcompletion-valkey-pump"),
             asyncio.create_task(self._keep(), name="ffcompletion-valkey-keeper"),
         ]
+        if self.catchup is not None and not self.catchup.off:
+            self._tasks.append(asyncio.create_task(self.catchup.run(), name="ffcompletion-valkey-reconciler"))
+
+    async def _new_catchup(self) -> Catchup | None:
+        if not self._interval_s:
+            return None
+        index = TerminalIndex(self.ask, self._lanes)
+        reconciler = Reconciler(overlap_ms=self._skew_ms, limit=_REMEMBERED)
+        catchup = Catchup(index, reconciler, self._publish_found, self._select, self._options.shown, self._interval_s)
+        await catchup.baseline()
+        return catchup
+
+    @property
+    def opened_ms(self) -> int:
+        """Server time before which nothing can have happened that a stream opened now is to be told of."""
+        if self.catchup is None or self.catchup.off:
+            return 0
+        # In a cluster each server has a clock of its own.
+        return self.catchup.now_ms() - (self._skew_ms if self._options.cluster else _CLOCKS_MS)
 
     async def stop(self) -> None:
         """Release everything on the server, at once."""
@@ -139,24 +185,6 @@ class Live:
         if self._commands is not None:
             await self._commands.reset()
 
-    async def _check_server(self) -> None:
-        if self._subscriber is None:
-            return
-        (reply,) = await self._subscriber.ask([["INFO", "server"]])
-        if isinstance(reply, dict):
-            reply = next(iter(cast("dict[object, object]", reply).values()), b"")  # a cluster answers per node
-        if not isinstance(reply, bytes | str):
-            return  # no right to ask: then nothing can be said about it
-        text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
-        info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-        valkey = info.get("valkey_version") or (
-            info.get("redis_version") if info.get("server_name") == "valkey" else None
-        )
-        if valkey is None:
-            log.warning("%s is Redis, not Valkey; FlowFabric refuses it, reading may work", self._options.shown)
-        elif tuple(int(part) for part in valkey.split(".")[:2]) < _OLDEST:
-            raise Unavailable("subscribe", f"{self._options.shown} runs Valkey {valkey}; 7.2 or later is needed")
-
     def _live(self) -> None:
         self._link.live()
         self._changed.wake()
@@ -188,27 +216,45 @@ class Live:
                     log.exception("%d announcements could not be handed out; counted as a gap", len(messages))
                     self.dropped += len(messages)
                     self.gaps += 1
+                    self._look_soon()
 
     async def _hand_out(self, messages: Sequence[bytes]) -> None:
         if len(self._inbox) > _INBOX:
             self._shed()
-        payloads = [payload for message in messages if (payload := decode(message)) is not None]
+        payloads: Sequence[CompletionPayload] = [found for raw in messages if (found := decode(raw)) is not None]
         self.received += len(messages)
         if len(payloads) < len(messages):
             self.malformed += len(messages) - len(payloads)
             self._malformed_log.warning("an announcement could not be read; skipped")
         if not payloads:
             return
-        filters = self._hub.filters
-        if not filters and not self._hub.wants_results:
-            self._hub.publish(payloads)
+        if self.catchup is not None and not self.catchup.off:
+            payloads = self.catchup.reconciler.announced(payloads, time.monotonic())
+            if self.catchup.reconciler.full:
+                self.catchup.soon()
+        await self._publish(payloads)
+
+    async def _publish_found(self, payloads: Sequence[CompletionPayload]) -> None:
+        await self._publish(payloads, since_opened)
+
+    async def _publish(self, payloads: Sequence[CompletionPayload], fit: Fit | None = None) -> None:
+        hub, filters, wants_results = self._hub, self._hub.filters, self._hub.wants_results
+        if not filters and not wants_results:
+            hub.publish(payloads, fit=fit)
             return
         # Streams that ask nothing of the server do not wait for it.
-        self._hub.publish(payloads, only=lambda selector: selector.filter is None and not selector.results)
+        hub.publish(payloads, only=lambda selector: not _asks(selector), fit=fit)
         gate = Gate(self.ask)
         facts = await self._insist(lambda: gate.facts(payloads, filters)) if filters else None
-        full = await self._insist(lambda: gate.results(payloads)) if self._hub.wants_results else None
-        self._hub.publish(payloads, full, facts, only=lambda selector: selector.filter is not None or selector.results)
+        full = await self._insist(lambda: gate.results(payloads)) if wants_results else None
+        hub.publish(payloads, full, facts, only=_asks, fit=fit)
+
+    async def _select(self, selector: Selector, payloads: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
+        gate, wanted = Gate(self.ask), selector.filter
+        facts = None if wanted is None else await self._insist(lambda: gate.facts(payloads, [wanted]))
+        if selector.results:
+            payloads = await self._insist(lambda: gate.results(payloads))
+        return Group(selector).select(payloads, facts)
 
     async def _insist(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         """What ``ask`` answers, however often it takes: a batch that cannot be decided is held, not let through."""
@@ -229,6 +275,11 @@ class Live:
         self.dropped += excess
         self.gaps += 1
         self._full_log.warning(f"more than {_INBOX} announcements wait to be decided; the oldest were dropped")
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        if self.catchup is not None:
+            self.catchup.soon()
 
     # ── liveness ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -240,10 +291,12 @@ class Live:
                 if self._subscriber is None:
                     await self._connect()
                     self._live()
+                    self._look_soon()
                 elif not await self._subscriber.check(_CHECK_DEADLINE_S):
                     self.gaps += 1
                     self._link.broken("the connection was replaced; announcements in between were missed")
                     self._live()
+                    self._look_soon()
                 backoff_s = 0.0
             except Exception as exc:  # whatever it is, somebody has to look after the connection
                 if not isinstance(exc, GlideError | OSError | EngineError):
@@ -258,3 +311,7 @@ class Live:
         if subscriber is not None:
             with contextlib.suppress(GlideError):
                 await subscriber.close()
+
+
+def _asks(selector: Selector) -> bool:
+    return selector.filter is not None or selector.results

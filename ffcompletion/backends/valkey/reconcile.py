@@ -1,0 +1,202 @@
+"""Which entries of the terminal index are news: what pub/sub forgot, and what it is never told. No I/O, no clock.
+
+The index holds one entry for each finished execution, scored with the server's time of its completion; the entry is
+written before the announcement is sent. So an announcement that arrived before the index was read explains the
+entry, if the entry is not younger; any other entry is a completion that nobody was told of.
+
+A completion is an execution *and* a score: an execution may be replayed and finish again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Final, final
+
+import msgspec
+
+from ffcompletion.contract.payload import CompletionPayload
+
+__all__ = ["Backlog", "Entry", "News", "Reconciler", "Told"]
+
+# What rounding and two clocks running apart for a minute may come to.
+_SLACK_MS: Final = 5
+# How long after a pass an announcement may still be on its way.
+_LATE_MS: Final = 2_000
+
+Entry = tuple[str, int]
+"""An execution's id and its score, in ms."""
+Told = tuple[int, Sequence[CompletionPayload]]
+"""Announcements that arrived together, and when: server time, in ms, rather too late than too early."""
+
+
+@final
+class News(msgspec.Struct, frozen=True, gc=False):
+    """An entry that no announcement explains."""
+
+    execution_id: str
+    score_ms: int
+    doubtful: bool = False
+    """It was announced, but earlier than the score says: news only if it has been replayed since."""
+
+
+@final
+class Reconciler:
+    """What is known, kept from pass to pass. Bounded: entries of the overlap, and ``limit`` announcements.
+
+    Scores are the server's time, except those of skipped executions, which are the engine's; and in a cluster each
+    server has its own. ``overlap_ms`` is how far such clocks may lie apart: so much is read again in every pass.
+    """
+
+    __slots__ = (
+        "_announced", "_batches", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
+        "_overlap", "_server_ms", "_taken", "_taken_at", "settled_ms", "since_ms",
+    )  # fmt: skip
+
+    def __init__(self, *, overlap_ms: int, limit: int) -> None:
+        self._overlap = overlap_ms
+        self._limit = limit
+        self._batches: deque[Told] = deque()
+        self._announced = 0
+        self._taken = 0
+        self._index: dict[str, int] = {}
+        self._indexed = 0
+        self._known: dict[str, int] = {}
+        self._late: set[str] = set()
+        self._late_until = 0
+        self._server_ms = 0
+        self._taken_at = 0.0
+        self._horizon = 0
+        self.since_ms = 0
+        """The score from which the next page is to be read, inclusive."""
+        self.settled_ms = 0
+        """Server time at the beginning of the last complete pass: what is older has been told or found."""
+
+    # ── announcements ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def server_ms(self, now: float) -> int:
+        """The server's time, at most a round trip too late. ``now`` in seconds, monotonic."""
+        return self._server_ms + round((now - self._taken_at) * 1000)
+
+    def announced(self, payloads: Sequence[CompletionPayload], now: float) -> Sequence[CompletionPayload]:
+        """Announcements have arrived. Returns them without those that the last pass has delivered already."""
+        at = self.server_ms(now)
+        if self._late:
+            if at > self._late_until:
+                self._late.clear()
+            else:
+                # Not remembered either: should it be a later completion after all, the next pass finds it.
+                payloads = [payload for payload in payloads if not self._is_late(payload.execution_id)]
+        self._batches.append((at, payloads))
+        self._announced += len(payloads)
+        while self._announced > 2 * self._limit:
+            self._announced -= len(self._batches.popleft()[1])
+            self._taken = max(0, self._taken - 1)
+            self._indexed = max(0, self._indexed - 1)
+        return payloads
+
+    def _is_late(self, execution_id: str) -> bool:
+        known = execution_id in self._late
+        self._late.discard(execution_id)
+        return known
+
+    @property
+    def full(self) -> bool:
+        """Whether so much has been announced that a pass should not wait any longer."""
+        return self._announced > self._limit
+
+    @property
+    def told(self) -> Sequence[Told]:
+        """Everything announced since the beginning of the last complete pass, and remembered."""
+        return tuple(self._batches)
+
+    # ── a pass over the index ────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, server_ms: int, sent_at: float) -> None:
+        """A pass begins: ``server_ms`` is the server's TIME, asked for at ``sent_at``."""
+        if self._server_ms:
+            # Should the server's clock have gone back, what it wrote since has lower scores.
+            elapsed = round((sent_at - self._taken_at) * 1000)
+            self.since_ms = min(self.since_ms, server_ms - elapsed - self._overlap)
+        else:
+            self.since_ms = server_ms - self._overlap
+        self._server_ms, self._taken_at = server_ms, sent_at
+        self._horizon = server_ms - self._overlap
+        self._taken = len(self._batches)
+        self._index, self._indexed = {}, 0
+
+    def sift(self, entries: Iterable[Entry]) -> list[News]:
+        """What is news among entries that were read after ``begin``."""
+        # Those that have arrived since the last page; a pass of many pages does not start over each time.
+        self._index.update(_latest(islice(self._batches, self._indexed, None)))
+        self._indexed = len(self._batches)
+        told = self._index
+        news: list[News] = []
+        for execution_id, score in entries:
+            if self._known.get(execution_id) == score:
+                continue
+            at = told.get(execution_id)
+            if at is None or score > at + _SLACK_MS:
+                news.append(News(execution_id, score, at is not None))
+        return news
+
+    def learn(self, entries: Iterable[Entry], delivered: Iterable[str], upto_ms: int, now: float) -> None:
+        """These entries, all up to a score, are dealt with; ``delivered`` were, and may yet be announced as well."""
+        horizon = self._horizon
+        self._known.update((execution_id, score) for execution_id, score in entries if score >= horizon)
+        self.since_ms = max(self.since_ms, min(upto_ms + 1, horizon))
+        self._late.update(delivered)
+        self._late_until = self.server_ms(now) + _LATE_MS
+
+    def end(self) -> None:
+        """The pass is complete. What was announced before it began needs no remembering."""
+        self.since_ms = max(self.since_ms, self._horizon)
+        self.settled_ms = self._server_ms
+        self._known = {id_: score for id_, score in self._known.items() if score >= self.since_ms}
+        for _ in range(self._taken):
+            self._announced -= len(self._batches.popleft()[1])
+        self._taken = 0
+        self._index, self._indexed = {}, 0
+
+
+@final
+class Backlog:
+    """What one overflowing stream is owed: everything since a score, except what it was given before it overflowed."""
+
+    __slots__ = ("_given", "_told", "since_ms")
+
+    def __init__(self, since_ms: int, told: Sequence[Told]) -> None:
+        self._told = list(told)
+        self._given: dict[str, int] = {}
+        self.since_ms = since_ms
+        """The score from which the next page is to be read, inclusive."""
+
+    def missed(self, payloads: Iterable[CompletionPayload]) -> None:
+        """These were for the stream, and it could not take them."""
+        times = [payload.produced_at_ms for payload in payloads if payload.produced_at_ms]
+        self.since_ms = min([self.since_ms, *times])
+
+    def sift(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Those of the entries that the stream has not had, oldest first."""
+        told, given = _latest(self._told), self._given
+        owed: list[Entry] = []
+        for execution_id, score in entries:
+            at = told.get(execution_id)
+            if given.get(execution_id) != score and (at is None or score > at + _SLACK_MS):
+                owed.append((execution_id, score))
+        return sorted(owed, key=lambda entry: entry[1])
+
+    def heard(self, told: Iterable[Told]) -> None:
+        """The stream has got these announcements after all."""
+        self._told += told
+
+    def gave(self, entries: Iterable[Entry], upto_ms: int) -> None:
+        """The stream has got these, and everything up to a score."""
+        self.since_ms = max(self.since_ms, upto_ms)
+        self._given.update(entries)
+        self._given = {id_: score for id_, score in self._given.items() if score >= self.since_ms}
+
+
+def _latest(batches: Iterable[Told]) -> dict[str, int]:
+    return {payload.execution_id: at for at, payloads in batches for payload in payloads}

@@ -1,0 +1,153 @@
+"""The reconciler against a model: whatever is announced, late, lost, replayed or half read, the index's news comes out."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from ffcompletion.backends.valkey.reconcile import Backlog, Entry, Reconciler
+from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.payload import CompletionPayload
+
+IDS = [ExecutionId(f"{{fp:{n}}}:550e8400-e29b-41d4-a716-44665544000{n}") for n in range(3)]
+OTHER = ExecutionId("{fp:9}:550e8400-e29b-41d4-a716-446655440009")
+OVERLAP = 5_000
+START = 1_700_000_000_000
+
+
+class Reconciling(RuleBasedStateMachine):
+    """A server with an index, announcements on their way, and passes that may break off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = START
+        self.reconciler = Reconciler(overlap_ms=OVERLAP, limit=10_000)
+        self.reconciler.begin(self.clock, self.now)
+        self.reconciler.end()
+        self.index: dict[ExecutionId, int] = {}
+        self.replays: dict[ExecutionId, int] = dict.fromkeys(IDS, 0)
+        self.under_way: list[tuple[ExecutionId, int]] = []
+        self.delivered: list[tuple[ExecutionId, int]] = []
+        self.settled: dict[ExecutionId, int] = {}
+
+    @property
+    def now(self) -> float:
+        return self.clock / 1000
+
+    @rule(ms=st.sampled_from([10, 300, 1_400, 4_700, 20_000]))
+    def time_passes(self, ms: int) -> None:
+        # Nothing is under way for longer than a pass waits for it.
+        while self.under_way and self.under_way[0][1] + 1_500 < self.clock + ms:
+            self.arrives(0)
+        self.clock += ms
+
+    @rule(which=st.sampled_from(IDS), fate=st.sampled_from(["arrives", "is late", "is lost"]))
+    def finishes(self, which: ExecutionId, fate: str) -> None:
+        if which in self.index:
+            return
+        self.clock += 10
+        self.index[which] = self.clock
+        if fate != "is lost":
+            self.under_way.append((which, self.clock))
+        if fate == "arrives":
+            self.arrives(len(self.under_way) - 1)
+
+    @precondition(lambda self: self.under_way)
+    @rule(which=st.integers(0, 4))
+    def arrives(self, which: int) -> None:
+        execution_id, score = self.under_way.pop(which % len(self.under_way))
+        payload = CompletionPayload(execution_id, "success")
+        if self.reconciler.announced([payload], self.now):
+            self.delivered.append((execution_id, score))
+
+    @rule(which=st.sampled_from(IDS))
+    def is_replayed(self, which: ExecutionId) -> None:
+        # With its announcement still under way, an observer could not say which completion it is.
+        if which in self.index and not any(id_ == which for id_, _ in self.under_way):
+            del self.index[which]
+            self.replays[which] += 1
+            self.clock += 10
+
+    @rule(page=st.integers(1, 3), pages=st.integers(0, 4), meanwhile=st.sampled_from(["", "arrives", "finishes"]))
+    def a_pass(self, page: int, pages: int, meanwhile: str) -> None:
+        """Pages of the index by score; it may break off after some, and the world goes on while it reads."""
+        self.reconciler.begin(self.clock, self.now)
+        since = self.reconciler.since_ms
+        entries: list[Entry] = sorted(
+            ((id_, score) for id_, score in self.index.items() if score >= since), key=lambda entry: entry[1]
+        )
+        seen = dict(self.index)
+        if meanwhile == "arrives" and self.under_way:
+            self.arrives(0)
+        if meanwhile == "finishes" and (unfinished := [id_ for id_ in IDS if id_ not in self.index]):
+            self.finishes(unfinished[0], "arrives")
+        for number in range(0, len(entries) + 1, page):
+            if number // page >= pages:
+                return
+            part = entries[number : number + page]
+            upto = part[-1][1] if number + page < len(entries) else 1 << 62
+            found = [
+                (ExecutionId(news.execution_id), news.score_ms)
+                for news in self.reconciler.sift(part)
+                if not news.doubtful or self.replays[ExecutionId(news.execution_id)]
+            ]
+            self.reconciler.learn(part, [id_ for id_, _ in found], upto, self.now)
+            self.delivered += found
+        self.reconciler.end()
+        self.settled = seen
+
+    @invariant()
+    def what_a_pass_has_seen_is_delivered(self) -> None:
+        assert set(self.settled.items()) <= set(self.delivered)
+
+    @invariant()
+    def nothing_is_repeated(self) -> None:
+        assert len(self.delivered) == len(set(self.delivered))
+
+
+TestReconciling = Reconciling.TestCase
+TestReconciling.settings = settings(stateful_step_count=40, max_examples=300)
+
+
+def _payload(execution_id: ExecutionId, at_ms: int = 0) -> CompletionPayload:
+    return CompletionPayload(execution_id, "success", None, at_ms)
+
+
+def test_memory_is_bounded_whatever_is_announced() -> None:
+    """The oldest announcements are forgotten: they may be repeated, and cost nothing."""
+    reconciler = Reconciler(overlap_ms=OVERLAP, limit=100)
+    reconciler.begin(START, 0.0)
+    reconciler.end()
+    for number in range(50):
+        reconciler.announced([_payload(IDS[0])] * 10, number / 1000)
+    assert reconciler.full
+    assert sum(len(batch) for _, batch in reconciler.told) <= 200
+    reconciler.begin(START + 100, 0.1)
+    reconciler.end()
+    assert not reconciler.told
+
+
+def test_a_clock_that_went_back_is_followed() -> None:
+    """What the server writes after its clock was set back has lower scores, and is found."""
+    reconciler = Reconciler(overlap_ms=OVERLAP, limit=100)
+    reconciler.begin(START, 0.0)
+    reconciler.end()
+    reconciler.begin(START - 3_600_000 + 10_000, 10.0)
+    assert reconciler.since_ms == START - 3_600_000 - OVERLAP
+
+
+def test_a_backlog_owes_what_was_not_told_before_it_overflowed() -> None:
+    """By execution and score; what is given is owed no more, also at the same millisecond."""
+    backlog = Backlog(START, [(START + 5, [_payload(IDS[0])])])
+    entries = [(IDS[2], START + 9), (IDS[0], START + 4), (IDS[1], START + 9), (OTHER, START + 20)]
+    assert backlog.sift(entries) == [(IDS[2], START + 9), (IDS[1], START + 9), (OTHER, START + 20)]
+    backlog.gave([(IDS[2], START + 9)], START + 9)
+    assert backlog.since_ms == START + 9
+    assert backlog.sift(entries) == [(IDS[1], START + 9), (OTHER, START + 20)]
+    backlog.heard([(START + 21, [_payload(OTHER)])])
+    assert backlog.sift(entries) == [(IDS[1], START + 9)]
+    backlog.missed([_payload(IDS[0], START - 7)])
+    assert backlog.since_ms == START - 7
+    # Replayed, and finished again after it had been told.
+    assert backlog.sift([(IDS[0], START + 400)]) == [(IDS[0], START + 400)]
