@@ -118,6 +118,27 @@ async def test_a_batch_that_cannot_be_decided_is_held(valkey: ValkeyWorld) -> No
         await valkey.command("ACL", "DELUSER", user)
 
 
+async def test_a_right_that_is_withdrawn_holds_and_leaks_nothing(valkey: ValkeyWorld) -> None:
+    """An error in place of an answer is no answer: asked again until there is one."""
+    user = "withdrawn"
+    await valkey.command("ACL", "SETUSER", user, "on", ">pw", "allkeys", "allchannels", "allcommands")
+    try:
+        async with ValkeyBackend(valkey.url, username=user, password="pw", reconcile_interval=0) as backend:
+            mine = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
+            everything = await backend.subscribe_completions()
+            await valkey.command("ACL", "SETUSER", user, "-hget")
+            items = [done(namespace=name) for name in ("a", "b", "a")]
+            await valkey.announce(*items)
+            assert len(await some(everything, 3)) == 3
+            assert mine.stats().buffered == 0
+            await valkey.command("ACL", "SETUSER", user, "+hget")
+            assert [p.execution_id for p in await some(mine, 2)] == [items[0].execution_id, items[2].execution_id]
+            await mine.aclose()
+            await everything.aclose()
+    finally:
+        await valkey.command("ACL", "DELUSER", user)
+
+
 @pytest.mark.parametrize(
     ("rules", "filtered", "message"),
     [

@@ -11,9 +11,10 @@ __all__ = ["Ledger"]
 class Ledger:
     """One stream's account. ``sent`` is settled at the end, from what the server holds."""
 
-    def __init__(self, name: str, *, may_repeat: bool = False) -> None:
+    def __init__(self, name: str, *, may_repeat: bool = False, may_lose: bool = False) -> None:
         self.name = name
         self.may_repeat = may_repeat
+        self.may_lose = may_lose
         self.delivered: Counter[str] = Counter()
         self.sent = 0
         self.lost = 0
@@ -37,7 +38,8 @@ class Ledger:
     @property
     def sound(self) -> bool:
         """Nothing lost, nothing of others, and nothing twice where that is promised."""
-        return not self.lost and not self.strangers and (self.may_repeat or not self.repeated)
+        lossless = self.may_lose or not self.lost
+        return lossless and not self.strangers and (self.may_repeat or not self.repeated)
 
     def row(self) -> str:
         return (

@@ -16,6 +16,7 @@ from typing import Final, final
 from glide import GlideError
 
 from ffcompletion.backends.valkey.connection import translated
+from ffcompletion.backends.valkey.decider import Decider, asks
 from ffcompletion.backends.valkey.feed import Feed
 from ffcompletion.backends.valkey.reconcile import Backlog, Entry, News, Reconciler
 from ffcompletion.backends.valkey.terminal import TerminalIndex
@@ -33,25 +34,24 @@ _log: Final = logging.getLogger("ffcompletion.valkey")
 _APART_S: Final = 0.25
 
 Publish = Callable[[Sequence[CompletionPayload]], Awaitable[None]]
-Select = Callable[[Selector, Sequence[CompletionPayload]], Awaitable[Sequence[CompletionPayload]]]
 
 
 @final
 class Catchup:
-    """Owns the reconciler. ``publish`` hands completions to every stream, ``select`` decides for one."""
+    """Owns the reconciler. ``publish`` hands completions to every stream, the decider selects for one."""
 
     def __init__(
         self,
         index: TerminalIndex,
         reconciler: Reconciler,
         publish: Publish,
-        select: Select,
+        decider: Decider,
         shown: str,
         interval_s: float,
     ) -> None:
         self._index = index
         self._publish = publish
-        self._select = select
+        self._decider = decider
         self._failed_log = RateLog(_log)
         self._shown = shown
         self._interval_s = interval_s
@@ -81,10 +81,16 @@ class Catchup:
         """The server's time, rather too late than too early; 0 where it may not be asked for."""
         return 0 if self.off else self.reconciler.server_ms(time.monotonic())
 
-    def backlog(self) -> Backlog | None:
+    def backlog(self, selector: Selector) -> Backlog | None:
         """What a stream that overflows now will be owed; None where nothing can be read."""
-        # The last announcements are those in hand.
-        return None if self.off else Backlog(self.reconciler.settled_ms, self.reconciler.told[:-1])
+        if self.off:
+            return None
+        # The last announcements have not reached the stream: the batch in hand, or all that wait to be decided.
+        told = list(self.reconciler.told)
+        pending = self._decider.pending if asks(selector) else 1
+        while told and pending > 0:
+            pending -= len(told.pop()[1])
+        return Backlog(self.reconciler.settled_ms, told)
 
     def serve(self, feed: Feed) -> None:
         """A stream that fell behind has room again."""
@@ -174,7 +180,7 @@ class Catchup:
             owed = backlog.sift(page.entries)
         piece = owed[: feed.room]
         payloads, unreadable = await self._index.payloads([News(*entry) for entry in piece])
-        batch = await self._select(feed.selector, payloads)
+        batch = await self._decider.select(feed.selector, payloads)
         if rejoining:
             heard = {payload.execution_id for _, told in feed.heard for payload in told}
             batch = [payload for payload in batch if payload.execution_id not in heard]

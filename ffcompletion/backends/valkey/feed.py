@@ -23,7 +23,7 @@ class Rescue(Protocol):
         """The server's time."""
         ...
 
-    def backlog(self) -> Backlog | None:
+    def backlog(self, selector: Selector) -> Backlog | None:
         """What a stream that overflows now is owed; None: nothing, it is lost."""
         ...
 
@@ -80,16 +80,18 @@ class Feed:
             if self._rejoining and self._rescue is not None:
                 self.heard.append((self._rescue.now_ms(), batch))
         else:
-            self._overflow(batch)
+            self.overflow(batch)
 
-    def _overflow(self, batch: Sequence[CompletionPayload]) -> None:
+    def overflow(self, batch: Sequence[CompletionPayload]) -> None:
+        """It could not take a batch (or it could not be decided): it is owed."""
         if not self._overflowing:
             self._overflowing = True
             self._overflows += 1
         if self.backlog is None and self._rescue is not None:
-            self.backlog = self._rescue.backlog()
+            self.backlog = self._rescue.backlog(self.selector)
         self._leave()
         self._miss(batch)
+        self.ask_for_more()
 
     def _miss(self, batch: Sequence[CompletionPayload]) -> None:
         if self.backlog is None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast, final
 
+from glide import GlideError
+
 from ffcompletion.backends.valkey import keys
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionFilter
 from ffcompletion.delivery.hub import Facts
 
-__all__ = ["Ask", "Gate", "text_of"]
+__all__ = ["Ask", "Gate", "raise_refusal", "text_of"]
 
 Ask = Callable[[Sequence[Sequence[str]]], Awaitable[Sequence[object]]]
 
@@ -32,7 +34,7 @@ class Gate:
     ) -> list[Facts | None]:
         """For each payload its namespace, and the tags that some filter still wants to see; in order."""
         ids = [payload.execution_id for payload in payloads]
-        replies = await self._ask([("HGET", keys.core(id_), "namespace") for id_ in ids])
+        replies = await _answers(self._ask, [("HGET", keys.core(id_), "namespace") for id_ in ids])
         namespaces = [text_of(reply) for reply in replies]
         tag_keys = sorted({key for wanted in filters if (key := wanted.tag_key) is not None})
         facts: list[Facts | None] = [(namespace, {}) for namespace in namespaces]
@@ -40,7 +42,7 @@ class Gate:
             return facts
         survivors = [index for index, namespace in enumerate(namespaces) if _may_pass(filters, namespace)]
         if survivors:
-            found = await self._ask([("HMGET", keys.tags(ids[index]), *tag_keys) for index in survivors])
+            found = await _answers(self._ask, [("HMGET", keys.tags(ids[index]), *tag_keys) for index in survivors])
             for index, values in zip(survivors, found, strict=True):
                 facts[index] = (namespaces[index], _tags(tag_keys, values))
         return facts
@@ -51,7 +53,7 @@ class Gate:
         for payload in payloads:
             commands.append(("GET", keys.result(payload.execution_id)))
             commands.append(("HGET", keys.core(payload.execution_id), "completed_at"))
-        replies = await self._ask(commands)
+        replies = await _answers(self._ask, commands)
         return [
             CompletionPayload(
                 payload.execution_id,
@@ -73,6 +75,22 @@ def _may_pass(filters: Sequence[CompletionFilter], namespace: str | None) -> boo
         if not isinstance(wanted, ScannerFilter) or wanted.namespace is None or wanted.namespace == namespace:
             return True
     return False
+
+
+async def _answers(ask: Ask, commands: Sequence[Sequence[str]]) -> Sequence[object]:
+    replies = await ask(commands)
+    raise_refusal(replies)
+    return replies
+
+
+def raise_refusal(replies: Sequence[object]) -> None:
+    """Raise the first error among the replies (loading, no permission, …): then nothing is known, and it is asked again.
+
+    A key of another type is an answer: there is no such record.
+    """
+    for reply in replies:
+        if isinstance(reply, GlideError) and "WRONGTYPE" not in str(reply):
+            raise reply
 
 
 def text_of(reply: object) -> str | None:

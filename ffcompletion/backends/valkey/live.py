@@ -11,16 +11,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar, final
+from collections.abc import Sequence
+from typing import Final, final
 
 from glide import GlideError
 
 from ffcompletion.backends.valkey import keys
 from ffcompletion.backends.valkey.catchup import Catchup
 from ffcompletion.backends.valkey.connection import Commands, Subscriber, translated
+from ffcompletion.backends.valkey.decider import Decider, asks
 from ffcompletion.backends.valkey.feed import since_opened
-from ffcompletion.backends.valkey.gate import Gate
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.reconcile import Reconciler
 from ffcompletion.backends.valkey.server import check_server
@@ -28,15 +28,12 @@ from ffcompletion.backends.valkey.terminal import TerminalIndex
 from ffcompletion.backends.valkey.wire import decode
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.buffer import Signal
-from ffcompletion.delivery.hub import Fit, Group, Hub, Selector
+from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.link import Link
 from ffcompletion.delivery.ratelog import RateLog
 
 __all__ = ["Live", "log"]
-
-_T = TypeVar("_T")
 
 log: Final = logging.getLogger("ffcompletion.valkey")
 
@@ -84,7 +81,6 @@ class Live:
         self._last_error: BaseException | None = None
         self._malformed_log = RateLog(log)
         self._full_log = RateLog(log)
-        self._ask_log = RateLog(log)
         self.received = 0
         self.malformed = 0
         self.dropped = 0
@@ -99,7 +95,8 @@ class Live:
         self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
-        self._commands = Commands(self._options)
+        commands = self._commands = Commands(self._options)
+        self._decider = Decider(self._hub, self.ask, commands.reset)
         self._link.connecting()
         try:
             await self._connect()
@@ -113,6 +110,7 @@ class Live:
         self._live()
         self._tasks = [
             asyncio.create_task(self._pump(), name="ffcompletion-valkey-pump"),
+            asyncio.create_task(self._decider.run(), name="ffcompletion-valkey-decider"),
             asyncio.create_task(self._keep(), name="ffcompletion-valkey-keeper"),
         ]
         if self.catchup is not None and not self.catchup.off:
@@ -123,7 +121,7 @@ class Live:
             return None
         index = TerminalIndex(self.ask, self._lanes)
         reconciler = Reconciler(overlap_ms=self._skew_ms, limit=_REMEMBERED)
-        catchup = Catchup(index, reconciler, self._publish_found, self._select, self._options.shown, self._interval_s)
+        catchup = Catchup(index, reconciler, self._publish_found, self._decider, self._options.shown, self._interval_s)
         await catchup.baseline()
         return catchup
 
@@ -232,49 +230,21 @@ class Live:
             payloads = self.catchup.reconciler.announced(payloads, time.monotonic())
             if self.catchup.reconciler.full:
                 self.catchup.soon()
-        await self._publish(payloads)
+        # Streams that ask nothing of the server do not wait for those that do.
+        self._hub.publish(payloads, only=_asks_nothing)
+        self._decider.submit(payloads)
 
     async def _publish_found(self, payloads: Sequence[CompletionPayload]) -> None:
-        await self._publish(payloads, since_opened)
-
-    async def _publish(self, payloads: Sequence[CompletionPayload], fit: Fit | None = None) -> None:
-        hub, filters, wants_results = self._hub, self._hub.filters, self._hub.wants_results
-        if not filters and not wants_results:
-            hub.publish(payloads, fit=fit)
-            return
-        # Streams that ask nothing of the server do not wait for it.
-        hub.publish(payloads, only=lambda selector: not _asks(selector), fit=fit)
-        gate = Gate(self.ask)
-        facts = await self._insist(lambda: gate.facts(payloads, filters)) if filters else None
-        full = await self._insist(lambda: gate.results(payloads)) if wants_results else None
-        hub.publish(payloads, full, facts, only=_asks, fit=fit)
-
-    async def _select(self, selector: Selector, payloads: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
-        gate, wanted = Gate(self.ask), selector.filter
-        facts = None if wanted is None else await self._insist(lambda: gate.facts(payloads, [wanted]))
-        if selector.results:
-            payloads = await self._insist(lambda: gate.results(payloads))
-        return Group(selector).select(payloads, facts)
-
-    async def _insist(self, ask: Callable[[], Awaitable[_T]]) -> _T:
-        """What ``ask`` answers, however often it takes: a batch that cannot be decided is held, not let through."""
-        backoff = Backoff(0.02, 1.0)
-        while True:
-            try:
-                return await ask()
-            except (GlideError, OSError, TimeoutError) as exc:
-                self._ask_log.warning(f"the server did not answer what a filter asks ({type(exc).__name__}); holding")
-                if self._commands is not None:
-                    await self._commands.reset()
-                await asyncio.sleep(backoff.next_delay())
+        self._hub.publish(payloads, only=_asks_nothing, fit=since_opened)
+        await self._decider.decide(payloads, since_opened)
 
     def _shed(self) -> None:
-        # The gate cannot keep up, or the server does not answer it: the oldest go, visibly.
+        # The loop was held up for long: the oldest go unread, visibly, and are looked for in the index.
         excess = len(self._inbox) - _INBOX
         del self._inbox[:excess]
         self.dropped += excess
         self.gaps += 1
-        self._full_log.warning(f"more than {_INBOX} announcements wait to be decided; the oldest were dropped")
+        self._full_log.warning(f"more than {_INBOX} announcements wait to be read; the oldest were dropped")
         self._look_soon()
 
     def _look_soon(self) -> None:
@@ -313,5 +283,5 @@ class Live:
                 await subscriber.close()
 
 
-def _asks(selector: Selector) -> bool:
-    return selector.filter is not None or selector.results
+def _asks_nothing(selector: Selector) -> bool:
+    return not asks(selector)

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final, cast, final
 
 import msgspec
-from glide import GlideError
 
 from ffcompletion.backends.valkey import keys
-from ffcompletion.backends.valkey.gate import Ask, text_of
+from ffcompletion.backends.valkey.gate import Ask, raise_refusal, text_of
 from ffcompletion.backends.valkey.reconcile import Entry, News
 from ffcompletion.contract.ids import ExecutionId, is_execution_id, is_flow_id, trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
@@ -55,7 +54,7 @@ class TerminalIndex:
         now, lanes, partitions = await self._ask(
             [("TIME",), ("SMEMBERS", keys.LANES), ("HGET", keys.PARTITIONS, "num_flow_partitions")]
         )
-        _refuse(now, lanes, partitions)
+        raise_refusal((now, lanes, partitions))
         named = cast("set[object]", lanes) if isinstance(lanes, set) else set[object]()
         known = {lane for item in named if (lane := text_of(item)) is not None and is_lane(lane)}
         self._lanes = sorted(known | self._given or {_ONLY_LANE})
@@ -72,7 +71,7 @@ class TerminalIndex:
         per_key = _PER_KEY
         while True:
             replies = await self._ask([_range(name, since_ms, per_key) for name in names])
-            _refuse(*replies)
+            raise_refusal(replies)
             found = [_entries(reply) for reply in replies]
             cut = [max(score for _, score in entries) for entries in found if len(entries) == per_key]
             if not cut:
@@ -95,6 +94,7 @@ class TerminalIndex:
             return [], len(news)
         ids = [trusted_execution_id(item.execution_id) for item in ordered]
         replies = await self._ask([("HMGET", keys.core(id_), *_FIELDS) for id_ in ids])
+        raise_refusal(replies)
         unreadable = len(news) - len(ordered)
         payloads: list[CompletionPayload] = []
         for item, id_, reply in zip(ordered, ids, replies, strict=True):
@@ -117,13 +117,6 @@ _FIELDS: Final = ("lifecycle_phase", "terminal_outcome", "flow_id", "replay_coun
 
 def _range(name: str, since_ms: int, count: int) -> tuple[str, ...]:
     return ("ZRANGE", name, str(since_ms), "+inf", "BYSCORE", "LIMIT", "0", str(count), "WITHSCORES")
-
-
-def _refuse(*replies: object) -> None:
-    for reply in replies:
-        # A key of another type is nobody's index; anything else means that nothing was read.
-        if isinstance(reply, GlideError) and "WRONGTYPE" not in str(reply):
-            raise reply
 
 
 def _entries(reply: object) -> list[Entry]:

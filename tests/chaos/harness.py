@@ -1,0 +1,110 @@
+"""What chaos on either server has in common: misfortunes by the dice, consumers with ledgers, a settlement."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ClassVar
+
+import ffcompletion as ffc
+from tests.chaos.ledger import Ledger
+
+Fault = Callable[[], Awaitable[None]]
+
+
+class Chaos(ABC):
+    """One server (or cluster), its writers, its consumers and its misfortunes."""
+
+    name: str
+    errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
+    """What a misfortune may raise because of another one."""
+    pause_s: tuple[float, float] = (1.0, 4.0)
+    """The time from one misfortune to the next."""
+    patience_s = 60.0
+
+    def __init__(self, seconds: float, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.seed = seed
+        self.seconds = seconds
+        self.ledgers: list[Ledger] = []
+        self.faults: dict[str, int] = {}
+        self.consumers: list[asyncio.Task[None]] = []
+        self.ending = False
+
+    @abstractmethod
+    def kinds(self) -> list[Fault]:
+        """The misfortunes to choose from."""
+
+    @abstractmethod
+    async def heal(self) -> None:
+        """Everything works again."""
+
+    @abstractmethod
+    async def truth(self) -> list[tuple[str, str]]:
+        """Every completion that the server holds: id and tenant."""
+
+    @abstractmethod
+    async def run(self) -> bool:
+        """Run it; whether all accounts are sound."""
+
+    async def misfortunes(self) -> None:
+        """One after the other, until the time is over."""
+        end = time.monotonic() + self.seconds
+        low, high = self.pause_s
+        while time.monotonic() < end:
+            await asyncio.sleep(low + (high - low) * self.dice.random())
+            fault = self.dice.choice(self.kinds())
+            self.faults[fault.__name__] = self.faults.get(fault.__name__, 0) + 1
+            with contextlib.suppress(*self.errors):
+                await fault()
+        await self.heal()
+
+    # ── consumers ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ledger(self, name: str, *, may_repeat: bool = False, may_lose: bool = False) -> Ledger:
+        """One more account."""
+        made = Ledger(name, may_repeat=may_repeat, may_lose=may_lose)
+        self.ledgers.append(made)
+        return made
+
+    async def read(self, stream: ffc.CompletionStream, ledger: Ledger, stall: float = 0.0) -> None:
+        """Enter everything; ``stall``: seconds to stop for, now and then."""
+        async for completion in stream:
+            ledger.add(completion.execution_id)
+            if stall and not self.ending and self.dice.random() < 0.0005:
+                await asyncio.sleep(stall * self.dice.random())
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """In a task of its own, until the end."""
+        self.consumers.append(asyncio.create_task(work))
+
+    async def settle(self) -> None:
+        """Wait until all that the server holds has been delivered, or clearly never will be; then stop consuming."""
+        self.ending = True
+        everything = await self.truth()
+        end = time.monotonic() + self.patience_s
+        while True:
+            for ledger in self.ledgers:
+                tenant = ledger.name.partition("tenant ")[2]
+                ledger.settle(id_ for id_, whose in everything if tenant in ("", whose))
+            if all(not ledger.lost or ledger.may_lose for ledger in self.ledgers) or time.monotonic() > end:
+                break
+            await asyncio.sleep(0.5)
+        for task in self.consumers:
+            task.cancel()
+        await asyncio.gather(*self.consumers, return_exceptions=True)
+
+    @property
+    def sound(self) -> bool:
+        """Whether every account is."""
+        return all(ledger.sound for ledger in self.ledgers)
+
+    def report(self) -> str:
+        """The accounts as text."""
+        faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
+        head = f"{self.name}, seed {self.seed}, {self.seconds:.0f} s; faults: {faults}"
+        return "\n".join([head, *(ledger.row() for ledger in self.ledgers)])

@@ -1,0 +1,160 @@
+"""Valkey under faults: kills, restarts, freezes, half-open and cut connections, floods, slow consumers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+from glide import GlideError
+from typing_extensions import override
+
+import ffcompletion as ffc
+from ffcompletion import embedded
+from ffcompletion.backends.valkey import ValkeyBackend
+from tests.chaos.harness import Chaos, Fault
+from tests.chaos.valkey_writer import tenant_of
+from tests.proxy import Proxy
+from tests.worlds import ValkeyWorld
+
+# What a crash of the process cannot take: written before anybody is answered or told.
+SETTINGS = ("--appendonly", "yes", "--appendfsync", "everysec", "--enable-debug-command", "yes")
+# A subscriber that does not read is dropped soon.
+LIMITS = ("--client-output-buffer-limit", "pubsub 1mb 512kb 2")
+NOISE = "for i = 1, 5000 do redis.call('PUBLISH', 'ff:dag:completions', string.rep('x', 2000)) end"
+
+
+class ValkeyChaos(Chaos):
+    """One Valkey."""
+
+    name = "Valkey"
+    errors = (OSError, GlideError, ffc.EngineError, TimeoutError)
+
+    def __init__(self, seconds: float, seed: int, per_second: float) -> None:
+        super().__init__(seconds, seed)
+        self.per_second = per_second
+        self.server = embedded.valkey(*SETTINGS, *LIMITS)
+        self.world = ValkeyWorld(self.server.url)
+        host, _, port = self.server.url.removeprefix("valkey://").partition(":")
+        self.proxy = Proxy((host, int(port)))
+
+    # ── misfortunes ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def command(self, *words: str) -> object:
+        try:
+            return await asyncio.wait_for(self.world.command(*words), 5)
+        except (GlideError, TimeoutError):
+            await self.world.forget()
+            raise
+
+    async def kill_subscribers(self) -> None:
+        await self.command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    async def kill_everybody(self) -> None:
+        await self.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await self.command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    async def restart(self) -> None:
+        self.server.kill()
+        await asyncio.sleep(self.dice.random())
+        await asyncio.to_thread(self.server.start)
+
+    async def stop_the_process(self) -> None:
+        os.kill(self.server.pid, signal.SIGSTOP)
+        await asyncio.sleep(1 + 4 * self.dice.random())
+        os.kill(self.server.pid, signal.SIGCONT)
+
+    async def sleep(self) -> None:
+        await self.command("DEBUG", "SLEEP", f"{1 + 2 * self.dice.random():.2f}")
+
+    async def freeze(self) -> None:
+        self.proxy.freeze()
+        await asyncio.sleep(1 + 5 * self.dice.random())
+        self.proxy.thaw()
+
+    async def blackhole(self) -> None:
+        self.proxy.freeze()
+        await asyncio.sleep(1 + 3 * self.dice.random())
+        self.proxy.cut()
+        self.proxy.thaw()
+
+    async def cut(self) -> None:
+        self.proxy.cut()
+
+    async def flood(self) -> None:
+        self.proxy.freeze()
+        await self.command("EVAL", NOISE, "0")
+        await asyncio.sleep(3)
+        self.proxy.thaw()
+
+    @override
+    def kinds(self) -> list[Fault]:
+        return [
+            self.kill_subscribers, self.kill_everybody, self.restart, self.stop_the_process, self.sleep, self.freeze,
+            self.blackhole, self.cut, self.flood,
+        ]  # fmt: skip
+
+    @override
+    async def heal(self) -> None:
+        self.proxy.thaw()
+
+    # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def urls(self) -> dict[str, str]:
+        """Where the backends connect to."""
+        return {"near": self.server.url, "far": f"valkey://127.0.0.1:{self.proxy.port}"}
+
+    @override
+    async def run(self) -> bool:
+        with self.proxy:
+            async with asyncio.TaskGroup() as group:
+                opened = [group.create_task(self._open(place, url)) for place, url in self.urls().items()]
+            backends = [backend for task in opened for backend in task.result()]
+            try:
+                writer = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "tests.chaos.valkey_writer", self.server.url, str(self.seed),
+                    str(self.seconds), str(self.per_second),
+                )  # fmt: skip
+                await self.misfortunes()
+                await asyncio.wait_for(writer.wait(), 120)
+                await self.settle()
+            finally:
+                for backend in backends:
+                    await backend.aclose()
+                await self.world.close()
+        return self.sound
+
+    async def _open(self, place: str, url: str) -> list[ValkeyBackend]:
+        backend = ValkeyBackend(url, buffer_size=2000)
+        alone = ValkeyBackend(url, reconcile_interval=0)
+        self.start(self.read(await backend.subscribe_completions(), self.ledger(place, may_repeat=True)))
+        for tenant in "ab":
+            stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter(tenant))
+            self.start(self.read(stream, self.ledger(f"{place}, tenant {tenant}", may_repeat=True)))
+        slow = await backend.subscribe_completions()
+        self.start(self.read(slow, self.ledger(f"{place}, slow", may_repeat=True), 6.0))
+        push = self.ledger(f"{place}, push alone", may_repeat=True, may_lose=True)
+        self.start(self.read(await alone.subscribe_completions(), push))
+        return [backend, alone]
+
+    @override
+    async def truth(self) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        for partition in range(256):
+            key = f"ff:idx:{{fp:{partition}}}:lane:default:terminal"
+            members = await self.world.command("ZRANGE", key, "0", "-1")
+            assert isinstance(members, list)
+            ids = [member.decode() for member in members if isinstance(member, bytes)]
+            found += [(id_, tenant_of(id_)) for id_ in ids]
+        return found
+
+
+async def run_valkey_chaos(seconds: float, seed: int, per_second: float = 1000.0) -> tuple[bool, str]:
+    """Run it; whether all accounts are sound, and the ledger as text."""
+    chaos = await asyncio.to_thread(ValkeyChaos, seconds, seed, per_second)
+    try:
+        sound = await chaos.run()
+    finally:
+        await asyncio.to_thread(chaos.server.close)
+    return sound, chaos.report()
