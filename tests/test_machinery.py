@@ -110,6 +110,13 @@ def _spans(ids: set[int]) -> list[tuple[int, int]]:
     return merged([(i, i) for i in sorted(ids)], slack=1)
 
 
+def test_spans_are_merged_up_to_a_length() -> None:
+    """Close ones are joined, but not into one that is too long; a long one stays as it is."""
+    spans = [(1, 1), (5, 6), (9, 12), (40, 40), (41, 99)]
+    assert merged(spans, slack=5) == [(1, 12), (40, 99)]
+    assert merged(spans, slack=5, longest=10) == [(1, 6), (9, 12), (40, 40), (41, 99)]
+
+
 def _ids(spans: list[tuple[int, int]]) -> set[int]:
     return {i for low, high in spans for i in range(low, high + 1)}
 

@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import pytest
+from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 import ffcompletion as ffc
@@ -55,6 +56,36 @@ async def test_rolled_back_ids_stall_nothing(postgres: PostgresWorld) -> None:
         assert (await first(stream)).execution_id == kept.execution_id
         await eventually(lambda: stream.cursor is not None and stream.cursor.event_id == event)  # type: ignore[attr-defined]
         assert backend.stats().held == 0
+
+
+async def test_gaps_come_to_an_end_under_a_load_that_never_pauses(postgres: PostgresWorld) -> None:
+    """Bursts and rollbacks without a break: no gap is held for long, and the cursor moves on."""
+    writing = True
+
+    async def write(conn: AsyncConnection[Any]) -> None:
+        while writing:
+            async with conn.transaction():
+                await conn.execute(
+                    "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+                    " SELECT n % 256, gen_random_uuid(), 'success', 1 FROM generate_series(1, 50) n"
+                )
+            async with conn.transaction(force_rollback=True):
+                await insert(conn, done(), core=False)
+
+    async with postgres.backend() as backend, ffc.subscribe(backend) as stream:
+        writers = [asyncio.ensure_future(write(await postgres.connect())) for _ in range(2)]
+        reading = asyncio.ensure_future(some(stream, 1_000_000, 60))
+        ages: list[float] = []
+        for _ in range(30):
+            await asyncio.sleep(0.1)
+            ages.append(backend.stats().held_since_s)
+        writing = False
+        await asyncio.gather(*writers)
+        assert max(ages) < 1.5
+        assert any(ages)
+        await eventually(lambda: backend.stats().held == 0)
+        reading.cancel()
+        await asyncio.wait({reading})
 
 
 async def test_a_transaction_under_way_when_subscribing_is_delivered(postgres: PostgresWorld) -> None:

@@ -19,6 +19,7 @@ class Ledger:
         self.sent = 0
         self.lost = 0
         self.strangers = 0
+        self._missing: set[str] = set()
 
     @property
     def repeated(self) -> int:
@@ -32,8 +33,14 @@ class Ledger:
         """Compare with what should have come."""
         wanted = set(sent)
         self.sent = len(wanted)
-        self.lost = len(wanted - self.delivered.keys())
+        self._missing = wanted - self.delivered.keys()
+        self.lost = len(self._missing)
         self.strangers = len(self.delivered.keys() - wanted)
+
+    def look_again(self) -> None:
+        """What was missing may have come since."""
+        self._missing -= self.delivered.keys() & self._missing
+        self.lost = len(self._missing)
 
     @property
     def sound(self) -> bool:

@@ -159,7 +159,7 @@ class PostgresBackend(Adapter):
         try:
             if pool is not self._given_pool:
                 await pool.open()
-            await self._live.start(pool)
+            await self._live.start(pool, ours=pool is not self._given_pool)
         except BaseException:
             await self._close_pool()
             raise

@@ -16,14 +16,16 @@ another name (``-1/xid``): a prepared owner that turns up while a candidate disa
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter, itemgetter
 from typing import Final, final
 
 import msgspec
 
 __all__ = ["Gap", "GapTracker"]
 
-# Spans of retired ids that are remembered, so that a row which appears in one after all (an id taken without the
+# Spans of retired ids that are remembered (the highest), so that a row which appears in one after all (an id taken without the
 # lock, by hand) is known to be new. Bounds memory; each is some 100 bytes.
 _RETIRED_KEPT: Final = 10_000
 _PREPARED: Final = "-1/"
@@ -114,7 +116,7 @@ class GapTracker:
         """Whether a row with this id has been admitted, or was visible before ``start``."""
         if event_id > self._high or self._find(event_id) is not None:
             return False
-        if any(low <= event_id <= high for low, high in self._retired):
+        if self._retired_at(event_id) is not None:
             return False
         return event_id not in self._expected
 
@@ -164,26 +166,23 @@ class GapTracker:
         """The last read over these ripe spans has been admitted: what is still missing in them never comes."""
         ended = list(spans)
         kept: list[Gap] = []
+        retired: list[tuple[int, int]] = []
         for gap in self._gaps:
-            within = (
-                gap.owners is not None and not gap.owners and any(lo <= gap.low and gap.high <= hi for lo, hi in ended)
-            )
-            if within:
-                self._retired.append((gap.low, gap.high))
+            ripe = gap.owners is not None and not gap.owners
+            if ripe and any(low <= gap.low and gap.high <= high for low, high in ended):
+                retired.append((gap.low, gap.high))
             else:
                 kept.append(gap)
         self._gaps = kept
-        del self._retired[:-_RETIRED_KEPT]
+        self._retired = sorted(self._retired + retired)[-_RETIRED_KEPT:]
+
+    def _retired_at(self, event_id: int) -> int | None:
+        at = bisect_left(self._retired, event_id, key=itemgetter(1))
+        return at if at < len(self._retired) and self._retired[at][0] <= event_id else None
 
     def _find(self, event_id: int) -> int | None:
-        lo, hi = 0, len(self._gaps)
-        while lo < hi:
-            mid = (lo + hi) // 2
-            if self._gaps[mid].high < event_id:
-                lo = mid + 1
-            else:
-                hi = mid
-        return lo if lo < len(self._gaps) and self._gaps[lo].low <= event_id else None
+        at = bisect_left(self._gaps, event_id, key=attrgetter("high"))
+        return at if at < len(self._gaps) and self._gaps[at].low <= event_id else None
 
     def _fill(self, event_id: int) -> None:
         if event_id <= self._start:
@@ -195,8 +194,8 @@ class GapTracker:
             parts = [(gap.low, event_id - 1), (event_id + 1, gap.high)]
             self._gaps[at : at + 1] = [Gap(lo, hi, gap.since, gap.owners) for lo, hi in parts if lo <= hi]
             return
-        for index, (low, high) in enumerate(self._retired):
-            if low <= event_id <= high:
-                parts = [(low, event_id - 1), (event_id + 1, high)]
-                self._retired[index : index + 1] = [(lo, hi) for lo, hi in parts if lo <= hi]
-                return
+        index = self._retired_at(event_id)
+        if index is not None:
+            low, high = self._retired[index]
+            parts = [(low, event_id - 1), (event_id + 1, high)]
+            self._retired[index : index + 1] = [part for part in parts if part[0] <= part[1]]

@@ -75,10 +75,11 @@ class Live:
 
     # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────
 
-    async def start(self, pool: Pool) -> None:
+    async def start(self, pool: Pool, *, ours: bool) -> None:
         """Connect, find the position to start from, and begin to read. Raises driver errors and ``EngineError``."""
         self._stopping = False
         self._pool = pool
+        self._pool_is_ours = ours
         self._link.connecting()
         try:
             session = await self._open()
@@ -183,6 +184,9 @@ class Live:
                 why = translated(exc, self._target.shown, "reading") if isinstance(exc, psycopg.Error) else exc
                 delay = self._link.broken(str(why) or type(exc).__name__)
                 await self._close_session()
+                if self._pool_is_ours and not self._pool.closed:
+                    # What broke this connection has broken the idle ones too; each would cost a time-out to find out.
+                    await self._pool.drain()
                 if not self._stopping:
                     self._wake.clear()
                     with contextlib.suppress(TimeoutError):
@@ -198,36 +202,40 @@ class Live:
         return not self._stopping
 
     async def _read(self, session: Session) -> None:
-        loop = asyncio.get_running_loop()
         while not self._stopping:
             self._wake.clear()
-            await self._drain(session)
+            more = await self._drain(session)
             self._patience_s = min(_PATIENCE_S, self._read_timeout_s)
+            # Every time: under a load that never pauses, gaps must come to an end as well.
             await self.reader.settle(session)
-            now = time.monotonic()
-            await self._check_echo(session, now)
-            look_at = min(now + self._poll_s, self._watchdog.next_at) if self._poll_s else self._watchdog.next_at
-            if self.reader.tracker.gaps:
-                look_at = min(look_at, self.reader.settle_at)
-            timer = loop.call_later(max(0.0, look_at - now), self._wake.set)
-            try:
-                await self._wake.wait()
-            finally:
-                timer.cancel()
+            await self._check_echo(session, time.monotonic())
+            if not more:
+                await self._sleep()
             if session.listener is not None and session.listener.error is not None:
                 raise session.listener.error
 
-    async def _drain(self, session: Session) -> None:
-        more = True
-        while more and not self._stopping:
-            announced, self._announced = self._announced, []
-            started, before = time.monotonic(), self.reader.received
-            full = await self.reader.drain(session, announced)
-            more = full or bool(self._announced)
-            if not full and self.reader.received - before >= _BURST:
-                # A burst is under way: let it gather, so that reading does not take the server's time from writing.
-                await asyncio.sleep(min(_GATHER_S, _GATHER * (time.monotonic() - started)))
-                more = True
+    async def _sleep(self) -> None:
+        """Until something is announced, or it is time to look without."""
+        now = time.monotonic()
+        look_at = min(now + self._poll_s, self._watchdog.next_at) if self._poll_s else self._watchdog.next_at
+        if self.reader.tracker.gaps:
+            look_at = min(look_at, self.reader.settle_at)
+        timer = asyncio.get_running_loop().call_later(max(0.0, look_at - now), self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+
+    async def _drain(self, session: Session) -> bool:
+        """One read. True if there is more to read at once."""
+        announced, self._announced = self._announced, []
+        started, before = time.monotonic(), self.reader.received
+        full = await self.reader.drain(session, announced)
+        if not full and self.reader.received - before >= _BURST:
+            # A burst is under way: let it gather, so that reading does not take the server's time from writing.
+            await asyncio.sleep(min(_GATHER_S, _GATHER * (time.monotonic() - started)))
+            return True
+        return full or bool(self._announced)
 
     # ── liveness ─────────────────────────────────────────────────────────────────────────────────────────────────
 

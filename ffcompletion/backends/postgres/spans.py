@@ -14,11 +14,11 @@ def union(one: Spans, other: Spans) -> Spans:
     return merged(sorted(one + other), slack=1)
 
 
-def merged(spans: Sequence[tuple[int, int]], slack: int) -> Spans:
-    """Ascending spans, with those joined whose distance is at most ``slack``."""
+def merged(spans: Sequence[tuple[int, int]], slack: int, longest: int | None = None) -> Spans:
+    """Ascending spans, with those joined whose distance is at most ``slack``, up to a length of ``longest``."""
     out: Spans = []
     for low, high in spans:
-        if out and low - out[-1][1] <= slack:
+        if out and low - out[-1][1] <= slack and (longest is None or high - out[-1][0] < longest):
             out[-1] = (out[-1][0], max(out[-1][1], high))
         else:
             out.append((low, high))
@@ -28,14 +28,16 @@ def merged(spans: Sequence[tuple[int, int]], slack: int) -> Spans:
 def without(spans: Spans, holes: Spans) -> Spans:
     """Ids in ``spans`` and not in ``holes``."""
     out: Spans = []
+    first = 0
     for low, high in spans:
-        rest = low
-        for hole_low, hole_high in holes:
-            if hole_high < rest or hole_low > high:
-                continue
-            if hole_low > rest:
-                out.append((rest, hole_low - 1))
-            rest = hole_high + 1
+        while first < len(holes) and holes[first][1] < low:
+            first += 1
+        rest, at = low, first
+        while at < len(holes) and holes[at][0] <= high:
+            if holes[at][0] > rest:
+                out.append((rest, holes[at][0] - 1))
+            rest = holes[at][1] + 1
+            at += 1
         if rest <= high:
             out.append((rest, high))
     return out
