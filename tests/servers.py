@@ -1,13 +1,19 @@
-"""Servers that only tests need: a streaming replica."""
+"""Servers that only tests need: a streaming replica of Postgres, a Valkey cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
+from ffcompletion import embedded
 from ffcompletion.embedded import Server
 
 
@@ -27,3 +33,126 @@ def standby_of(primary: Server) -> Server:
     # The program itself may lie below the primary's directory, and stays there.
     command = [str(program), *(word.replace(old, new) for word in primary._command[1:])]
     return Server("postgres", primary.url.replace(old, new), directory, command, signal.SIGINT, user).start()
+
+
+SLOTS = 16_384
+NODE_TIMEOUT_MS = 1_000
+
+
+def ask(server: Server, *words: str) -> str:
+    """One command over a connection of its own; the raw reply. Raises ``OSError``, also for an error reply."""
+    host, _, port = server.url.removeprefix("valkey://").partition(":")
+    with socket.create_connection((host, int(port)), 5.0) as conn:
+        conn.sendall(f"*{len(words)}\r\n".encode() + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words))
+        with conn.makefile("rb") as replies:
+            head = replies.readline().decode().strip()
+            if head.startswith("-"):
+                raise OSError(head)
+            if not head.startswith("$"):
+                return head
+            return replies.read(int(head[1:]) + 2)[:-2].decode()
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    """A deadline instead of a hope; what is not there yet may raise ``OSError``."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if what():
+                return
+        except OSError:
+            pass
+        if time.monotonic() > end:
+            raise TimeoutError("the cluster did not come to rest")
+        time.sleep(0.05)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that were free, all at once, a moment ago."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+class Cluster:
+    """Three primaries, each with a replica. ``nodes[n]`` and ``nodes[n + 3]`` hold the same slots."""
+
+    def __init__(self, *options: str) -> None:
+        settings = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout",
+                    str(NODE_TIMEOUT_MS), "--repl-diskless-sync-delay", "0", *options)  # fmt: skip
+        # A port of its own for each node's bus: the default lies 10,000 higher, which may be no port.
+        ports = free_ports(12)
+        buses = list(map(str, ports[6:]))
+        self.nodes: list[Server] = []
+        try:
+            for port, bus in zip(ports, buses, strict=False):
+                self.nodes.append(embedded.valkey(*settings, "--cluster-port", bus, port=port))
+            self._join(buses[0])
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, bus: str) -> None:
+        primaries, replicas = self.nodes[:3], self.nodes[3:]
+        for number, node in enumerate(primaries):
+            first, last = SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1
+            ask(node, "CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+            ask(node, "CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+        for node in self.nodes[1:]:
+            ask(node, "CLUSTER", "MEET", "127.0.0.1", self.nodes[0].url.rpartition(":")[2], bus)
+        wait_until(lambda: all(self.known(node) == 6 for node in self.nodes))
+        for replica, primary in zip(replicas, primaries, strict=True):
+            ask(replica, "CLUSTER", "REPLICATE", self.name(primary))
+        wait_until(self.at_rest)
+
+    @staticmethod
+    def name(node: Server) -> str:
+        return ask(node, "CLUSTER", "MYID")
+
+    @staticmethod
+    def known(node: Server) -> int:
+        return len(ask(node, "CLUSTER", "NODES").strip().splitlines())
+
+    @staticmethod
+    def role(node: Server) -> str:
+        return "primary" if "role:master" in ask(node, "INFO", "replication") else "replica"
+
+    def at_rest(self) -> bool:
+        """Three primaries, every node sees all slots served, and every replica has its data."""
+        if [self.role(node) for node in self.nodes].count("primary") != 3:
+            return False
+        for node in self.nodes:
+            if "cluster_state:ok" not in ask(node, "CLUSTER", "INFO"):
+                return False
+            text = ask(node, "INFO", "replication")
+            if "role:slave" in text and "master_link_status:up" not in text:
+                return False
+        return True
+
+    def primary_of(self, number: int) -> Server:
+        """Whichever of the two nodes that hold this third of the slots is the primary now."""
+        for node in (self.nodes[number], self.nodes[number + 3]):
+            try:
+                if self.role(node) == "primary":
+                    return node
+            except OSError:
+                continue
+        raise OSError("neither is up")
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(node.url.removeprefix("valkey://") for node in self.nodes)
+        return f"valkey://{hosts}?cluster=true"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop them all."""
+        for node in self.nodes:
+            node.close()

@@ -21,6 +21,7 @@ from glide import (
     Batch,
     ClosingError,
     ClusterBatch,
+    ClusterBatchOptions,
     GlideClient,
     GlideClientConfiguration,
     GlideClusterClient,
@@ -31,6 +32,8 @@ from glide import (
     NodeAddress,
     PubSubMsg,
     ServerCredentials,
+    SlotKeyRoute,
+    SlotType,
     TlsAdvancedConfiguration,
 )
 from glide import TimeoutError as GlideTimeoutError
@@ -108,13 +111,19 @@ async def make_client(options: Options, on_message: Callable[[PubSubMsg, object]
     return await GlideClient.create(config)
 
 
-async def batch(client: Client, commands: Sequence[Sequence[str | bytes]]) -> list[object]:
-    """Send all in one pipeline; an error of one command is its reply, not an exception."""
+async def batch(
+    client: Client, commands: Sequence[Sequence[str | bytes]], *, near_channel: bool = False
+) -> list[object]:
+    """Send all in one pipeline; an error of one command is its reply, not an exception.
+
+    ``near_channel``: in a cluster, to the node where glide subscribes to the engine's channel.
+    """
     if isinstance(client, GlideClusterClient):
         many = ClusterBatch(is_atomic=False)
         for command in commands:
             many.custom_command(list(command))
-        return await client.exec(many, raise_on_error=False) or []
+        options = ClusterBatchOptions(route=SlotKeyRoute(SlotType.PRIMARY, CHANNEL)) if near_channel else None
+        return await client.exec(many, raise_on_error=False, options=options) or []
     one = Batch(is_atomic=False)
     for command in commands:
         one.custom_command(list(command))
@@ -128,7 +137,7 @@ def translated(exc: Exception, shown: str, op: str) -> EngineError:
         return Unavailable(op, f"{shown} refused the credentials (user or password is wrong or missing)")
     if "NOPERM" in text or "PermissionDenied" in text or "permissions" in text:
         return Unavailable(op, f"{shown}: the user's ACL does not allow this: {text}")
-    if "cluster support disabled" in text:
+    if "cluster support disabled" in text or "No topology views found" in text:
         return Unavailable(op, f"{shown} is not a cluster; leave ?cluster=true out")
     return Transport(shown, text)
 
@@ -152,7 +161,8 @@ class Subscriber:
         self._options = options
         self._deliver = on_message
         self._client: Client | None = None
-        self._echo_channel = f"ffcompletion:echo:{secrets.token_hex(8)}"
+        # In a cluster glide subscribes by slot, each channel on its own node: the tag puts both on the same connection.
+        self._echo_channel = f"ffcompletion:echo:{{{CHANNEL}}}:{secrets.token_hex(8)}"
         self._echo_bytes = self._echo_channel.encode()
         self._echoes: dict[bytes, asyncio.Future[None]] = {}
         self._identity: str | None = None
@@ -211,7 +221,7 @@ class Subscriber:
             commands[1] = ["PUBLISH", self._echo_channel, nonce]
         try:
             async with asyncio.timeout(seconds):
-                about, echoed = await batch(client, commands)
+                about, echoed = await batch(client, commands, near_channel=True)
                 if isinstance(echoed, GlideError):
                     if "NOPERM" not in str(echoed) and "ermission" not in str(echoed):
                         raise echoed
