@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Iterator
 from typing import Self
 
 
 class Proxy:
-    """Between a client and ``target`` (host and port, or a Unix socket's path)."""
+    """Between a client and ``target`` (host and port, or a Unix socket's path). ``tls``: what clients have to speak."""
 
-    def __init__(self, target: tuple[str, int] | str) -> None:
+    def __init__(self, target: tuple[str, int] | str, tls: ssl.SSLContext | None = None) -> None:
         self._target = target
+        self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
         self._flowing: asyncio.Event
@@ -28,7 +30,7 @@ class Proxy:
     async def _start(self) -> None:
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -93,8 +95,8 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._cut()
-        # Aborted transports close in the next turn of the loop.
-        await asyncio.sleep(0.01)
+        # Aborted transports close in the next turn of the loop, handshakes that failed a little later.
+        await asyncio.sleep(0.3 if self._tls else 0.01)
 
     def __enter__(self) -> Self:
         self._thread.start()
