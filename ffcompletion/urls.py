@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Protocol, Self, TypedDict
@@ -11,7 +11,7 @@ from typing import Final, Protocol, Self, TypedDict
 from typing_extensions import Unpack
 
 from ffcompletion.contract.errors import Unavailable, Validation
-from ffcompletion.contract.protocols import CompletionBackend
+from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader
 from ffcompletion.contract.stats import BackendStats, Observer
 
 __all__ = ["Backend", "ConnectOptions", "connect", "scheme_of"]
@@ -22,8 +22,10 @@ _VALKEY: Final = frozenset({"valkey", "valkeys", "redis", "rediss"})
 _POSTGRES: Final = frozenset({"postgresql", "postgres"})
 
 
-class Backend(CompletionBackend, Protocol):
-    """What ``connect`` returns: a backend that can be closed, used in ``async with``, and asked for its counters."""
+class Backend(CompletionBackend, ExecutionReader, Protocol):
+    """What ``connect`` returns: a backend that can be closed, used in ``async with``, and asked for its counters, and
+    for the stored state of executions.
+    """
 
     def stats(self) -> BackendStats:
         """Counters of this backend, now."""
@@ -58,6 +60,9 @@ class ConnectOptions(TypedDict, total=False):
     username: str | None
     password: str | None
     database: int | None
+    reconcile_interval: float
+    lanes: Sequence[str]
+    clock_skew: float
     tls_ca: str | None
     tls_cert: str | None
     tls_key: str | None

@@ -12,16 +12,18 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Final, Self, final
 
+import msgspec
 from typing_extensions import override
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionFilter, ResumableCompletionBackend
+from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, ResumableCompletionBackend
+from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer, StreamStats
 from ffcompletion.delivery.buffer import Signal
 from ffcompletion.delivery.hub import Facts, admits
@@ -42,6 +44,7 @@ class _Log:
 
     def __init__(self, retention: int) -> None:
         self.entries: deque[_Entry] = deque(maxlen=retention)
+        self.states: dict[ExecutionId, ExecutionSnapshot] = {}
         self.end = 0
         self.signal = Signal()
         # Distinguishes this log's cursors from another's, also from one of an earlier process.
@@ -50,6 +53,13 @@ class _Log:
     @property
     def start(self) -> int:
         return self.end - len(self.entries)
+
+    def keep(self, snapshot: ExecutionSnapshot) -> None:
+        # The newest last; as many executions as completions are kept.
+        self.states.pop(snapshot.execution_id, None)
+        self.states[snapshot.execution_id] = snapshot
+        if self.entries.maxlen is not None and len(self.states) > self.entries.maxlen:
+            del self.states[next(iter(self.states))]
 
     def cursor(self, position: int) -> StreamCursor:
         return StreamCursor.stream(self.epoch, position)
@@ -179,6 +189,18 @@ class MemoryBackend:
             log.cursor(log.end + 1),
         )
         log.entries.append((payload, (namespace, dict(tags or {}))))
+        log.keep(
+            ExecutionSnapshot(
+                execution_id=payload.execution_id,
+                namespace=namespace,
+                flow_id=payload.flow_id,
+                tags=MappingProxyType(dict(tags or {})),
+                phase="terminal",
+                terminal_outcome=outcome,
+                completed_at_ms=payload.produced_at_ms,
+                result=payload_bytes,
+            )
+        )
         log.end += 1
         log.signal.wake()
         return payload
@@ -220,6 +242,22 @@ class MemoryBackend:
         else:
             position = at[1]
         return self._open(position, filter, results)
+
+    async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> ExecutionSnapshot | None:
+        """The execution as last emitted, or None if it never was (or is no longer kept). Raises ``Validation``."""
+        (found,) = await self.describe_executions([execution_id], result=result)
+        return found
+
+    async def describe_executions(
+        self, execution_ids: Sequence[str], /, *, result: bool = False
+    ) -> Sequence[ExecutionSnapshot | None]:
+        """The same for many; one answer for each id, in order."""
+        if self._state is BackendState.CLOSED:
+            raise Unavailable("describe_execution", "the backend is closed")
+        found = [self._records.states.get(ExecutionId(execution_id)) for execution_id in execution_ids]
+        if result:
+            return found
+        return [None if item is None else msgspec.structs.replace(item, result=None) for item in found]
 
     def _open(self, position: int, wanted: CompletionFilter | None, results: bool) -> Subscription:
         if self._state is BackendState.CLOSED:
@@ -272,3 +310,4 @@ class MemoryBackend:
 
 if TYPE_CHECKING:
     _: type[ResumableCompletionBackend] = MemoryBackend
+    _reader: type[ExecutionReader] = MemoryBackend

@@ -48,16 +48,7 @@ class Adapter(ABC):
     @asynccontextmanager
     async def _setting_up(self) -> AsyncGenerator[None]:
         """Around everything that a subscribe call does with the server. Raises ``TimeoutError`` after the limit."""
-        if self._link.state is BackendState.CLOSED:
-            raise Unavailable("subscribe", "the backend is closed")
-        if os.getpid() != self._pid:
-            raise Unavailable("subscribe", "the backend was made before fork(); make a new one in the child process")
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._feeds and self._loop is not None and not self._loop.is_closed():
-                raise Unavailable("subscribe", "the backend is in use on another event loop; make one for each loop")
-            self._loop = loop
-            self._turn = None
+        self._check_usable("subscribe")
         turn = self._turn = self._turn or asyncio.Lock()
         async with asyncio.timeout(self._setup_s), turn:
             try:
@@ -65,6 +56,25 @@ class Adapter(ABC):
             finally:
                 # Set-up failed, or the other streams were closed meanwhile.
                 await self._stop_if_unused()
+
+    @asynccontextmanager
+    async def _asking(self, op: str) -> AsyncGenerator[None]:
+        """Around a question to the server that needs no stream. Raises ``TimeoutError`` after the limit."""
+        self._check_usable(op)
+        async with asyncio.timeout(self._setup_s):
+            yield
+
+    def _check_usable(self, op: str) -> None:
+        if self._link.state is BackendState.CLOSED:
+            raise Unavailable(op, "the backend is closed")
+        if os.getpid() != self._pid:
+            raise Unavailable(op, "the backend was made before fork(); make a new one in the child process")
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._feeds and self._loop is not None and not self._loop.is_closed():
+                raise Unavailable(op, "the backend is in use on another event loop; make one for each loop")
+            self._loop = loop
+            self._turn = None
 
     async def _closed(self, feed: Closable) -> None:
         self._feeds.discard(feed)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, final
 
 from psycopg_pool import AsyncConnectionPool
 from typing_extensions import override
 
 from ffcompletion.backends.postgres.catchup import PageReader
-from ffcompletion.backends.postgres.connection import Connection, Target, driver_errors, plan_generically
+from ffcompletion.backends.postgres.connection import Connection, Target, deadline, driver_errors, plan_generically
 from ffcompletion.backends.postgres.feed import Feed
 from ffcompletion.backends.postgres.live import Live
 from ffcompletion.backends.postgres.position import resume_after
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import log
 from ffcompletion.backends.postgres.session import Pool
+from ffcompletion.backends.postgres.snapshots import describe
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
-from ffcompletion.contract.protocols import CompletionFilter, ResumableCompletionBackend
+from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, ResumableCompletionBackend
+from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState, BackendStats, Observer
 from ffcompletion.delivery.adapter import Adapter
 from ffcompletion.delivery.backoff import Backoff
@@ -155,15 +159,20 @@ class PostgresBackend(Adapter):
         if self._link.state is not BackendState.IDLE and pool is not None:
             await self._live.flowing(self._setup_s)
             return pool
-        pool = self._pool = self._given_pool or self._new_pool()
         try:
-            if pool is not self._given_pool:
-                await pool.open()
+            pool = await self._open_pool()
             await self._live.start(pool, ours=pool is not self._given_pool)
         except BaseException:
             await self._close_pool()
             raise
         return pool
+
+    async def _open_pool(self) -> Pool:
+        if self._pool is None:
+            pool = self._pool = self._given_pool or self._new_pool()
+            if pool is not self._given_pool:
+                await pool.open()
+        return self._pool
 
     def _new_pool(self) -> Pool:
         return AsyncConnectionPool(
@@ -179,7 +188,33 @@ class PostgresBackend(Adapter):
             name="ffcompletion",
         )
 
+    # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> ExecutionSnapshot | None:
+        """The execution as core record and outbox say, or None if neither knows it. ``result``: fetch it as well.
+
+        Raises ``Validation`` for a malformed id, ``Transport`` or ``Unavailable`` if the server cannot be asked.
+        """
+        (found,) = await self.describe_executions([execution_id], result=result)
+        return found
+
+    async def describe_executions(
+        self, execution_ids: Sequence[str], /, *, result: bool = False
+    ) -> Sequence[ExecutionSnapshot | None]:
+        """The same for many, in one query; one answer for each id, in order."""
+        ids = [ExecutionId(execution_id) for execution_id in execution_ids]
+        async with driver_errors(self._target.shown, "describe_execution"), self._asking("describe_execution"):
+            pool = await self._open_pool()
+            async with pool.connection(timeout=self._setup_s * 0.8) as conn:
+                with deadline(conn, self._read_s):
+                    return await describe(conn, self._queries, ids, result=result, prepare=False)
+
     # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @override
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self._close_pool()
 
     def _rewound(self, high: int) -> None:
         for feed in self._feeds:
@@ -230,3 +265,4 @@ def _event_id(cursor: StreamCursor) -> int:
 
 if TYPE_CHECKING:
     _: type[ResumableCompletionBackend] = PostgresBackend
+    _reader: type[ExecutionReader] = PostgresBackend

@@ -131,6 +131,26 @@ class Queries:
         """Rows whose id is in ``%s`` (bigint[]), ascending."""
         return self._select(" WHERE e.event_id = ANY(%s) ORDER BY e.event_id", facts=facts, results=results)
 
+    def described(self, *, results: bool) -> bytes:
+        """Executions by partition keys ``%s`` (smallint[]) and ids ``%s`` (uuid[]), each with its newest completion.
+
+        In no order: the first column is the position among those asked for, from 1.
+        """
+        text: LiteralString = (
+            "SELECT w.n, c.execution_id IS NOT NULL, coalesce(c.raw_fields->>'namespace', o.namespace),"
+            " coalesce(c.flow_id, o.flow_id)::text, c.lane_id, (c.raw_fields->'tags')::text, c.lifecycle_phase,"
+            " c.cancellation_reason, c.raw_fields->>'last_failure_message', c.terminal_at_ms, o.outcome, o.occurred_at_ms,"
+        )
+        text += " c.result" if results else " NULL::bytea"
+        text += (
+            " FROM unnest(%s::smallint[], %s::uuid[]) WITH ORDINALITY AS w(partition_key, execution_id, n)"
+            " LEFT JOIN {core} c ON c.partition_key = w.partition_key AND c.execution_id = w.execution_id"
+            " LEFT JOIN LATERAL (SELECT e.outcome, e.occurred_at_ms, e.namespace, e.flow_id FROM {outbox} e"
+            " WHERE e.partition_key = w.partition_key AND e.execution_id = w.execution_id AND e.outcome <> 'resumable'"
+            " ORDER BY e.event_id DESC LIMIT 1) o ON true"
+        )
+        return self._compose(text)
+
     def _select(self, tail: LiteralString, *, facts: bool, results: bool, join: bool = False) -> bytes:
         columns: LiteralString = _COLUMNS + (_FACTS if facts else "") + (_RESULT if results else "")
         joined: LiteralString = _JOIN if facts or results or join else ""

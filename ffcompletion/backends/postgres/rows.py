@@ -14,7 +14,7 @@ from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.hub import Facts
 
-__all__ = ["Batch", "Row", "decode"]
+__all__ = ["Batch", "Row", "decode", "tags_of"]
 
 # As `queries` selects them: event_id, execution id, outcome, occurred_at_ms, flow id, then facts, then the result.
 Row = tuple[int, str | None, str | None, int | None, str | None]
@@ -80,10 +80,11 @@ def _facts(row: tuple[object, ...]) -> Facts | None:
     if not row[_EXISTS]:
         # No core record: the row's own namespace may still decide, tags cannot.
         return None if namespace is None else (namespace, {})
-    return namespace, _tags(cast("str | None", row[_TAGS]))
+    return namespace, tags_of(cast("str | None", row[_TAGS]))
 
 
-def _tags(text: str | None) -> Mapping[str, str]:
+def tags_of(text: str | None) -> Mapping[str, str]:
+    """The tags, from their JSON text."""
     if text is None:
         return {}
     try:

@@ -12,9 +12,12 @@ from ffcompletion.backends.valkey.connection import driver_errors
 from ffcompletion.backends.valkey.feed import Feed
 from ffcompletion.backends.valkey.live import Live, log
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.snapshots import describe
 from ffcompletion.backends.valkey.terminal import is_lane
 from ffcompletion.contract.errors import Validation
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter
+from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, ExecutionReader
+from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState, BackendStats, Observer
 from ffcompletion.delivery.adapter import Adapter
 from ffcompletion.delivery.backoff import Backoff
@@ -124,6 +127,31 @@ class ValkeyBackend(Adapter):
         self._feeds.add(feed)
         return feed
 
+    # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> ExecutionSnapshot | None:
+        """The execution as its keys say, or None if there is no core record. ``result``: fetch it as well.
+
+        Raises ``Validation`` for a malformed id, ``Transport`` or ``Unavailable`` if the server cannot be asked.
+        """
+        (found,) = await self.describe_executions([execution_id], result=result)
+        return found
+
+    async def describe_executions(
+        self, execution_ids: Sequence[str], /, *, result: bool = False
+    ) -> Sequence[ExecutionSnapshot | None]:
+        """The same for many, in one pipeline; one answer for each id, in order."""
+        ids = [ExecutionId(execution_id) for execution_id in execution_ids]
+        async with driver_errors(self._options.shown, "describe_execution"), self._asking("describe_execution"):
+            return await describe(self._live.ask, ids, result=result)
+
+    # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @override
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self._live.forget_commands()
+
     @override
     async def _stop(self) -> None:
         await self._live.stop()
@@ -149,3 +177,4 @@ class ValkeyBackend(Adapter):
 
 if TYPE_CHECKING:
     _: type[CompletionBackend] = ValkeyBackend
+    _reader: type[ExecutionReader] = ValkeyBackend

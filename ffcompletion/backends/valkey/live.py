@@ -95,7 +95,7 @@ class Live:
         self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
-        commands = self._commands = Commands(self._options)
+        commands = self._commands = self._commands or Commands(self._options)
         self._decider = Decider(self._hub, self.ask, commands.reset)
         self._link.connecting()
         try:
@@ -167,10 +167,15 @@ class Live:
                 ) from reply
 
     async def ask(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
-        """Replies from the command connection."""
-        if self._commands is None:
-            raise Transport(self._options.shown, "not connected")
-        return await self._commands.ask(commands)
+        """Replies from the command connection, which is made when first needed."""
+        connection = self._commands = self._commands or Commands(self._options)
+        return await connection.ask(commands)
+
+    async def forget_commands(self) -> None:
+        """Give the command connection up."""
+        commands, self._commands = self._commands, None
+        if commands is not None:
+            await commands.reset()
 
     async def _connect(self) -> None:
         subscriber = self._subscriber = Subscriber(self._options, self._on_message)

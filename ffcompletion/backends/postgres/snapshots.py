@@ -1,0 +1,71 @@
+"""Stored state of executions, for who asks instead of listening: one query for any number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+from ffcompletion.backends.postgres.connection import Connection
+from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.rows import tags_of
+from ffcompletion.contract.ids import ExecutionId, trusted_flow_id
+from ffcompletion.contract.snapshot import ExecutionSnapshot
+
+__all__ = ["describe"]
+
+# partition_key is a smallint: an id beyond it names nothing.
+_MOST: Final = 32_767
+# The engine's words for "it ran out of time", where it leaves no row in the outbox.
+_EXPIRED: Final = frozenset({"attempt_timeout", "execution_deadline", "suspension_timeout"})
+_TERMINAL: Final = frozenset({"terminal", "cancelled"})
+
+_Row = tuple[
+    int, bool, str | None, str | None, str | None, str | None, str | None, str | None, str | None, int | None,
+    str | None, int | None, bytes | None,
+]  # fmt: skip
+
+
+async def describe(
+    conn: Connection, queries: Queries, ids: Sequence[ExecutionId], *, result: bool, prepare: bool
+) -> list[ExecutionSnapshot | None]:
+    """One answer for each id, in order; None where neither core nor outbox knows it. Raises driver errors."""
+    found: list[ExecutionSnapshot | None] = [None] * len(ids)
+    known = [(at, id_) for at, id_ in enumerate(ids) if id_.partition <= _MOST]
+    if not known:
+        return found
+    values = ([id_.partition for _, id_ in known], [str(id_.uuid) for _, id_ in known])
+    async with conn.cursor(binary=True) as cursor:
+        await cursor.execute(queries.described(results=result), values, prepare=prepare)
+        rows = cast("list[_Row]", await cursor.fetchall())
+    for row in rows:
+        at, id_ = known[row[0] - 1]
+        found[at] = _snapshot(id_, row)
+    return found
+
+
+def _snapshot(id_: ExecutionId, row: _Row) -> ExecutionSnapshot | None:
+    _, has_core, namespace, flow, lane, tags, phase, reason, failure, terminal_at, announced, occurred_at, result = row
+    if not has_core and announced is None:
+        return None
+    # The core may have been cleared away; then the outbox still knows that it finished.
+    terminal = phase in _TERMINAL or not has_core
+    return ExecutionSnapshot(
+        execution_id=id_,
+        namespace=namespace,
+        flow_id=None if flow is None else trusted_flow_id(flow),
+        lane=lane,
+        tags=tags_of(tags),
+        phase=phase or ("" if has_core else "terminal"),
+        terminal_outcome=_outcome(announced, phase, reason, failure) if terminal else None,
+        completed_at_ms=(terminal_at or occurred_at or 0) if terminal else 0,
+        result=result if terminal else None,
+    )
+
+
+def _outcome(announced: str | None, phase: str | None, reason: str | None, failure: str | None) -> str:
+    # The outbox first; without a row there, what the core says. `public_state` is not to be trusted.
+    if announced is not None:
+        return announced
+    if phase == "cancelled":
+        return "cancelled"
+    return "expired" if reason in _EXPIRED or failure in _EXPIRED else "failed"

@@ -1,0 +1,64 @@
+"""Stored state of executions, for who asks instead of listening: all of it in one pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+
+from ffcompletion.backends.valkey import keys
+from ffcompletion.backends.valkey.gate import Ask, raise_refusal, text_of
+from ffcompletion.contract.ids import ExecutionId, is_flow_id, trusted_flow_id
+from ffcompletion.contract.snapshot import ExecutionSnapshot
+
+__all__ = ["describe"]
+
+# Phase and outcome in one read: the outcome goes back to `none` on replay.
+_FIELDS: Final = ("namespace", "flow_id", "lane_id", "lifecycle_phase", "terminal_outcome", "completed_at")
+
+
+async def describe(ask: Ask, ids: Sequence[ExecutionId], *, result: bool) -> list[ExecutionSnapshot | None]:
+    """One answer for each id, in order; None where there is no core record. Raises glide's errors."""
+    if not ids:
+        return []
+    commands: list[tuple[str, ...]] = []
+    for id_ in ids:
+        commands += [("HMGET", keys.core(id_), *_FIELDS), ("HGETALL", keys.tags(id_))]
+        if result:
+            commands.append(("GET", keys.result(id_)))
+    replies = await ask(commands)
+    raise_refusal(replies)
+    width = 3 if result else 2
+    return [
+        _snapshot(id_, *replies[start : start + width])
+        for id_, start in zip(ids, range(0, len(replies), width), strict=True)
+    ]
+
+
+def _snapshot(id_: ExecutionId, core: object, tags: object, result: object = None) -> ExecutionSnapshot | None:
+    if not isinstance(core, list):
+        return None
+    fields = map(text_of, cast("list[object]", core))
+    namespace, flow, lane, phase, outcome, completed_at = fields
+    if phase is None:
+        return None
+    terminal = phase == "terminal" and outcome not in (None, "", "none")
+    return ExecutionSnapshot(
+        execution_id=id_,
+        namespace=namespace,
+        flow_id=trusted_flow_id(flow) if flow and is_flow_id(flow) else None,
+        lane=lane,
+        tags=_tags(tags),
+        phase=phase,
+        terminal_outcome=outcome if terminal else None,
+        completed_at_ms=int(completed_at) if terminal and completed_at and completed_at.isdecimal() else 0,
+        # What a run before a replay left behind is no result of this one.
+        result=result if terminal and isinstance(result, bytes) else None,
+    )
+
+
+def _tags(reply: object) -> Mapping[str, str]:
+    if not isinstance(reply, dict):
+        return {}
+    items = cast("dict[object, object]", reply).items()
+    found = ((text_of(key), text_of(value)) for key, value in items)
+    return {key: value for key, value in found if key is not None and value is not None}

@@ -1,0 +1,149 @@
+"""Stored state, asked for: the same answers from every backend, and what is particular to each server."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+import ffcompletion as ffc
+from tests.worlds import Done, PostgresWorld, ValkeyWorld, World, done, eventually
+
+UNKNOWN = "{fp:9}:550e8400-e29b-41d4-a716-446655440099"
+
+
+async def test_a_finished_execution(world: World) -> None:
+    """Everything that is stored, the result where it is asked for; no stream need be open."""
+    item = done(namespace="a", tags={"k": "v"}, result=b"\x00r", outcome="failed")
+    async with world.backend() as backend:
+        await world.announce(item)
+        found = await backend.describe_execution(item.execution_id, result=True)
+        assert found is not None
+        assert found.is_terminal
+        assert (found.execution_id, found.terminal_outcome, found.phase) == (item.execution_id, "failed", "terminal")
+        assert (found.namespace, found.flow_id, dict(found.tags)) == ("a", item.flow_id, {"k": "v"})
+        assert found.result == item.result
+        assert found.completed_at_ms > 0
+        bare = await backend.describe_execution(item.execution_id)
+        assert bare is not None
+        assert bare.result is None
+
+
+async def test_many_in_one_exchange_and_in_order(world: World) -> None:
+    """Unknown ones are None, each in its place; asked for twice, answered twice."""
+    items = [done() for _ in range(20)]
+    async with world.backend() as backend:
+        await world.announce(*items)
+        ids = [
+            UNKNOWN,
+            *(item.execution_id for item in reversed(items)),
+            items[3].execution_id,
+            "{fp:65535}:" + "0" * 32,
+        ]
+        found = await backend.describe_executions(ids)
+        assert [None if s is None else s.execution_id for s in found] == [None, *ids[1:-1], None]
+        assert await backend.describe_executions([]) == []
+
+
+async def test_a_malformed_id_is_refused_before_anything_is_sent() -> None:
+    """Also where no server is."""
+    for url in ("memory://", "valkey://127.0.0.1:1", "postgresql://127.0.0.1:1/x"):
+        async with ffc.connect(url) as backend:
+            with pytest.raises(ffc.Validation):
+                await backend.describe_execution("nonsense")
+
+
+@pytest.mark.parametrize("url", ["valkey://127.0.0.1:1", "postgresql://127.0.0.1:1/x"])
+async def test_a_server_that_is_not_there(url: str) -> None:
+    """Our error, in a bounded time."""
+    async with ffc.connect(url, setup_timeout=3.0) as backend:
+        with pytest.raises(ffc.EngineError):
+            await backend.describe_execution(UNKNOWN)
+
+
+async def test_a_closed_backend_says_so(world: World) -> None:
+    """And leaves nothing on the server."""
+    backend = world.backend()
+    await backend.describe_execution(UNKNOWN)
+    await backend.aclose()
+    with pytest.raises(ffc.Unavailable, match="closed"):
+        await backend.describe_execution(UNKNOWN)
+    await eventually(partial(_nobody, world))
+
+
+async def _nobody(world: World) -> bool:
+    return await world.connections() == 0
+
+
+async def test_streams_and_questions_share_a_backend(world: World) -> None:
+    """Asked before, while and after a stream is open."""
+    item = done()
+    async with world.backend() as backend:
+        await backend.describe_execution(UNKNOWN)
+        async with ffc.subscribe(backend) as stream:
+            await world.announce(item)
+            assert (await anext(aiter(stream))).execution_id == item.execution_id
+            assert await backend.describe_execution(item.execution_id) is not None
+        assert await backend.describe_execution(item.execution_id) is not None
+
+
+async def test_valkey_an_execution_that_runs_again(valkey: ValkeyWorld) -> None:
+    """Replayed: no outcome, no time, and not the result of the run before."""
+    item = done(result=b"old", flow_id=None)
+    await valkey.finish(item, push=False)
+    await valkey.replay(item)
+    async with valkey.backend() as backend:
+        found = await backend.describe_execution(item.execution_id, result=True)
+        assert found is not None
+        assert (found.phase, found.terminal_outcome, found.completed_at_ms) == ("runnable", None, 0)
+        assert found.result is None
+        assert found.flow_id is None
+        assert not found.is_terminal
+
+
+async def _core(postgres: PostgresWorld, item: Done, **columns: Any) -> None:
+    partition, _, bare = item.execution_id[4:].partition("}:")
+    names = ", ".join(["partition_key", "execution_id", *columns])
+    values = (partition, bare, *columns.values())
+    await postgres.sql(f"INSERT INTO ff_exec_core ({names}) VALUES ({', '.join(['%s'] * len(values))})", values)
+
+
+@pytest.mark.parametrize(
+    ("columns", "outcome"),
+    [
+        ({"lifecycle_phase": "cancelled", "public_state": "running"}, "cancelled"),
+        ({"lifecycle_phase": "terminal", "cancellation_reason": "execution_deadline"}, "expired"),
+        ({"lifecycle_phase": "terminal", "raw_fields": '{"last_failure_message": "attempt_timeout"}'}, "expired"),
+        ({"lifecycle_phase": "terminal", "raw_fields": '{"last_failure_message": "boom"}'}, "failed"),
+        ({"lifecycle_phase": "terminal", "public_state": "completed"}, "failed"),
+        ({"lifecycle_phase": "active", "public_state": "completed"}, None),
+    ],
+)
+async def test_postgres_without_a_row_in_the_outbox(
+    postgres: PostgresWorld, columns: dict[str, Any], outcome: str | None
+) -> None:
+    """Phase and reasons decide; ``public_state`` is not believed."""
+    item = done()
+    await _core(postgres, item, **columns)
+    async with postgres.backend() as backend:
+        found = await backend.describe_execution(item.execution_id)
+        assert found is not None
+        assert found.terminal_outcome == outcome
+
+
+async def test_postgres_the_newest_row_that_is_a_completion_decides(postgres: PostgresWorld) -> None:
+    """``resumable`` is none; a core that is gone leaves what the outbox knows."""
+    item = done(outcome="success")
+    await postgres.announce(item, Done(execution_id=item.execution_id, outcome="skipped"))
+    await postgres.announce(Done(execution_id=item.execution_id, outcome="resumable"))
+    async with postgres.backend() as backend:
+        found = await backend.describe_execution(item.execution_id)
+        assert found is not None
+        assert found.terminal_outcome == "skipped"
+        await postgres.sql("DELETE FROM ff_exec_core")
+        found = await backend.describe_execution(item.execution_id)
+        assert found is not None
+        assert (found.phase, found.terminal_outcome, found.completed_at_ms) == ("terminal", "skipped", 1700000000000)
+        upper = item.execution_id[: item.execution_id.index("}:") + 2] + item.execution_id.partition("}:")[2].upper()
+        assert (await backend.describe_execution(upper)) is not None
