@@ -30,7 +30,9 @@ class Proxy:
     async def _start(self) -> None:
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", 0, ssl=self._tls, ssl_handshake_timeout=0.5 if self._tls else None
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,7 +98,7 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._cut()
         # Aborted transports close in the next turn of the loop, handshakes that failed a little later.
-        await asyncio.sleep(0.3 if self._tls else 0.01)
+        await asyncio.sleep(0.8 if self._tls else 0.01)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -53,7 +53,7 @@ def ask(server: Server, *words: str) -> str:
             return replies.read(int(head[1:]) + 2)[:-2].decode()
 
 
-def wait_until(what: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(what: Callable[[], bool], seconds: float = 60.0) -> None:
     """A deadline instead of a hope; what is not there yet may raise ``OSError``."""
     end = time.monotonic() + seconds
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,12 @@ from ffcompletion.backends.valkey.keys import CHANNEL
 from ffcompletion.embedded import Server
 from tests.servers import Cluster, ask, wait_until
 from tests.worlds import Done, ValkeyWorld, done, eventually, first, some
+
+# Promotions and migrations take seconds, and minutes where the machine is busy.
+long = pytest.mark.skipif(
+    not os.environ.get("FFCOMPLETION_TEST_CLUSTER"), reason="the long profile: FFCOMPLETION_TEST_CLUSTER=1"
+)
+LONG = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +130,7 @@ async def _watched(world: ValkeyWorld) -> AsyncIterator[list[Done]]:
         for name, got in zip(wanted, seen, strict=True):
             mine = {id_ for id_, namespace in tenants.items() if name in ("", namespace)}
             with contextlib.suppress(TimeoutError):
-                await eventually(partial(mine.issubset, got), 20)
+                await eventually(partial(mine.issubset, got), LONG)
             assert not mine - got, f"{len(mine - got)} of {len(mine)} lost"
             assert {tenants.get(id_, name) for id_ in got} <= {name} or not name
         for stream in streams:
@@ -136,17 +143,19 @@ async def _restored(nodes: Cluster, node: Server) -> None:
     await asyncio.to_thread(wait_until, nodes.at_rest)
 
 
+@long
+@pytest.mark.timeout(240)
 async def test_the_node_that_carries_the_subscription_dies(nodes: Cluster, cluster: ValkeyWorld) -> None:
     """Its replica is promoted; what was acknowledged and replicated arrives, for the right tenants only."""
     carrier = nodes.primary_of(_home(_slot(CHANNEL)))
     async with _watched(cluster) as finished:
         assert "sub=" in ask(carrier, "CLIENT", "LIST", "TYPE", "pubsub")
-        await eventually(lambda: len(finished) > 200)
+        await eventually(lambda: len(finished) > 200, LONG)
         # What has been acknowledged is to be on the replica as well: replication is not what is tested here.
         ask(carrier, "WAIT", "1", "1000")
         carrier.stop(signal.SIGTERM)
         before = len(finished)
-        await eventually(lambda: len(finished) > before + 300, 20)
+        await eventually(lambda: len(finished) > before + 300, LONG)
         await _restored(nodes, carrier)
 
 
@@ -154,12 +163,14 @@ def _is_primary(nodes: Cluster, node: Server) -> bool:
     return nodes.role(node) == "primary"
 
 
+@long
+@pytest.mark.timeout(240)
 async def test_a_replica_is_promoted_by_hand(nodes: Cluster, cluster: ValkeyWorld) -> None:
     """``CLUSTER FAILOVER`` moves the channel's slots to the other node of the pair, and back."""
     home = _home(_slot(CHANNEL))
     async with _watched(cluster) as finished:
         for _ in range(2):
-            await eventually(lambda: len(finished) > 100)
+            await eventually(lambda: len(finished) > 100, LONG)
             primary = nodes.primary_of(home)
             pair = [nodes.nodes[home], nodes.nodes[home + 3]]
             (replica,) = (node for node in pair if node is not primary)
@@ -174,19 +185,21 @@ def _owns(node: Server, slot: int) -> bool:
     return any(int(low) <= slot <= int(high or low) for low, _, high in spans)
 
 
+@long
+@pytest.mark.timeout(240)
 async def test_slots_move(nodes: Cluster, cluster: ValkeyWorld) -> None:
     """The channel's own slot and a thousand others change hands, and back, while executions finish in them."""
     slot = _slot(CHANNEL)
     home = _home(slot)
     low = min(slot, 16_384 * (home + 1) // 3 - 1_000)
     async with _watched(cluster) as finished:
-        await eventually(lambda: len(finished) > 100)
+        await eventually(lambda: len(finished) > 100, LONG)
         near, far = nodes.primary_of(home), nodes.primary_of((home + 1) % 3)
         for source, target in ((near, far), (far, near)):
             ask(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", str(low), str(low + 999), "NODE", nodes.name(target))
             await asyncio.to_thread(wait_until, partial(_owns, target, slot))
             before = len(finished)
-            await eventually(partial(_more_than, finished, before + 100))
+            await eventually(partial(_more_than, finished, before + 100), LONG)
 
 
 def _more_than(finished: list[Done], count: int) -> bool:
@@ -204,14 +217,14 @@ async def test_a_cut_subscription_is_noticed(nodes: Cluster, cluster: ValkeyWorl
         for item in items:
             await cluster.finish(item)
         got: set[str] = set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONG):
             while got != {item.execution_id for item in items}:
                 got.add((await first(stream)).execution_id)
-        await eventually(lambda: backend.stats().gaps >= 1)
+        await eventually(lambda: backend.stats().gaps >= 1, LONG)
 
 
 async def test_a_single_server_is_no_cluster(valkey_url: str) -> None:
     """Said at subscribe."""
-    async with ValkeyBackend(valkey_url + "?cluster=true", setup_timeout=5) as backend:
+    async with ValkeyBackend(valkey_url + "?cluster=true", setup_timeout=20) as backend:
         with pytest.raises(ffc.EngineError, match="cluster"):
             await backend.subscribe_completions()
