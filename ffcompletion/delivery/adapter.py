@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState
 from ffcompletion.delivery.link import Link
 
@@ -87,6 +88,20 @@ class Adapter(ABC):
         if not self._feeds and self._link.state not in (BackendState.IDLE, BackendState.CLOSED):
             await self._stop()
             self._link.idle()
+
+    async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> ExecutionSnapshot | None:
+        """The execution as stored now, or None if there is no record of it. ``result``: fetch it as well.
+
+        Raises ``Validation`` for a malformed id, ``Transport`` or ``Unavailable`` if the server cannot be asked.
+        """
+        (found,) = await self.describe_executions([execution_id], result=result)
+        return found
+
+    @abstractmethod
+    async def describe_executions(
+        self, execution_ids: Sequence[str], /, *, result: bool = False
+    ) -> Sequence[ExecutionSnapshot | None]:
+        """The same for many, in one exchange with the server; one answer for each id, in order."""
 
     async def aclose(self) -> None:
         """Close every stream and release everything on the server, within about a second. Idempotent."""

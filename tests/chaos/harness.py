@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar
 
 import ffcompletion as ffc
+from ffcompletion.embedded import Server
 from tests.chaos.ledger import Ledger
+from tests.proxy import Proxy
 
 Fault = Callable[[], Awaitable[None]]
 
@@ -20,6 +22,8 @@ class Chaos(ABC):
     """One server (or cluster), its writers, its consumers and its misfortunes."""
 
     name: str
+    server: Server
+    proxy: Proxy
     errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
     """What a misfortune may raise because of another one."""
     pause_s: tuple[float, float] = (1.0, 4.0)
@@ -62,6 +66,27 @@ class Chaos(ABC):
             with contextlib.suppress(*self.errors):
                 await fault()
         await self.heal()
+
+    # ── misfortunes on either server ─────────────────────────────────────────────────────────────────────────────────
+
+    async def restart(self) -> None:
+        self.server.kill()
+        await asyncio.sleep(self.dice.random())
+        await asyncio.to_thread(self.server.start)
+
+    async def freeze(self) -> None:
+        self.proxy.freeze()
+        await asyncio.sleep(1 + 5 * self.dice.random())
+        self.proxy.thaw()
+
+    async def blackhole(self) -> None:
+        self.proxy.freeze()
+        await asyncio.sleep(1 + 3 * self.dice.random())
+        self.proxy.cut()
+        self.proxy.thaw()
+
+    async def cut(self) -> None:
+        self.proxy.cut()
 
     # ── consumers ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -55,25 +55,6 @@ class PostgresChaos(Chaos):
             " AND backend_type = 'client backend'"
         )
 
-    async def restart(self) -> None:
-        self.server.kill()
-        await asyncio.sleep(self.dice.random())
-        await asyncio.to_thread(self.server.start)
-
-    async def freeze(self) -> None:
-        self.proxy.freeze()
-        await asyncio.sleep(1 + 5 * self.dice.random())
-        self.proxy.thaw()
-
-    async def blackhole(self) -> None:
-        self.proxy.freeze()
-        await asyncio.sleep(1 + 3 * self.dice.random())
-        self.proxy.cut()
-        self.proxy.thaw()
-
-    async def cut(self) -> None:
-        self.proxy.cut()
-
     async def silence(self) -> None:
         await self.sql(
             "SET lock_timeout = '3s'", "ALTER TABLE ff_completion_event DISABLE TRIGGER ff_notify_completion"

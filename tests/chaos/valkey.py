@@ -55,11 +55,6 @@ class ValkeyChaos(Chaos):
         await self.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await self.command("CLIENT", "KILL", "TYPE", "pubsub")
 
-    async def restart(self) -> None:
-        self.server.kill()
-        await asyncio.sleep(self.dice.random())
-        await asyncio.to_thread(self.server.start)
-
     async def stop_the_process(self) -> None:
         os.kill(self.server.pid, signal.SIGSTOP)
         await asyncio.sleep(1 + 4 * self.dice.random())
@@ -67,20 +62,6 @@ class ValkeyChaos(Chaos):
 
     async def sleep(self) -> None:
         await self.command("DEBUG", "SLEEP", f"{1 + 2 * self.dice.random():.2f}")
-
-    async def freeze(self) -> None:
-        self.proxy.freeze()
-        await asyncio.sleep(1 + 5 * self.dice.random())
-        self.proxy.thaw()
-
-    async def blackhole(self) -> None:
-        self.proxy.freeze()
-        await asyncio.sleep(1 + 3 * self.dice.random())
-        self.proxy.cut()
-        self.proxy.thaw()
-
-    async def cut(self) -> None:
-        self.proxy.cut()
 
     async def flood(self) -> None:
         self.proxy.freeze()

@@ -190,18 +190,11 @@ class PostgresBackend(Adapter):
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> ExecutionSnapshot | None:
-        """The execution as core record and outbox say, or None if neither knows it. ``result``: fetch it as well.
-
-        Raises ``Validation`` for a malformed id, ``Transport`` or ``Unavailable`` if the server cannot be asked.
-        """
-        (found,) = await self.describe_executions([execution_id], result=result)
-        return found
-
+    @override
     async def describe_executions(
         self, execution_ids: Sequence[str], /, *, result: bool = False
     ) -> Sequence[ExecutionSnapshot | None]:
-        """The same for many, in one query; one answer for each id, in order."""
+        """The executions as core record and outbox say, in one query; None where neither knows it."""
         ids = [ExecutionId(execution_id) for execution_id in execution_ids]
         async with driver_errors(self._target.shown, "describe_execution"), self._asking("describe_execution"):
             pool = await self._open_pool()

@@ -25,8 +25,8 @@ import msgspec
 
 __all__ = ["Gap", "GapTracker"]
 
-# Spans of retired ids that are remembered (the highest), so that a row which appears in one after all (an id taken without the
-# lock, by hand) is known to be new. Bounds memory; each is some 100 bytes.
+# Spans of retired ids that are remembered, the highest, so that a row which appears in one after all (an id taken
+# without the lock, by hand) is known to be new. Bounds memory; each is some 100 bytes.
 _RETIRED_KEPT: Final = 10_000
 _PREPARED: Final = "-1/"
 

@@ -129,18 +129,11 @@ class ValkeyBackend(Adapter):
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> ExecutionSnapshot | None:
-        """The execution as its keys say, or None if there is no core record. ``result``: fetch it as well.
-
-        Raises ``Validation`` for a malformed id, ``Transport`` or ``Unavailable`` if the server cannot be asked.
-        """
-        (found,) = await self.describe_executions([execution_id], result=result)
-        return found
-
+    @override
     async def describe_executions(
         self, execution_ids: Sequence[str], /, *, result: bool = False
     ) -> Sequence[ExecutionSnapshot | None]:
-        """The same for many, in one pipeline; one answer for each id, in order."""
+        """The executions as their keys say, in one pipeline; None where there is no core record."""
         ids = [ExecutionId(execution_id) for execution_id in execution_ids]
         async with driver_errors(self._options.shown, "describe_execution"), self._asking("describe_execution"):
             return await describe(self._live.ask, ids, result=result)

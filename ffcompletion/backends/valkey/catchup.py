@@ -61,7 +61,6 @@ class Catchup:
         self.reconciler = reconciler
         self.off = ""
         """Why nothing can be reconciled; empty where it can."""
-        self.passes = 0
         self.found = 0
         """Completions found that no announcement told of."""
         self.unreadable = 0
@@ -161,7 +160,6 @@ class Catchup:
                 await self._publish(payloads)
             since, complete = page.upto + 1, page.complete
         reconciler.end()
-        self.passes += 1
 
     # ── one stream ───────────────────────────────────────────────────────────────────────────────────────────────
 

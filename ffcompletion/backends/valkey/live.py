@@ -1,8 +1,8 @@
 """The live reader: one inbox that the subscriber fills, one task that empties it, one that keeps it honest.
 
-The callback only appends. The pump takes whatever has arrived, decodes it, lets the gate ask what filters need, and
-hands it to every stream. The keeper checks the connection, and makes a new one when it is dead. What pub/sub forgets
-meanwhile, a third task finds (``catchup``).
+The callback only appends. The pump takes whatever has arrived, decodes it, and hands it to every stream, through the
+decider where something has to be asked first. The keeper checks the connection, and makes a new one when it is dead. What pub/sub forgets
+meanwhile, another task finds (``catchup``).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ __all__ = ["Live", "log"]
 
 log: Final = logging.getLogger("ffcompletion.valkey")
 
-# Announcements that may wait while the gate asks the server: some 25 MB at the worst.
+# Announcements that may wait to be read, should the loop be held up: some 25 MB at the worst.
 _INBOX: Final = 100_000
-# One pipeline. More would delay the first of them without being faster.
+# Read at a time, between two turns of the loop.
 _BATCH: Final = 1_024
 # Announcements remembered from pass to pass, so that what the index shows can be told from what is news: some 15 MB.
 _REMEMBERED: Final = 50_000
@@ -52,7 +52,7 @@ _STOP_S: Final = 0.3
 
 @final
 class Live:
-    """Owns the subscriber, the inbox and the two tasks."""
+    """Owns the subscriber, the inbox and the tasks."""
 
     def __init__(
         self,
