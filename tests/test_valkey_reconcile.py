@@ -10,6 +10,9 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.backends.valkey.connection import Commands
+from ffcompletion.backends.valkey.options import Options
+from ffcompletion.delivery.stream import Subscription
 from tests.proxy import Proxy
 from tests.worlds import Done, ValkeyWorld, done, eventually, first, some
 
@@ -246,6 +249,41 @@ async def test_where_the_index_may_not_be_read_it_says_so_once(
     said = [record for record in caplog.records if "reconciling is off" in record.getMessage()]
     assert len(said) == 1
     assert "ACL SETUSER" in said[0].getMessage()
+
+
+async def test_a_right_withdrawn_while_a_stream_is_behind(valkey: ValkeyWorld) -> None:
+    """It has no room when that is noticed; what it is owed counts as lost, and it is live again."""
+    rules = ["on", ">pw", "allkeys", "allchannels", "allcommands"]
+    await valkey.command("ACL", "SETUSER", "shrinking", *rules)
+    try:
+        backend = ValkeyBackend(valkey.url, username="shrinking", password="pw", reconcile_interval=0.1, buffer_size=10)
+        async with backend, await backend.subscribe_completions() as stream:
+            await _finish_many(valkey, [done() for _ in range(50)])
+            await eventually(lambda: stream.stats().catching_up)
+            await valkey.command("ACL", "SETUSER", "shrinking", "-zrange")
+            await asyncio.sleep(0.5)
+            await eventually(lambda: _read_some(stream))
+            assert stream.stats().lost > 0
+            item = done()
+            await valkey.finish(item)
+            while (await first(stream)).execution_id != item.execution_id:
+                pass
+    finally:
+        await valkey.command("ACL", "DELUSER", "shrinking")
+
+
+async def _read_some(stream: Subscription) -> bool:
+    while stream.stats().buffered:
+        await first(stream)
+    return not stream.stats().catching_up
+
+
+async def test_nothing_to_ask_is_no_error(valkey: ValkeyWorld) -> None:
+    """glide refuses an empty pipeline; a stream behind that is owed nothing any more would ask one for ever."""
+    commands = Commands(Options.from_url(valkey.url))
+    assert await commands.ask([]) == []
+    assert await commands.ask([("PING",)]) == [b"PONG"]
+    await commands.reset()
 
 
 async def test_a_core_that_is_gone_is_no_completion(valkey: ValkeyWorld) -> None:

@@ -61,6 +61,8 @@ class BackendStats(msgspec.Struct, frozen=True, kw_only=True):
     """How often the live source was mended after a fault."""
     gaps: int = 0
     """Spans in which announcements may have been missed."""
+    dropped: int = 0
+    """Announcements dropped unread because the event loop had been held up for too long (Valkey); each time a gap."""
     reconciled: int = 0
     """Completions found in stored state that no announcement had told of (Valkey)."""
     held: int = 0

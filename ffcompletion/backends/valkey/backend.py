@@ -160,6 +160,7 @@ class ValkeyBackend(Adapter):
             malformed=self._live.malformed,
             reconnects=self._link.reconnects,
             gaps=self._live.gaps,
+            dropped=self._live.dropped,
             reconciled=0 if self._live.catchup is None else self._live.catchup.found,
         )
 

@@ -15,7 +15,7 @@ from typing import Final, final
 
 from glide import GlideError
 
-from ffcompletion.backends.valkey.connection import translated
+from ffcompletion.backends.valkey.connection import named, translated
 from ffcompletion.backends.valkey.decider import Decider, asks
 from ffcompletion.backends.valkey.feed import Feed
 from ffcompletion.backends.valkey.reconcile import Backlog, Entry, News, Reconciler
@@ -93,8 +93,11 @@ class Catchup:
 
     def serve(self, feed: Feed) -> None:
         """A stream that fell behind has room again."""
-        self._behind[feed] = None
-        self._wake.set()
+        if self.off:
+            feed.give_up()
+        else:
+            self._behind[feed] = None
+            self._wake.set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -118,11 +121,12 @@ class Catchup:
                 backoff.reset()
             except (GlideError, OSError, TimeoutError, EngineError) as exc:
                 self._due.set()
-                self._failed_log.warning(f"the terminal index could not be read ({type(exc).__name__}); trying again")
+                self._failed_log.warning(f"the terminal index could not be read ({named(exc)}); trying again")
                 await asyncio.sleep(backoff.next_delay())
             if self.off:
                 for feed in tuple(self._behind):
                     feed.give_up()
+                # Streams without room are not in there: they are told when they ask (``serve``).
                 return
 
     @contextlib.contextmanager

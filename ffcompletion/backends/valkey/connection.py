@@ -42,13 +42,15 @@ from ffcompletion.backends.valkey.keys import CHANNEL
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
 
-__all__ = ["Client", "Commands", "Subscriber", "driver_errors", "make_client", "translated"]
+__all__ = ["Client", "Commands", "Subscriber", "driver_errors", "make_client", "named", "translated"]
 
 Client = GlideClient | GlideClusterClient
 # glide looks every 3 s whether its subscriptions are in place; until then a reconnected client is deaf.
 _RESUBSCRIBE_MS: Final = 100
 _CONNECT_MS: Final = 2_000
 _REQUEST_MS: Final = 2_000
+# glide has a time-out of its own for each request; this one holds where that one does not.
+_ANSWER_S: Final = 5.0
 # What glide waits between its own attempts: 20 ms · 2ⁿ, up to 640 ms.
 _RECONNECT: Final = (5, 20, 2)
 _SUBSCRIBE_MS: Final = 1_500
@@ -118,6 +120,9 @@ async def batch(
 
     ``near_channel``: in a cluster, to the node where glide subscribes to the engine's channel.
     """
+    if not commands:
+        # glide takes a pipeline without a command for an error.
+        return []
     if isinstance(client, GlideClusterClient):
         many = ClusterBatch(is_atomic=False)
         for command in commands:
@@ -128,6 +133,11 @@ async def batch(
     for command in commands:
         one.custom_command(list(command))
     return await client.exec(one, raise_on_error=False) or []
+
+
+def named(exc: BaseException) -> str:
+    """An error for a log line: its class and the beginning of its text, in one line."""
+    return " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
 
 
 def translated(exc: Exception, shown: str, op: str) -> EngineError:
@@ -247,8 +257,12 @@ class Subscriber:
         """Give the connection up at once, also a dead one."""
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(GlideError):
-                await client.close()
+            await _close(client)
+
+
+async def _close(client: Client) -> None:
+    with contextlib.suppress(GlideError):
+        await client.close()
 
 
 def _identity(about: object) -> str | None:
@@ -272,14 +286,23 @@ class Commands:
         self._making: asyncio.Lock = asyncio.Lock()
 
     async def ask(self, commands: Sequence[Sequence[str | bytes]]) -> list[object]:
-        """All replies, in order; an error of one command is its reply. Raises glide's errors for all the rest."""
+        """All replies, in order; an error of one command is its reply. Raises glide's errors for all the rest.
+
+        A client that fails is given up, it alone: others may have asked the next one already.
+        """
         async with self._making:
             client = self._client = self._client or await make_client(self._options)
-        return await batch(client, commands)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await batch(client, commands)
+        except (GlideError, OSError, TimeoutError):
+            if self._client is client:
+                self._client = None
+            await _close(client)
+            raise
 
     async def reset(self) -> None:
         """Give the connection up; the next ``ask`` makes another."""
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(GlideError):
-                await client.close()
+            await _close(client)

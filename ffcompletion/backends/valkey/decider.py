@@ -13,6 +13,7 @@ from typing import Final, TypeVar, final
 
 from glide import GlideError
 
+from ffcompletion.backends.valkey.connection import named
 from ffcompletion.backends.valkey.feed import Feed
 from ffcompletion.backends.valkey.gate import Ask, Gate
 from ffcompletion.contract.payload import CompletionPayload
@@ -38,12 +39,11 @@ def asks(selector: Selector) -> bool:
 
 @final
 class Decider:
-    """Owns the queue. ``reset`` gives up the connection that did not answer."""
+    """Owns the queue."""
 
-    def __init__(self, hub: Hub, ask: Ask, reset: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, hub: Hub, ask: Ask) -> None:
         self._hub = hub
         self._gate = Gate(ask)
-        self._reset = reset
         self._waiting: list[CompletionPayload] = []
         self._arrived = asyncio.Event()
         self._held_log = RateLog(_log)
@@ -101,8 +101,7 @@ class Decider:
             try:
                 return await ask()
             except (GlideError, OSError, TimeoutError) as exc:
-                self._held_log.warning(f"the server did not answer what a filter asks ({type(exc).__name__}); holding")
-                await self._reset()
+                self._held_log.warning(f"the server did not answer what a filter asks ({named(exc)}); holding")
                 await asyncio.sleep(backoff.next_delay())
 
     def _shed(self) -> None:

@@ -95,8 +95,7 @@ class Live:
         self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
-        commands = self._commands = self._commands or Commands(self._options)
-        self._decider = Decider(self._hub, self.ask, commands.reset)
+        self._decider = Decider(self._hub, self.ask)
         self._link.connecting()
         try:
             await self._connect()
