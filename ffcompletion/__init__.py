@@ -10,8 +10,11 @@
 Importing this loads no driver; ``connect`` imports the one that the URL asks for.
 """
 
+from typing import TYPE_CHECKING
+
 from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.assertion import assert_completion_backend
+from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import (
     CursorExpired,
@@ -30,17 +33,27 @@ from ffcompletion.contract.protocols import (
     CompletionFilter,
     CompletionStream,
     ExecutionReader,
+    FlowReader,
     ResumableCompletionBackend,
 )
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer, StreamStats
 from ffcompletion.urls import Backend, connect
 
+if TYPE_CHECKING:
+    from ffcompletion import sync
+    from ffcompletion.consumers.checkpoints import FileCheckpoints
+    from ffcompletion.consumers.processing import checkpointed
+    from ffcompletion.consumers.sharing import broadcast
+    from ffcompletion.consumers.waiting import as_completed, wait_for_all, wait_for_completion, wait_for_flow
+
 __all__ = [
     "Backend",
     "BackendEvent",
     "BackendState",
     "BackendStats",
+    "Checkpoint",
+    "CheckpointStore",
     "CompletionBackend",
     "CompletionFilter",
     "CompletionPayload",
@@ -50,7 +63,9 @@ __all__ = [
     "ExecutionId",
     "ExecutionReader",
     "ExecutionSnapshot",
+    "FileCheckpoints",
     "FlowId",
+    "FlowReader",
     "Namespace",
     "NotFound",
     "Observer",
@@ -64,9 +79,42 @@ __all__ = [
     "Unavailable",
     "Validation",
     "__version__",
+    "as_completed",
     "assert_completion_backend",
+    "broadcast",
+    "checkpointed",
     "connect",
     "subscribe",
+    "sync",
+    "wait_for_all",
+    "wait_for_completion",
+    "wait_for_flow",
 ]
 
 __version__ = "0.1.0"
+
+# Loaded when first used: they need asyncio, which costs more to import than everything above.
+_LATER = {
+    "FileCheckpoints": "consumers.checkpoints",
+    "as_completed": "consumers.waiting",
+    "broadcast": "consumers.sharing",
+    "checkpointed": "consumers.processing",
+    "sync": "sync",
+    "wait_for_all": "consumers.waiting",
+    "wait_for_completion": "consumers.waiting",
+    "wait_for_flow": "consumers.waiting",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415  # only here
+
+    module = import_module(f"{__name__}.{_LATER[name]}")
+    found = globals()[name] = module if name == "sync" else getattr(module, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ from typing import Final, Protocol, Self, TypedDict
 from typing_extensions import Unpack
 
 from ffcompletion.contract.errors import Unavailable, Validation
-from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader
+from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader, FlowReader
 from ffcompletion.contract.stats import BackendStats, Observer
 
 __all__ = ["Backend", "ConnectOptions", "connect", "scheme_of"]
@@ -22,9 +22,9 @@ _VALKEY: Final = frozenset({"valkey", "valkeys", "redis", "rediss"})
 _POSTGRES: Final = frozenset({"postgresql", "postgres"})
 
 
-class Backend(CompletionBackend, ExecutionReader, Protocol):
+class Backend(CompletionBackend, ExecutionReader, FlowReader, Protocol):
     """What ``connect`` returns: a backend that can be closed, used in ``async with``, and asked for its counters, and
-    for the stored state of executions.
+    for the stored state of executions and flows.
     """
 
     def stats(self) -> BackendStats:

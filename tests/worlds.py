@@ -6,6 +6,7 @@ Announcing follows the wire by hand (raw INSERT, raw HSET and PUBLISH), never ou
 from __future__ import annotations
 
 import asyncio
+import binascii
 import itertools
 import json
 import uuid
@@ -63,6 +64,18 @@ class World(ABC):
         """Make them happen, in order, each on its own."""
 
     @abstractmethod
+    async def begins(self, item: Done) -> None:
+        """It is recorded, and has not finished (or is replayed: it runs again)."""
+
+    @abstractmethod
+    async def ends(self, item: Done, *, silently: bool = False) -> None:
+        """It finishes as the engine would have it; silently: the state says so, and nothing is announced."""
+
+    @abstractmethod
+    async def joins(self, flow: str, *items: Done) -> None:
+        """They begin, as members of a flow."""
+
+    @abstractmethod
     async def connections(self) -> int:
         """How many connections readers hold on the server."""
 
@@ -107,6 +120,21 @@ class MemoryWorld(World):
             )
 
     @override
+    async def begins(self, item: Done) -> None:
+        assert self._last is not None
+        self._last.submit(item.execution_id, flow_id=item.flow_id, namespace=item.namespace, tags=item.tags)
+
+    @override
+    async def ends(self, item: Done, *, silently: bool = False) -> None:
+        # Nothing is silent here: the backend is its own producer.
+        await self.announce(item)
+
+    @override
+    async def joins(self, flow: str, *items: Done) -> None:
+        for item in items:
+            await self.begins(msgspec.structs.replace(item, flow_id=flow))
+
+    @override
     async def connections(self) -> int:
         assert self._last is not None
         return self._last.stats().streams
@@ -147,6 +175,37 @@ class PostgresWorld(World):
                 self._conn = await self.connect()
             async with self._conn.transaction():
                 await insert(self._conn, item)
+
+    @override
+    async def begins(self, item: Done) -> None:
+        partition, _, bare = item.execution_id[4:].partition("}:")
+        fields = {"tags": dict(item.tags), **({} if item.namespace is None else {"namespace": item.namespace})}
+        await self.sql(
+            "INSERT INTO ff_exec_core (partition_key, execution_id, flow_id, lane_id, lifecycle_phase, public_state,"
+            " created_at_ms, raw_fields) VALUES (%s, %s, %s, 'default', 'active', 'running', 0, %s)"
+            " ON CONFLICT (partition_key, execution_id) DO UPDATE SET lifecycle_phase = 'active', terminal_at_ms = NULL,"
+            " result = NULL",
+            (partition, bare, item.flow_id, json.dumps(fields)),
+        )
+
+    @override
+    async def ends(self, item: Done, *, silently: bool = False) -> None:
+        partition, _, bare = item.execution_id[4:].partition("}:")
+        conn = await self.connect()
+        async with conn.transaction():
+            await conn.execute(
+                "UPDATE ff_exec_core SET lifecycle_phase = %s, terminal_at_ms = 1700000000000, result = %s"
+                " WHERE partition_key = %s AND execution_id = %s",
+                ("cancelled" if item.outcome == "cancelled" else "terminal", item.result, partition, bare),
+            )
+            if not silently:
+                await insert(conn, item, core=False)
+        await conn.close()
+
+    @override
+    async def joins(self, flow: str, *items: Done) -> None:
+        for item in items:
+            await self.begins(msgspec.structs.replace(item, flow_id=flow))
 
     @override
     async def connections(self) -> int:
@@ -257,6 +316,28 @@ class ValkeyWorld(World):
         )  # fmt: skip
         assert isinstance(score, int)
         return score
+
+    @override
+    async def begins(self, item: Done) -> None:
+        tag = item.execution_id[: item.execution_id.index("}") + 1]
+        core = f"ff:exec:{tag}:{item.execution_id}:core"
+        if await self.command("EXISTS", core):
+            await self.replay(item)
+            return
+        fields = {"flow_id": item.flow_id or "", "lane_id": "default", "lifecycle_phase": "active",
+                  "terminal_outcome": "none", "completed_at": ""}  # fmt: skip
+        await self.command("HSET", core, *itertools.chain.from_iterable(fields.items()))
+
+    @override
+    async def ends(self, item: Done, *, silently: bool = False) -> None:
+        await self.finish(item, push=not silently)
+
+    @override
+    async def joins(self, flow: str, *items: Done) -> None:
+        key = f"ff:flow:{{fp:{binascii.crc_hqx(uuid.UUID(flow).bytes, 0) % 256}}}:{flow}:members"
+        for item in items:
+            await self.begins(msgspec.structs.replace(item, flow_id=flow))
+            await self.command("SADD", key, item.execution_id)
 
     async def replay(self, item: Done, lane: str = "default") -> None:
         """Terminal → runnable."""

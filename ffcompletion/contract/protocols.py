@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 
@@ -19,6 +20,7 @@ __all__ = [
     "CompletionFilter",
     "CompletionStream",
     "ExecutionReader",
+    "FlowReader",
     "ResumableCompletionBackend",
 ]
 
@@ -144,4 +146,16 @@ class ExecutionReader(Protocol):
         self, execution_ids: Sequence[str], /, *, result: bool = False
     ) -> Sequence[ExecutionSnapshot | None]:
         """The same for many, in one exchange with the server; one answer for each id, in order."""
+        ...
+
+
+@runtime_checkable
+class FlowReader(Protocol):
+    """Reads who belongs to a flow."""
+
+    async def flow_members(self, flow_id: str, /) -> Sequence[ExecutionId]:
+        """The flow's members as stored now, in no order; empty if the flow is unknown, or has none.
+
+        Raises ``Validation`` for a malformed id, ``Transport`` or ``Unavailable`` if the server cannot be asked.
+        """
         ...

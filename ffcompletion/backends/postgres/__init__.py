@@ -4,5 +4,6 @@ An announcement's way: ``connection`` (LISTEN) → ``live`` (one read per wake) 
 """
 
 from ffcompletion.backends.postgres.backend import PostgresBackend
+from ffcompletion.backends.postgres.checkpoints import PostgresCheckpoints
 
-__all__ = ["PostgresBackend"]
+__all__ = ["PostgresBackend", "PostgresCheckpoints"]

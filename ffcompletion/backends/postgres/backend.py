@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Final, final
 
 from psycopg_pool import AsyncConnectionPool
@@ -18,11 +18,11 @@ from ffcompletion.backends.postgres.position import resume_after
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import log
 from ffcompletion.backends.postgres.session import Pool
-from ffcompletion.backends.postgres.snapshots import describe
+from ffcompletion.backends.postgres.snapshots import describe, members
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
-from ffcompletion.contract.ids import ExecutionId
-from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, ResumableCompletionBackend
+from ffcompletion.contract.ids import ExecutionId, FlowId
+from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, FlowReader, ResumableCompletionBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState, BackendStats, Observer
 from ffcompletion.delivery.adapter import Adapter
@@ -196,11 +196,22 @@ class PostgresBackend(Adapter):
     ) -> Sequence[ExecutionSnapshot | None]:
         """The executions as core record and outbox say, in one query; None where neither knows it."""
         ids = [ExecutionId(execution_id) for execution_id in execution_ids]
-        async with driver_errors(self._target.shown, "describe_execution"), self._asking("describe_execution"):
+        async with self._lent("describe_execution") as conn:
+            return await describe(conn, self._queries, ids, result=result, prepare=False)
+
+    async def flow_members(self, flow_id: str, /) -> Sequence[ExecutionId]:
+        """The flow's members as the core records say; empty where there is none. Raises ``Validation``."""
+        flow = FlowId(flow_id)
+        async with self._lent("flow_members") as conn:
+            return await members(conn, self._queries, flow)
+
+    @contextlib.asynccontextmanager
+    async def _lent(self, op: str) -> AsyncGenerator[Connection]:
+        async with driver_errors(self._target.shown, op), self._asking(op):
             pool = await self._open_pool()
             async with pool.connection(timeout=self._setup_s * 0.8) as conn:
                 with deadline(conn, self._read_s):
-                    return await describe(conn, self._queries, ids, result=result, prepare=False)
+                    yield conn
 
     # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -259,3 +270,4 @@ def _event_id(cursor: StreamCursor) -> int:
 if TYPE_CHECKING:
     _: type[ResumableCompletionBackend] = PostgresBackend
     _reader: type[ExecutionReader] = PostgresBackend
+    _flows: type[FlowReader] = PostgresBackend

@@ -151,6 +151,11 @@ class Queries:
         )
         return self._compose(text)
 
+    def members(self, *, everywhere: bool) -> bytes:
+        """``partition_key, execution_id`` of flow ``%s``, in partition ``%s`` alone unless everywhere."""
+        text: LiteralString = "SELECT partition_key, execution_id::text FROM {core} WHERE flow_id = %s::uuid"
+        return self._compose(text if everywhere else text + " AND partition_key = %s")
+
     def _select(self, tail: LiteralString, *, facts: bool, results: bool, join: bool = False) -> bytes:
         columns: LiteralString = _COLUMNS + (_FACTS if facts else "") + (_RESULT if results else "")
         joined: LiteralString = _JOIN if facts or results or join else ""

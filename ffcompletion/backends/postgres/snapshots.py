@@ -1,4 +1,4 @@
-"""Stored state of executions, for who asks instead of listening: one query for any number of them."""
+"""Stored state of executions and flows, for who asks instead of listening: one query for any number of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Final, cast
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.rows import tags_of
-from ffcompletion.contract.ids import ExecutionId, trusted_flow_id
+from ffcompletion.contract.ids import ExecutionId, FlowId, flow_partition, trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 
-__all__ = ["describe"]
+__all__ = ["describe", "members"]
 
 # partition_key is a smallint: an id beyond it names nothing.
 _MOST: Final = 32_767
+# The engine's default, which its migrations are written for.
+_PARTITIONS: Final = 256
 # The engine's words for "it ran out of time", where it leaves no row in the outbox.
 _EXPIRED: Final = frozenset({"attempt_timeout", "execution_deadline", "suspension_timeout"})
 _TERMINAL: Final = frozenset({"terminal", "cancelled"})
@@ -41,6 +43,21 @@ async def describe(
         at, id_ = known[row[0] - 1]
         found[at] = _snapshot(id_, row)
     return found
+
+
+async def members(conn: Connection, queries: Queries, flow: FlowId) -> list[ExecutionId]:
+    """The executions of a flow. Raises driver errors."""
+    text = str(flow.uuid)
+    # There is no index by flow, so the partition that flows are minted into is read first, and alone if it has any.
+    for query, values in (
+        (queries.members(everywhere=False), (text, flow_partition(flow, _PARTITIONS))),
+        (queries.members(everywhere=True), (text,)),
+    ):
+        cursor = await conn.execute(query, values, prepare=False)
+        rows = cast("list[tuple[int, str]]", await cursor.fetchall())
+        if rows:
+            return [trusted_execution_id(f"{{fp:{partition}}}:{bare}") for partition, bare in rows if partition >= 0]
+    return []
 
 
 def _snapshot(id_: ExecutionId, row: _Row) -> ExecutionSnapshot | None:

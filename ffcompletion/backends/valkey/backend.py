@@ -12,11 +12,11 @@ from ffcompletion.backends.valkey.connection import driver_errors
 from ffcompletion.backends.valkey.feed import Feed
 from ffcompletion.backends.valkey.live import Live, log
 from ffcompletion.backends.valkey.options import Options
-from ffcompletion.backends.valkey.snapshots import describe
+from ffcompletion.backends.valkey.snapshots import describe, members
 from ffcompletion.backends.valkey.terminal import is_lane
 from ffcompletion.contract.errors import Validation
-from ffcompletion.contract.ids import ExecutionId
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, ExecutionReader
+from ffcompletion.contract.ids import ExecutionId, FlowId
+from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, ExecutionReader, FlowReader
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState, BackendStats, Observer
 from ffcompletion.delivery.adapter import Adapter
@@ -138,6 +138,12 @@ class ValkeyBackend(Adapter):
         async with driver_errors(self._options.shown, "describe_execution"), self._asking("describe_execution"):
             return await describe(self._live.ask, ids, result=result)
 
+    async def flow_members(self, flow_id: str, /) -> Sequence[ExecutionId]:
+        """The flow's members as its set of keys says; empty where there is none. Raises ``Validation``."""
+        flow = FlowId(flow_id)
+        async with driver_errors(self._options.shown, "flow_members"), self._asking("flow_members"):
+            return await members(self._live.ask, flow)
+
     # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     @override
@@ -172,3 +178,4 @@ class ValkeyBackend(Adapter):
 if TYPE_CHECKING:
     _: type[CompletionBackend] = ValkeyBackend
     _reader: type[ExecutionReader] = ValkeyBackend
+    _flows: type[FlowReader] = ValkeyBackend

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.ids import ExecutionId, FlowId, flow_partition
 
-__all__ = ["CHANNEL", "LANES", "NOBODY", "PARTITIONS", "core", "result", "tag_of", "tags", "terminal"]
+__all__ = ["CHANNEL", "LANES", "NOBODY", "PARTITIONS", "core", "members", "result", "tag_of", "tags", "terminal"]
 
 CHANNEL: Final = "ff:dag:completions"
 LANES: Final = "ff:idx:lanes"
@@ -42,3 +42,8 @@ def result(execution_id: ExecutionId) -> str:
 def terminal(partition: int, lane: str) -> str:
     """Sorted set of one partition and lane: finished executions by ``completed_at``, in ms."""
     return f"ff:idx:{{fp:{partition}}}:lane:{lane}:terminal"
+
+
+def members(flow_id: FlowId, partitions: int) -> str:
+    """Set: the executions of a flow."""
+    return f"ff:flow:{{fp:{flow_partition(flow_id, partitions)}}}:{flow_id}:members"

@@ -1,4 +1,4 @@
-"""Stored state of executions, for who asks instead of listening: all of it in one pipeline."""
+"""Stored state of executions and flows, for who asks instead of listening: all of it in one pipeline."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from typing import Final, cast
 
 from ffcompletion.backends.valkey import keys
 from ffcompletion.backends.valkey.gate import Ask, raise_refusal, text_of
-from ffcompletion.contract.ids import ExecutionId, is_flow_id, trusted_flow_id
+from ffcompletion.backends.valkey.terminal import PARTITION_COUNT, partition_count
+from ffcompletion.contract.ids import (
+    ExecutionId,
+    FlowId,
+    is_execution_id,
+    is_flow_id,
+    trusted_execution_id,
+    trusted_flow_id,
+)
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 
-__all__ = ["describe"]
+__all__ = ["describe", "members"]
 
 # Phase and outcome in one read: the outcome goes back to `none` on replay.
 _FIELDS: Final = ("namespace", "flow_id", "lane_id", "lifecycle_phase", "terminal_outcome", "completed_at")
@@ -32,6 +40,16 @@ async def describe(ask: Ask, ids: Sequence[ExecutionId], *, result: bool) -> lis
         _snapshot(id_, *replies[start : start + width])
         for id_, start in zip(ids, range(0, len(replies), width), strict=True)
     ]
+
+
+async def members(ask: Ask, flow: FlowId) -> list[ExecutionId]:
+    """The executions of a flow. Raises glide's errors."""
+    (count,) = await ask([PARTITION_COUNT])
+    replies = await ask([("SMEMBERS", keys.members(flow, partition_count(count)))])
+    raise_refusal((count, *replies))
+    found = cast("set[object]", replies[0]) if isinstance(replies[0], set) else set[object]()
+    texts = map(text_of, found)
+    return [trusted_execution_id(text) for text in texts if text is not None and is_execution_id(text)]
 
 
 def _snapshot(id_: ExecutionId, core: object, tags: object, result: object = None) -> ExecutionSnapshot | None:

@@ -15,7 +15,7 @@ from ffcompletion.backends.valkey.reconcile import Entry, News
 from ffcompletion.contract.ids import ExecutionId, is_execution_id, is_flow_id, trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
 
-__all__ = ["IndexPage", "TerminalIndex", "is_lane"]
+__all__ = ["PARTITION_COUNT", "IndexPage", "TerminalIndex", "is_lane", "partition_count"]
 
 _PARTITIONS: Final = 256
 # The Rust side reads the field as a u16.
@@ -26,6 +26,17 @@ _BEYOND: Final = 1 << 62
 # Where nobody names any: what our own producers' examples write to.
 _ONLY_LANE: Final = "default"
 _LANE: Final = re.compile(r"[\x20-\x7e]{1,64}")
+
+
+PARTITION_COUNT: Final = ("HGET", keys.PARTITIONS, "num_flow_partitions")
+"""The command whose reply ``partition_count`` reads."""
+
+
+def partition_count(reply: object) -> int:
+    """How many partitions the engine runs: 256 where it does not say, or says nothing sensible."""
+    text = text_of(reply) or ""
+    count = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+    return count if 0 < count <= _MOST_PARTITIONS else _PARTITIONS
 
 
 @final
@@ -51,17 +62,12 @@ class TerminalIndex:
     async def look(self) -> tuple[int, float]:
         """The server's time in ms, and when it was asked for (s, monotonic). Learns lanes and partitions on the way."""
         sent_at = time.monotonic()
-        now, lanes, partitions = await self._ask(
-            [("TIME",), ("SMEMBERS", keys.LANES), ("HGET", keys.PARTITIONS, "num_flow_partitions")]
-        )
+        now, lanes, partitions = await self._ask([("TIME",), ("SMEMBERS", keys.LANES), PARTITION_COUNT])
         raise_refusal((now, lanes, partitions))
         named = cast("set[object]", lanes) if isinstance(lanes, set) else set[object]()
         known = {lane for item in named if (lane := text_of(item)) is not None and is_lane(lane)}
         self._lanes = sorted(known | self._given or {_ONLY_LANE})
-        count = text_of(partitions) or ""
-        self._partitions = int(count) if count.isascii() and count.isdigit() else 0
-        if not 0 < self._partitions <= _MOST_PARTITIONS:
-            self._partitions = _PARTITIONS
+        self._partitions = partition_count(partitions)
         seconds, microseconds = cast("list[bytes]", now)
         return int(seconds) * 1000 + int(microseconds) // 1000, sent_at
 

@@ -1,0 +1,139 @@
+"""The log in memory, and one stream's position in it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Final, final
+
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.protocols import CompletionFilter
+from ffcompletion.contract.snapshot import ExecutionSnapshot
+from ffcompletion.contract.stats import StreamStats
+from ffcompletion.delivery.buffer import Signal
+from ffcompletion.delivery.hub import Facts, admits
+
+__all__ = ["Log", "Reader", "log"]
+
+log = logging.getLogger("ffcompletion.memory")
+# Small enough that a consumer yields the loop often, large enough that slicing costs nothing per item.
+_BATCH: Final = 256
+
+_Entry = tuple[CompletionPayload, Facts]
+
+
+@final
+class Log:
+    """The last ``retention`` completions, each with what filters ask about it."""
+
+    def __init__(self, retention: int) -> None:
+        self.entries: deque[_Entry] = deque(maxlen=retention)
+        self.states: dict[ExecutionId, ExecutionSnapshot] = {}
+        self.end = 0
+        self.signal = Signal()
+        # Distinguishes this log's cursors from another's, also from one of an earlier process.
+        self.epoch = time.time_ns() // 1000
+
+    @property
+    def start(self) -> int:
+        return self.end - len(self.entries)
+
+    def keep(self, snapshot: ExecutionSnapshot) -> None:
+        # The newest last; as many executions as completions are kept.
+        self.states.pop(snapshot.execution_id, None)
+        self.states[snapshot.execution_id] = snapshot
+        if self.entries.maxlen is not None and len(self.states) > self.entries.maxlen:
+            del self.states[next(iter(self.states))]
+
+    def cursor(self, position: int) -> StreamCursor:
+        return StreamCursor.stream(self.epoch, position)
+
+
+@final
+class Reader:
+    """One stream: a position in the log."""
+
+    def __init__(
+        self,
+        records: Log,
+        position: int,
+        wanted: CompletionFilter | None,
+        results: bool,
+        forget: Callable[[Reader], None],
+    ) -> None:
+        self._log = records
+        self._forget = forget
+        self._position = position
+        self._filter = wanted
+        self._results = results
+        self._delivered = 0
+        self._filtered = 0
+        self._undecided = 0
+        self._lost = 0
+        self._overflows = 0
+        self.closed = False
+
+    def take(self) -> Sequence[CompletionPayload]:
+        records = self._log
+        while self._position < records.end:
+            if (missed := records.start - self._position) > 0:
+                self._lost += missed
+                self._overflows += 1
+                self._position = records.start
+                log.warning("a consumer fell behind the log's retention; %d completions passed it by", missed)
+            begin = self._position - records.start
+            entries = list(islice(records.entries, begin, begin + _BATCH))
+            self._position += len(entries)
+            batch = [self._dress(payload) for payload, facts in entries if self._admit(facts)]
+            self._delivered += len(batch)
+            if batch:
+                return batch
+        return ()
+
+    def _admit(self, facts: Facts) -> bool:
+        if self._filter is None:
+            return True
+        verdict = admits(self._filter, facts, self._filter.tag_key)
+        if verdict is None:
+            self._undecided += 1
+        elif not verdict:
+            self._filtered += 1
+        return bool(verdict)
+
+    def _dress(self, payload: CompletionPayload) -> CompletionPayload:
+        if self._results or payload.payload_bytes is None:
+            return payload
+        return CompletionPayload(
+            payload.execution_id, payload.outcome, None, payload.produced_at_ms, payload.flow_id, payload.cursor
+        )
+
+    async def ready(self) -> None:
+        if self._position >= self._log.end:
+            await self._log.signal.wait()
+
+    def close(self) -> None:
+        self.closed = True
+        self._forget(self)
+        self._log.signal.wake()
+
+    async def released(self) -> None:
+        return
+
+    @property
+    def cursor(self) -> StreamCursor:
+        return self._log.cursor(self._position)
+
+    def stats(self) -> StreamStats:
+        return StreamStats(
+            delivered=self._delivered,
+            buffered=self._log.end - max(self._position, self._log.start),
+            filtered=self._filtered,
+            undecided=self._undecided,
+            lost=self._lost,
+            overflows=self._overflows,
+        )

@@ -1,0 +1,213 @@
+"""``broadcast``: one stream of any backend for many consumers, each at its own pace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import warnings
+from collections import deque
+from types import TracebackType
+from typing import Final, Literal, Self, final
+
+from typing_extensions import override
+
+from ffcompletion.contract.errors import ResourceExhausted, Unavailable, Validation
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.protocols import CompletionBackend, CompletionStream
+from ffcompletion.contract.stats import StreamStats
+
+__all__ = ["Broadcast", "BroadcastStream", "Overflow", "broadcast"]
+
+Overflow = Literal["wait", "drop", "fail"]
+"""What happens when a consumer's buffer is full: everybody waits for it, it loses its oldest, or its stream fails."""
+
+_POLICIES: Final = ("wait", "drop", "fail")
+
+
+def broadcast(stream: CompletionStream, *, overflow: Overflow, buffer_size: int = 1_000) -> Broadcast:
+    """Share one stream among many consumers, for the length of an ``async with`` block.
+
+    What the block is given is itself a ``CompletionBackend``: each ``subscribe_completions()`` is a stream of its own, with a
+    buffer of ``buffer_size`` completions. ``overflow`` says what a full one means:
+
+    - ``"wait"``: the source is read no further until there is room, so the slowest consumer sets the pace of all;
+    - ``"drop"``: that consumer loses its oldest completion, counted in its ``stats().lost``;
+    - ``"fail"``: that consumer's stream ends with ``ResourceExhausted``.
+
+    The source is read only while there is a consumer, so none of it is lost to nobody. When it ends, so do they, after
+    what they still have; what it raises, they raise. Leaving the block closes it and all of them.
+    """
+    return Broadcast(stream, overflow=overflow, buffer_size=buffer_size)
+
+
+@final
+class _Queue:
+    """What waits for one consumer."""
+
+    def __init__(self) -> None:
+        self.items: deque[CompletionPayload] = deque()
+        self.arrived = asyncio.Event()
+        self.room = asyncio.Event()
+        self.ended = False
+        self.error: BaseException | None = None
+        self.delivered = 0
+        self.lost = 0
+        self.overflows = 0
+
+    def end(self, error: BaseException | None = None) -> None:
+        self.error = self.error or error
+        self.ended = True
+        self.arrived.set()
+        self.room.set()
+
+
+@final
+class BroadcastStream:
+    """One consumer's stream: ``async for``, ``aclose()``, ``stats()``."""
+
+    __slots__ = ("__weakref__", "_loop", "_queue", "_shared")
+
+    def __init__(self, shared: Broadcast, queue: _Queue) -> None:
+        self._shared = shared
+        self._queue = queue
+        self._loop = asyncio.get_running_loop()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> CompletionPayload:
+        queue = self._queue
+        while not queue.items:
+            if queue.ended:
+                if queue.error is not None:
+                    raise queue.error.with_traceback(None)
+                raise StopAsyncIteration
+            queue.arrived.clear()
+            await queue.arrived.wait()
+        queue.delivered += 1
+        queue.room.set()
+        return queue.items.popleft()
+
+    async def aclose(self) -> None:
+        """Leave; nobody waits for this consumer any more. Idempotent."""
+        self._queue.items.clear()
+        self._shared._leave(self._queue)  # pyright: ignore[reportPrivateUsage]  # the two classes are one unit
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def stats(self) -> StreamStats:
+        """Counters of this consumer, now."""
+        queue = self._queue
+        return StreamStats(
+            delivered=queue.delivered, buffered=len(queue.items), lost=queue.lost, overflows=queue.overflows
+        )
+
+    def __del__(self) -> None:
+        queue = getattr(self, "_queue", None)
+        if queue is None or queue.ended:
+            return
+        # The collector may run on any thread, and after the loop is gone; then nobody waits for this consumer.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._shared._leave, queue)  # pyright: ignore[reportPrivateUsage]  # the same
+        warnings.warn("unclosed broadcast stream; use `async with` or aclose()", ResourceWarning, stacklevel=2)
+
+
+@final
+class Broadcast(CompletionBackend):
+    """What ``broadcast`` returns; use it in ``async with``. Filters are the source stream's own: give it one."""
+
+    def __init__(self, stream: CompletionStream, *, overflow: Overflow, buffer_size: int) -> None:
+        if overflow not in _POLICIES:
+            raise Validation("overflow", f"{overflow!r} is none of {', '.join(_POLICIES)}")
+        if buffer_size < 1:
+            raise Validation("buffer_size", "must be at least 1")
+        self._stream = stream
+        self._overflow = overflow
+        self._limit = buffer_size
+        self._queues: dict[_Queue, None] = {}
+        self._wanted = asyncio.Event()
+        self._ended = False
+        self._task: asyncio.Task[None] | None = None
+
+    @override
+    async def subscribe_completions(self, /) -> BroadcastStream:
+        """A stream of everything the source yields from now on. Raises ``Unavailable`` once the source has ended."""
+        if self._ended or self._task is None:
+            raise Unavailable("subscribe", "the broadcast has ended, or its `async with` block has not begun")
+        queue = _Queue()
+        self._queues[queue] = None
+        self._wanted.set()
+        return BroadcastStream(self, queue)
+
+    def _leave(self, queue: _Queue) -> None:
+        self._queues.pop(queue, None)
+        queue.end()
+        if not self._queues:
+            self._wanted.clear()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._pump(), name="ffcompletion-broadcast")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the source and end every consumer's stream, after what it still has. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._end(None)
+        await self._stream.aclose()
+
+    async def _pump(self) -> None:
+        error: BaseException | None = None
+        try:
+            await self._wanted.wait()
+            async for completion in self._stream:
+                taken = False
+                while not taken:
+                    # Held back while nobody listens.
+                    await self._wanted.wait()
+                    for queue in tuple(self._queues):
+                        taken = await self._hand(queue, completion) or taken
+                if any(2 * len(queue.items) >= self._limit for queue in self._queues):
+                    # A source that never waits would fill the buffers before anybody has had a turn.
+                    await asyncio.sleep(0)
+        except Exception as exc:  # noqa: BLE001  # the consumers raise it
+            error = exc
+        finally:
+            self._end(error)
+
+    async def _hand(self, queue: _Queue, completion: CompletionPayload) -> bool:
+        if len(queue.items) >= self._limit:
+            queue.overflows += 1
+            if self._overflow == "drop":
+                queue.items.popleft()
+                queue.lost += 1
+            elif self._overflow == "fail":
+                queue.error = ResourceExhausted("broadcast buffer", f"{self._limit} completions wait for this consumer")
+                self._leave(queue)
+            while len(queue.items) >= self._limit and not queue.ended:
+                queue.room.clear()
+                await queue.room.wait()
+        if queue.ended:
+            # It has failed or left; a failure is its own answer.
+            return queue.error is not None
+        queue.items.append(completion)
+        queue.arrived.set()
+        return True
+
+    def _end(self, error: BaseException | None) -> None:
+        self._ended = True
+        for queue in tuple(self._queues):
+            queue.end(error)
+        self._queues.clear()

@@ -1,0 +1,227 @@
+"""Waiting for particular executions: the announcement for speed, the stored state for certainty."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Final, Literal, TypeVar, final
+
+from ffcompletion.consumers.waitlist import Wait
+from ffcompletion.consumers.watch import Watch, watching
+from ffcompletion.contract.errors import NotFound, ResourceExhausted, Transport, Unavailable, Validation
+from ffcompletion.contract.ids import ExecutionId, FlowId
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader, FlowReader
+
+__all__ = ["Missing", "as_completed", "wait_for_all", "wait_for_completion", "wait_for_flow"]
+
+Missing = Literal["error", "wait"]
+"""What an unknown id means: an error, or an execution that is yet to be made."""
+
+_POLL_S: Final = 1.0
+_T = TypeVar("_T")
+
+
+async def wait_for_completion(
+    backend: CompletionBackend,
+    execution_id: str,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109  # the whole of it, set-up included
+    result: bool = False,
+    missing: Missing = "error",
+    poll_interval: float = _POLL_S,
+) -> CompletionPayload:
+    """Wait until one execution has finished. One that has already finished is answered at once.
+
+    Subscribes first, reads the stored state then, and waits for either to tell; every ``poll_interval`` seconds (give
+    or take a fifth) the state is read again, for what is never announced. All waits on one backend share one stream
+    and one state read per tick. The payload has no ``cursor`` where the state told first.
+
+    - ``timeout``: seconds, set-up included; then ``TimeoutError``. None waits as long as it takes.
+    - ``result``: ``payload_bytes`` is the stored result; outcome and result are of one read.
+    - ``missing``: what an unknown id means. ``"error"`` raises ``NotFound``; ``"wait"`` waits until it exists.
+
+    Raises ``Validation`` for a malformed id before anything is sent; ``Unavailable`` where the state may not be read
+    and when the backend is closed meanwhile; whatever subscribing raises. Cancelling leaves nothing behind.
+
+    A backend that is no ``ExecutionReader`` can only be listened to: then an execution that had finished before, or
+    whose end is not announced, is waited for without end (or until ``timeout``), ``missing`` has no meaning, and
+    ``result=True`` raises ``Unavailable``.
+    """
+    answers = as_completed(
+        backend, [execution_id], timeout=timeout, result=result, missing=missing, poll_interval=poll_interval
+    )
+    async with aclosing(answers):
+        return await anext(answers)
+
+
+def as_completed(
+    backend: CompletionBackend,
+    execution_ids: Iterable[str],
+    *,
+    timeout: float | None = None,
+    result: bool = False,
+    missing: Missing = "error",
+    poll_interval: float = _POLL_S,
+) -> AsyncGenerator[CompletionPayload]:
+    """Yield each execution's completion as it finishes, those that have finished already first.
+
+    An id that is given twice is answered once. ``timeout`` covers the whole iteration; what had finished by then is
+    yielded before ``TimeoutError`` is raised. Everything else is as for ``wait_for_completion``. A loop that is left
+    early keeps its stream until the generator is closed: ``contextlib.aclosing`` does it at once.
+    """
+    ids = [ExecutionId(execution_id) for execution_id in execution_ids]
+    return _as_completed(backend, _wait(backend, ids, result, missing, poll_interval), timeout)
+
+
+async def wait_for_all(
+    backend: CompletionBackend,
+    execution_ids: Iterable[str],
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109  # as above
+    result: bool = False,
+    missing: Missing = "error",
+    poll_interval: float = _POLL_S,
+) -> dict[ExecutionId, CompletionPayload]:
+    """Wait until all of these have finished, whatever their outcome; by id, in the order given.
+
+    Raises as ``wait_for_completion`` does; after ``timeout`` nothing is returned (``as_completed`` yields what there
+    is).
+    """
+    ids = [ExecutionId(execution_id) for execution_id in execution_ids]
+    answers = as_completed(backend, ids, timeout=timeout, result=result, missing=missing, poll_interval=poll_interval)
+    async with aclosing(answers):
+        found = {completion.execution_id: completion async for completion in answers}
+    return {id_: found[id_] for id_ in ids}
+
+
+async def wait_for_flow(
+    backend: CompletionBackend,
+    flow_id: str,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109  # as above
+    result: bool = False,
+    missing: Missing = "error",
+    poll_interval: float = _POLL_S,
+) -> dict[ExecutionId, CompletionPayload]:
+    """Wait until every member of a flow has finished, those that join while others run included; by id.
+
+    Done when one look at the flow shows no member that has not finished: one that was replayed meanwhile is waited
+    for again. The backend must be an ``ExecutionReader`` and a ``FlowReader``, else ``Unavailable``. A flow without
+    members is unknown: ``NotFound``, or with ``missing="wait"`` it is waited for. Raises as ``wait_for_completion``.
+    """
+    flow = FlowId(flow_id)
+    if not isinstance(backend, FlowReader) or not isinstance(backend, ExecutionReader):
+        raise Unavailable("wait_for_flow", f"{type(backend).__name__} cannot tell who belongs to a flow")
+    wait = _wait(backend, (), result, "wait", poll_interval)
+    deadline = _Deadline(timeout)
+    found: dict[ExecutionId, CompletionPayload] = {}
+    async with deadline.of(lambda: f"flow {flow} has not finished"), watching(backend) as watch:
+        with watch.waiting(wait):
+            while True:
+                members = await _asked(backend.flow_members(flow))
+                if members is not None and not members and missing == "error":
+                    raise NotFound(f"flow {flow}")
+                watch.extend(wait, [id_ for id_ in members or () if id_ not in found])
+                if members and not wait.pending:
+                    states = await _asked(backend.describe_executions(members))
+                    again = [
+                        state.execution_id for state in states or () if state is not None and not state.is_terminal
+                    ]
+                    if states is not None and not again:
+                        return {id_: found[id_] for id_ in members}
+                    watch.extend(wait, again)
+                await _finished(watch, wait, poll_interval)
+                while wait.answers:
+                    completion = wait.answers.popleft()
+                    found[completion.execution_id] = completion
+
+
+@final
+class _Deadline:
+    """A time-out over several waits, in force only while one of them runs: not in the consumer's own code."""
+
+    def __init__(self, timeout: float | None) -> None:
+        if timeout is not None and timeout < 0:
+            raise Validation("timeout", "must be at least 0 seconds")
+        self._timeout = timeout
+        self._at = None if timeout is None else asyncio.get_running_loop().time() + timeout
+
+    @asynccontextmanager
+    async def of(self, what: Callable[[], str]) -> AsyncGenerator[None]:
+        """Around one wait. Raises ``TimeoutError`` that says ``what`` has not happened."""
+        scope = asyncio.timeout_at(self._at)
+        try:
+            async with scope:
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise TimeoutError(f"{what()} within {self._timeout:g} s") from None
+
+
+def _wait(
+    backend: CompletionBackend, ids: Iterable[ExecutionId], result: bool, missing: Missing, poll_interval: float
+) -> Wait:
+    if poll_interval <= 0:
+        raise Validation("poll_interval", "must be above 0 seconds")
+    if missing not in ("error", "wait"):
+        raise Validation("missing", f"{missing!r} is neither 'error' nor 'wait'")
+    if result and not isinstance(backend, ExecutionReader):
+        raise Unavailable("result=True", f"{type(backend).__name__} cannot read stored results")
+    return Wait(ids, result=result, missing_fails=missing == "error", interval_s=poll_interval)
+
+
+async def _as_completed(
+    backend: CompletionBackend,
+    wait: Wait,
+    timeout: float | None,  # noqa: ASYNC109  # kept over the yields
+) -> AsyncGenerator[CompletionPayload]:
+    if not wait.pending:
+        return
+    deadline, wanted = _Deadline(timeout), len(wait.pending)
+
+    def late() -> str:
+        ids = tuple(wait.pending)
+        return f"{ids[0]} has not finished" if wanted == 1 else f"{len(ids)} of {wanted} executions have not finished"
+
+    async with AsyncExitStack() as stack:
+        async with deadline.of(late):
+            watch = await stack.enter_async_context(watching(backend))
+        stack.enter_context(watch.waiting(wait))
+        while True:
+            while wait.answers:
+                yield wait.answers.popleft()
+            if not wait.pending:
+                return
+            watch.waitlist.raise_failure(wait)
+            async with deadline.of(late):
+                await _change(wait)
+
+
+async def _change(wait: Wait) -> None:
+    await wait.changed.wait()
+    wait.changed.clear()
+
+
+async def _finished(watch: Watch, wait: Wait, seconds: float) -> None:
+    """All that is pending has finished, or so many seconds have passed."""
+    try:
+        async with asyncio.timeout(seconds):
+            watch.waitlist.raise_failure(wait)
+            if not wait.pending:
+                await asyncio.sleep(seconds)
+            while wait.pending:
+                await _change(wait)
+                watch.waitlist.raise_failure(wait)
+    except TimeoutError:
+        return
+
+
+async def _asked(question: Coroutine[object, object, _T]) -> _T | None:
+    """The answer, or None where the server cannot be asked just now. Raises ``Unavailable``."""
+    try:
+        return await question
+    except (Transport, ResourceExhausted):
+        return None

@@ -1,0 +1,174 @@
+"""Who waits for which executions, and what is still to be asked: decisions only, no I/O and no clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import final
+
+from ffcompletion.contract.errors import NotFound
+from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.snapshot import ExecutionSnapshot
+
+__all__ = ["Wait", "Waitlist", "completion_of"]
+
+
+@final
+class Wait:
+    """One waiter, for one execution or many. Each is answered once."""
+
+    __slots__ = ("answers", "changed", "failed", "interval_s", "missing_fails", "pending", "result")
+
+    def __init__(
+        self, ids: Iterable[ExecutionId], *, result: bool = False, missing_fails: bool = True, interval_s: float = 1.0
+    ) -> None:
+        self.pending: dict[ExecutionId, None] = dict.fromkeys(ids)
+        """Not answered yet, in the order they were asked for."""
+        self.answers: deque[CompletionPayload] = deque()
+        """Answered, and not fetched by the waiter yet."""
+        self.changed = asyncio.Event()
+        """Set when there is an answer or a failure; the waiter clears it."""
+        self.result = result
+        self.missing_fails = missing_fails
+        self.interval_s = interval_s
+        self.failed: BaseException | None = None
+        """What ended it without an answer for all."""
+
+    def fail(self, error: BaseException) -> None:
+        """The wait is over; the first failure counts."""
+        self.failed = self.failed or error
+        self.changed.set()
+
+
+@final
+class Waitlist:
+    """All waits on one backend. An execution that several wait for is asked for once."""
+
+    def __init__(self) -> None:
+        self._waits: dict[Wait, None] = {}
+        self._by_id: dict[ExecutionId, dict[Wait, None]] = {}
+        self._unread: dict[ExecutionId, None] = {}
+        self.failed: BaseException | None = None
+        """What ended all of them, if something did."""
+
+    def add(self, wait: Wait) -> None:
+        """From now on its executions are waited for, and their state wants to be read once."""
+        self._waits[wait] = None
+        self.extend(wait, wait.pending)
+
+    def extend(self, wait: Wait, ids: Iterable[ExecutionId]) -> None:
+        """More executions for a wait."""
+        for id_ in tuple(ids):
+            wait.pending[id_] = None
+            self._by_id.setdefault(id_, {})[wait] = None
+            self._unread[id_] = None
+        if self.failed is not None:
+            wait.fail(self.failed)
+
+    def remove(self, wait: Wait) -> None:
+        """Nobody waits there any more. Idempotent."""
+        self._waits.pop(wait, None)
+        for id_ in tuple(wait.pending):
+            self._settled(wait, id_)
+
+    def raise_failure(self, wait: Wait | None = None) -> None:
+        """Raise what ended this wait, or all of them, if something has."""
+        failed = self.failed if wait is None else wait.failed
+        if failed is not None:
+            # One failure may end a thousand waits, and each raises it: without the frames of those before.
+            raise failed.with_traceback(None)
+
+    def announced(self, completion: CompletionPayload) -> bool:
+        """An announcement; whether somebody now wants the state read (for the result)."""
+        id_ = completion.execution_id
+        waits = self._by_id.get(id_)
+        if waits is None:
+            return False
+        for wait in tuple(waits):
+            if wait.result and completion.payload_bytes is None:
+                self._unread[id_] = None
+            else:
+                self._answer(wait, id_, completion)
+        return id_ in self._unread
+
+    def read(self, ids: Sequence[ExecutionId], found: Sequence[ExecutionSnapshot | None]) -> None:
+        """What the server has stored about these, in order."""
+        for id_, snapshot in zip(ids, found, strict=True):
+            for wait in tuple(self._by_id.get(id_, ())):
+                if snapshot is None:
+                    if wait.missing_fails:
+                        wait.fail(NotFound(f"execution {id_}"))
+                elif snapshot.is_terminal:
+                    self._answer(wait, id_, completion_of(snapshot))
+
+    def fail(self, error: BaseException) -> None:
+        """Every wait is over, and those to come."""
+        self.failed = error
+        for wait in self._waits:
+            wait.fail(error)
+
+    def take_unread(self, most: int) -> list[ExecutionId]:
+        """Executions whose state wants to be read now, at most so many."""
+        taken = [id_ for id_, _ in zip(self._unread, range(most))]  # noqa: B905  # the shorter one ends it
+        for id_ in taken:
+            del self._unread[id_]
+        return taken
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there are such."""
+        return bool(self._unread)
+
+    def intervals(self) -> set[float]:
+        """The poll intervals in use, in seconds."""
+        return {wait.interval_s for wait in self._waits if wait.pending}
+
+    def unread_again(self, interval_s: float) -> None:
+        """One tick of a poll interval: everything that is waited for at that interval wants to be read."""
+        for wait in self._waits:
+            if wait.interval_s == interval_s:
+                self._unread.update(wait.pending)
+
+    def wants_result(self, ids: Iterable[ExecutionId]) -> bool:
+        """Whether any of these is waited for with its result."""
+        return any(wait.result for id_ in ids for wait in self._by_id.get(id_, ()))
+
+    def _answer(self, wait: Wait, id_: ExecutionId, completion: CompletionPayload) -> None:
+        self._settled(wait, id_)
+        if not wait.result and completion.payload_bytes is not None:
+            completion = _without_result(completion)
+        wait.answers.append(completion)
+        wait.changed.set()
+
+    def _settled(self, wait: Wait, id_: ExecutionId) -> None:
+        wait.pending.pop(id_, None)
+        waits = self._by_id.get(id_)
+        if waits is not None:
+            waits.pop(wait, None)
+            if not waits:
+                del self._by_id[id_]
+                self._unread.pop(id_, None)
+
+
+def completion_of(snapshot: ExecutionSnapshot) -> CompletionPayload:
+    """A stored terminal state as the completion that it stands for."""
+    return CompletionPayload(
+        snapshot.execution_id,
+        snapshot.terminal_outcome or "",
+        snapshot.result,
+        snapshot.completed_at_ms,
+        snapshot.flow_id,
+    )
+
+
+def _without_result(completion: CompletionPayload) -> CompletionPayload:
+    return CompletionPayload(
+        completion.execution_id,
+        completion.outcome,
+        None,
+        completion.produced_at_ms,
+        completion.flow_id,
+        completion.cursor,
+    )

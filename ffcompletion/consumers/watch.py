@@ -1,0 +1,172 @@
+"""One stream and one state reader per backend, shared by all who wait on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, final
+
+from ffcompletion.consumers.waitlist import Wait, Waitlist
+from ffcompletion.contract.errors import EngineError, Unavailable
+from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.protocols import CompletionBackend, CompletionStream, ExecutionReader
+
+__all__ = ["Watch", "watching"]
+
+_log = logging.getLogger("ffcompletion.waiting")
+
+# Executions per state read: a pipeline or query of some milliseconds.
+_AT_ONCE: Final = 1000
+# A tick is early or late by up to this part of its interval, so that many processes do not ask in step.
+_JITTER: Final = 0.2
+
+
+@final
+class Watch:
+    """Listens to one backend and reads state behind it, for as long as somebody waits. Owns one task."""
+
+    def __init__(self, backend: CompletionBackend, spread: Callable[[], float] = random.random) -> None:
+        self._backend = backend
+        self._reader = backend if isinstance(backend, ExecutionReader) else None
+        self._spread = spread
+        self._live = asyncio.Event()
+        self._unread = asyncio.Event()
+        self._unreadable = False
+        self._ticks: dict[float, float] = {}
+        self.waitlist = Waitlist()
+        self.users = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Return when the stream is live. Raises what subscribing raised, to everyone who waited for it."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="ffcompletion-waiting")
+        await self._live.wait()
+        self.waitlist.raise_failure()
+
+    async def close(self) -> None:
+        """Close the stream and end the task. Whoever waits must be gone."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    @contextmanager
+    def waiting(self, wait: Wait) -> Generator[None]:
+        """The wait is on the list for as long as the block runs."""
+        try:
+            self.waitlist.add(wait)
+            self._unread.set()
+            yield
+        finally:
+            self.waitlist.remove(wait)
+
+    def extend(self, wait: Wait, ids: Iterable[ExecutionId]) -> None:
+        """More executions for a wait that is on the list."""
+        self.waitlist.extend(wait, ids)
+        self._unread.set()
+
+    async def _run(self) -> None:
+        try:
+            stream = await self._backend.subscribe_completions()
+            try:
+                self._live.set()
+                async with asyncio.TaskGroup() as group:
+                    reading = group.create_task(self._read(self._reader)) if self._reader is not None else None
+                    await self._listen(stream)
+                    if reading is not None:
+                        reading.cancel()
+            finally:
+                await stream.aclose()
+            self.waitlist.fail(Unavailable("waiting", "the backend was closed, or ended its stream"))
+        except asyncio.CancelledError:
+            self.waitlist.fail(Unavailable("waiting", "the wait was ended"))
+            raise
+        except BaseExceptionGroup as group_exc:
+            self.waitlist.fail(group_exc.exceptions[0])
+        except Exception as exc:  # noqa: BLE001  # raised by every wait
+            self.waitlist.fail(exc)
+        finally:
+            self._live.set()
+
+    async def _listen(self, stream: CompletionStream) -> None:
+        announced = self.waitlist.announced
+        async for completion in stream:
+            if announced(completion):
+                self._unread.set()
+
+    async def _read(self, reader: ExecutionReader) -> None:
+        waitlist = self.waitlist
+        while True:
+            self._tick()
+            while ids := waitlist.take_unread(_AT_ONCE):
+                try:
+                    found = await reader.describe_executions(ids, result=waitlist.wants_result(ids))
+                except Unavailable:
+                    raise
+                except EngineError as exc:
+                    # Announcements are still heard, and the next tick asks again.
+                    self._now_readable(exc)
+                    break
+                self._now_readable(None)
+                waitlist.read(ids, found)
+            await self._until_unread()
+
+    def _tick(self) -> None:
+        now = asyncio.get_running_loop().time()
+        intervals = self.waitlist.intervals()
+        self._ticks = {interval: due for interval, due in self._ticks.items() if interval in intervals}
+        for interval in intervals:
+            due = self._ticks.get(interval)
+            if due is not None and due <= now:
+                self.waitlist.unread_again(interval)
+            if due is None or due <= now:
+                self._ticks[interval] = now + interval * (1 + _JITTER * (2 * self._spread() - 1))
+
+    async def _until_unread(self) -> None:
+        due = min(self._ticks.values(), default=None)
+        try:
+            async with asyncio.timeout_at(due):
+                await self._unread.wait()
+        except TimeoutError:
+            return
+        self._unread.clear()
+        # Whoever else begins to wait in this turn of the loop is asked for in the same exchange.
+        await asyncio.sleep(0)
+
+    def _now_readable(self, exc: EngineError | None) -> None:
+        if (exc is not None) == self._unreadable:
+            return
+        self._unreadable = exc is not None
+        if exc is not None:
+            _log.warning("state cannot be read (%s); listening goes on, and it is asked again at every tick", exc)
+        else:
+            _log.info("state can be read again")
+
+
+_watches: dict[tuple[int, int], Watch] = {}
+
+
+@asynccontextmanager
+async def watching(backend: CompletionBackend) -> AsyncGenerator[Watch]:
+    """The backend's one watch, live. The first who waits opens it, the last one closes it.
+
+    Raises what subscribing raises, and ``Unavailable`` for one that is closed.
+    """
+    # The watch holds the backend while it is in the table, so its id cannot be another's.
+    key = (id(backend), id(asyncio.get_running_loop()))
+    watch = _watches.get(key)
+    if watch is None or watch.waitlist.failed is not None:
+        watch = _watches[key] = Watch(backend)
+    watch.users += 1
+    try:
+        await watch.open()
+        yield watch
+    finally:
+        watch.users -= 1
+        if not watch.users:
+            if _watches.get(key) is watch:
+                del _watches[key]
+            await watch.close()

@@ -1,0 +1,183 @@
+"""A backend for code that blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
+from types import TracebackType
+from typing import Self, final
+
+from typing_extensions import override
+
+from ffcompletion.consumers import waiting
+from ffcompletion.consumers.waiting import Missing
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.protocols import CompletionFilter
+from ffcompletion.contract.snapshot import ExecutionSnapshot
+from ffcompletion.contract.stats import BackendStats
+from ffcompletion.sync.loop import loop_thread
+from ffcompletion.sync.stream import Stream
+from ffcompletion.urls import Backend as AsyncBackend
+
+__all__ = ["Backend"]
+
+
+@final
+class Backend:
+    """A backend for code that blocks. Takes over the asynchronous one it is given, and closes it."""
+
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
+        self._loop = loop_thread()
+        self._streams: set[Stream] = set()
+        self._open = True
+        self._loop.enter()
+
+    def subscribe(
+        self,
+        filter: CompletionFilter | None = None,  # noqa: A002  # the contract's own word
+        *,
+        cursor: StreamCursor | None = None,
+        partitions: Collection[int] | None = None,
+    ) -> Stream:
+        """A live stream to iterate over; it is live when this returns. Arguments and errors of ``subscribe``."""
+        self._check()
+        stream = Stream(self._loop, self._streams.discard)
+        self._loop.run(lambda: stream.start(self._backend, filter, cursor, partitions))
+        self._streams.add(stream)
+        return stream
+
+    def wait_for_completion(
+        self,
+        execution_id: str,
+        *,
+        timeout: float | None = None,
+        result: bool = False,
+        missing: Missing = "error",
+        poll_interval: float = 1.0,
+    ) -> CompletionPayload:
+        """Block until the execution has finished. Arguments and errors of ``ffcompletion.wait_for_completion``."""
+        self._check()
+        return self._loop.run(
+            lambda: waiting.wait_for_completion(
+                self._backend,
+                execution_id,
+                timeout=timeout,
+                result=result,
+                missing=missing,
+                poll_interval=poll_interval,
+            )
+        )
+
+    def as_completed(
+        self,
+        execution_ids: Iterable[str],
+        *,
+        timeout: float | None = None,
+        result: bool = False,
+        missing: Missing = "error",
+        poll_interval: float = 1.0,
+    ) -> Iterator[CompletionPayload]:
+        """Each execution's completion as it finishes. Arguments and errors of ``ffcompletion.as_completed``."""
+        self._check()
+        answers = waiting.as_completed(
+            self._backend, execution_ids, timeout=timeout, result=result, missing=missing, poll_interval=poll_interval
+        )
+        return self._iterate(answers)
+
+    def _iterate(self, answers: AsyncGenerator[CompletionPayload]) -> Iterator[CompletionPayload]:
+        try:
+            while (completion := self._loop.run(lambda: _next(answers))) is not None:
+                yield completion
+        finally:
+            if self._open:
+                self._loop.run(lambda: _close(answers))
+
+    def wait_for_all(
+        self,
+        execution_ids: Iterable[str],
+        *,
+        timeout: float | None = None,
+        result: bool = False,
+        missing: Missing = "error",
+        poll_interval: float = 1.0,
+    ) -> dict[ExecutionId, CompletionPayload]:
+        """Block until all have finished. Arguments and errors of ``ffcompletion.wait_for_all``."""
+        self._check()
+        return self._loop.run(
+            lambda: waiting.wait_for_all(
+                self._backend,
+                execution_ids,
+                timeout=timeout,
+                result=result,
+                missing=missing,
+                poll_interval=poll_interval,
+            )
+        )
+
+    def wait_for_flow(
+        self,
+        flow_id: str,
+        *,
+        timeout: float | None = None,
+        result: bool = False,
+        missing: Missing = "error",
+        poll_interval: float = 1.0,
+    ) -> dict[ExecutionId, CompletionPayload]:
+        """Block until every member has finished. Arguments and errors of ``ffcompletion.wait_for_flow``."""
+        self._check()
+        return self._loop.run(
+            lambda: waiting.wait_for_flow(
+                self._backend, flow_id, timeout=timeout, result=result, missing=missing, poll_interval=poll_interval
+            )
+        )
+
+    def describe_execution(self, execution_id: str, *, result: bool = False) -> ExecutionSnapshot | None:
+        """The stored state, or None if there is none. Errors of ``ExecutionReader``."""
+        self._check()
+        return self._loop.run(lambda: self._backend.describe_execution(execution_id, result=result))
+
+    def stats(self) -> BackendStats:
+        """Counters of this backend, now."""
+        return self._backend.stats()
+
+    def close(self) -> None:
+        """End every stream and wait, release everything on the server, within about a second. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        if os.getpid() != self._loop.pid:
+            return
+        try:
+            for stream in tuple(self._streams):
+                stream.close()
+            self._loop.run(self._backend.aclose)
+        finally:
+            self._loop.leave()
+
+    def _check(self) -> None:
+        if not self._open:
+            raise Unavailable("sync", "the backend is closed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @override
+    def __repr__(self) -> str:
+        return f"<sync {self._backend!r}>"
+
+
+async def _next(answers: AsyncGenerator[CompletionPayload]) -> CompletionPayload | None:
+    return await anext(answers, None)
+
+
+async def _close(answers: AsyncGenerator[CompletionPayload]) -> None:
+    await answers.aclose()

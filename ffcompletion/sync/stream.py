@@ -1,0 +1,115 @@
+"""A stream of completions for a plain ``for`` loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self, final
+
+from ffcompletion.consumers.subscribing import subscribe
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream
+from ffcompletion.sync.loop import LoopThread
+
+__all__ = ["Stream"]
+
+# Completions that are moved to the thread ahead of it; what is not fetched waits in the backend's own buffers.
+_AHEAD: Final = 1000
+
+
+@final
+class Stream:
+    """Completions for a plain ``for`` loop. Close it, or use it in ``with``; closing ends the loop in any thread."""
+
+    def __init__(self, loop: LoopThread, forget: Callable[[Stream], None]) -> None:
+        self._loop = loop
+        self._forget = forget
+        self._items: deque[CompletionPayload] = deque()
+        self._changed = threading.Condition()
+        self._room = asyncio.Event()
+        self._ended = False
+        self._error: BaseException | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(
+        self,
+        backend: CompletionBackend,
+        wanted: CompletionFilter | None,
+        cursor: StreamCursor | None,
+        partitions: Collection[int] | None,
+    ) -> None:
+        """Subscribe; on the loop's thread."""
+        async with AsyncExitStack() as stack:
+            stream = await stack.enter_async_context(subscribe(backend, wanted, cursor=cursor, partitions=partitions))
+            self._task = asyncio.create_task(self._pump(stream, stack.pop_all()), name="ffcompletion-sync-stream")
+
+    async def _pump(self, stream: CompletionStream, stack: AsyncExitStack) -> None:
+        try:
+            async with stack:
+                async for completion in stream:
+                    self._items.append(completion)
+                    if len(self._items) == 1:
+                        self._tell()
+                    while len(self._items) >= _AHEAD:
+                        self._room.clear()
+                        await self._room.wait()
+        except Exception as exc:  # noqa: BLE001  # the loop's thread raises it
+            self._error = exc
+        finally:
+            self._ended = True
+            self._tell()
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> CompletionPayload:
+        while True:
+            try:
+                completion = self._items.popleft()
+            except IndexError:
+                pass
+            else:
+                if len(self._items) == _AHEAD // 2 or not self._items:
+                    self._loop.call(self._room.set)
+                return completion
+            if os.getpid() != self._loop.pid:
+                raise Unavailable("this stream", "it was opened before fork(); subscribe again in the child process")
+            with self._changed:
+                if not self._items:
+                    if self._ended:
+                        if self._error is not None:
+                            raise self._error
+                        raise StopIteration
+                    self._changed.wait()
+
+    def close(self) -> None:
+        """Release what it holds on the server; a loop over it ends. Idempotent."""
+        self._forget(self)
+        task = self._task
+        if task is not None and not self._ended and os.getpid() == self._loop.pid:
+            self._loop.run(lambda: _cancelled(task))
+        self._items.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
