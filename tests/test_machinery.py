@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import ffcompletion as ffc
+from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.backends.postgres.spans import merged, missing, union, without
 from ffcompletion.contract.stats import BackendEvent, BackendState
 from ffcompletion.delivery.backoff import Backoff
@@ -20,6 +21,7 @@ from ffcompletion.delivery.buffer import Buffer, Signal
 from ffcompletion.delivery.link import Link
 from ffcompletion.delivery.ratelog import RateLog
 from ffcompletion.delivery.watchdog import Watchdog
+from tests.worlds import done, some
 
 ID = ffc.ExecutionId("{fp:7}:550e8400-e29b-41d4-a716-446655440000")
 
@@ -197,3 +199,17 @@ async def test_memory_retention_is_bounded_and_told() -> None:
         assert [(await stream.__anext__()).produced_at_ms for _ in range(10)] == list(range(15, 25))
         stats = stream.stats()  # type: ignore[attr-defined]
         assert (stats.lost, stats.overflows, stats.delivered) == (15, 1, 10)
+
+
+async def test_memory_emitting_on_another_thread() -> None:
+    """While the stream is read: nothing skipped, nothing twice."""
+    async with MemoryBackend() as backend, ffc.subscribe(backend) as stream:
+        sent: list[str] = []
+        emitting = asyncio.create_task(
+            asyncio.to_thread(
+                lambda: sent.extend(backend.emit(done().execution_id).execution_id for _ in range(20_000))
+            )
+        )
+        got = [completion.execution_id for completion in await some(stream, 20_000, 30)]
+        await emitting
+        assert got == sent

@@ -69,28 +69,29 @@ class MemoryBackend:
             namespace = submitted.namespace if namespace is None else namespace
             flow_id = submitted.flow_id if flow_id is None else flow_id
             tags = submitted.tags if tags is None else tags
-        payload = CompletionPayload(
-            ExecutionId(execution_id),
-            outcome,
-            payload_bytes,
-            time.time_ns() // 1_000_000 if produced_at_ms is None else produced_at_ms,
-            None if flow_id is None else FlowId(flow_id),
-            records.cursor(records.end + 1),
-        )
-        records.entries.append((payload, (namespace, dict(tags or {}))))
-        records.keep(
-            ExecutionSnapshot(
-                execution_id=payload.execution_id,
-                namespace=namespace,
-                flow_id=payload.flow_id,
-                tags=MappingProxyType(dict(tags or {})),
-                phase="terminal",
-                terminal_outcome=outcome,
-                completed_at_ms=payload.produced_at_ms,
-                result=payload_bytes,
+        with records.lock:
+            payload = CompletionPayload(
+                ExecutionId(execution_id),
+                outcome,
+                payload_bytes,
+                time.time_ns() // 1_000_000 if produced_at_ms is None else produced_at_ms,
+                None if flow_id is None else FlowId(flow_id),
+                records.cursor(records.end + 1),
             )
-        )
-        records.end += 1
+            records.entries.append((payload, (namespace, dict(tags or {}))))
+            records.keep(
+                ExecutionSnapshot(
+                    execution_id=payload.execution_id,
+                    namespace=namespace,
+                    flow_id=payload.flow_id,
+                    tags=MappingProxyType(dict(tags or {})),
+                    phase="terminal",
+                    terminal_outcome=outcome,
+                    completed_at_ms=payload.produced_at_ms,
+                    result=payload_bytes,
+                )
+            )
+            records.end += 1
         records.signal.wake()
         return payload
 
@@ -115,7 +116,8 @@ class MemoryBackend:
             tags=MappingProxyType(dict(tags or {})),
             phase="submitted",
         )
-        self._records.keep(snapshot)
+        with self._records.lock:
+            self._records.keep(snapshot)
         return snapshot
 
     async def subscribe_completions(self, *, results: bool = False) -> Subscription:
@@ -177,7 +179,8 @@ class MemoryBackend:
         if self._state is BackendState.CLOSED:
             raise Unavailable("flow_members", "the backend is closed")
         flow = FlowId(flow_id)
-        return [id_ for id_, state in self._records.states.items() if state.flow_id == flow]
+        with self._records.lock:
+            return [id_ for id_, state in self._records.states.items() if state.flow_id == flow]
 
     def _open(self, position: int, wanted: CompletionFilter | None, results: bool) -> Subscription:
         if self._state is BackendState.CLOSED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,6 +37,8 @@ class Log:
         self.states: dict[ExecutionId, ExecutionSnapshot] = {}
         self.end = 0
         self.signal = Signal()
+        # Completions may be emitted on any thread: entries and end change together.
+        self.lock = threading.Lock()
         # Distinguishes this log's cursors from another's, also from one of an earlier process.
         self.epoch = time.time_ns() // 1000
 
@@ -81,13 +84,15 @@ class Reader:
     def take(self) -> Sequence[CompletionPayload]:
         records = self._log
         while self._position < records.end:
-            if (missed := records.start - self._position) > 0:
+            with records.lock:
+                missed = max(0, records.start - self._position)
+                self._position += missed
+                begin = self._position - records.start
+                entries = list(islice(records.entries, begin, begin + _BATCH))
+            if missed:
                 self._lost += missed
                 self._overflows += 1
-                self._position = records.start
                 log.warning("a consumer fell behind the log's retention; %d completions passed it by", missed)
-            begin = self._position - records.start
-            entries = list(islice(records.entries, begin, begin + _BATCH))
             self._position += len(entries)
             batch = [self._dress(payload) for payload, facts in entries if self._admit(facts)]
             self._delivered += len(batch)

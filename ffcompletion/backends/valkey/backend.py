@@ -46,7 +46,8 @@ class ValkeyBackend(Adapter):
     - ``clock_skew``: seconds by which the clocks of engine and servers may lie apart; so much is looked at again.
     - ``observer``: told of each change of state.
 
-    Belongs to the event loop that it is first used on.
+    Belongs to the event loop that it is first used on. glide reads all answers of a process on the loop that connected
+    first: while that one stands still, backends on other loops time out and connect anew.
     """
 
     def __init__(

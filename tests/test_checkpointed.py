@@ -1,0 +1,363 @@
+"""At least once over restarts: what is stored, when, and by whom."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ffcompletion as ffc
+from ffcompletion.backends.memory import MemoryBackend
+from ffcompletion.backends.postgres import PostgresCheckpoints
+from ffcompletion.consumers.processing import Progress
+from tests.worlds import PostgresWorld, World, done, eventually, nothing
+
+ID = "{fp:7}:550e8400-e29b-41d4-a716-%012d"
+BEGINNING = ffc.StreamCursor.beginning()
+
+
+class Kept:
+    """A store in memory, which can fail."""
+
+    def __init__(self) -> None:
+        self.checkpoints: dict[str, ffc.Checkpoint] = {}
+        self.saves = 0
+        self.error: Exception | None = None
+
+    async def load(self, name: str, /) -> ffc.Checkpoint | None:
+        return self.checkpoints.get(name)
+
+    async def save(self, name: str, checkpoint: ffc.Checkpoint, /) -> None:
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        self.saves += 1
+        self.checkpoints[name] = checkpoint
+
+
+def test_kept_is_a_store() -> None:
+    assert isinstance(Kept(), ffc.CheckpointStore)
+
+
+@given(st.lists(st.integers(0, 30), max_size=30), st.randoms())
+def test_progress_follows_the_oldest_that_is_not_done(order: list[int], random: Any) -> None:
+    """Whatever the order in which things are done: never beyond one that is not, and up to the end at the end."""
+    progress = Progress()
+    cursors = [ffc.StreamCursor.outbox(number + 1) for number in range(len(order))]
+    finishers = [progress.begin(cursor) for cursor in cursors]
+    left = list(range(len(order)))
+    random.shuffle(left)
+    while left:
+        finishers[left.pop()]()
+        at = min(left, default=len(order))
+        assert progress.cursor == (cursors[at - 1] if at else None)
+        assert progress.busy == bool(left)
+
+
+async def _refused(world: World) -> bool:
+    """Whether this one keeps no log; then it says so."""
+    if not world.resumable:
+        async with world.backend() as backend:
+            with pytest.raises(ffc.Unavailable, match="no log"):
+                async with ffc.checkpointed(backend, Kept(), "a"):
+                    pass
+            assert backend.stats().streams == 0
+    return not world.resumable
+
+
+async def up_to(completions: AsyncIterator[ffc.CompletionPayload], ids: list[str], at: int) -> None:
+    """Postgres may repeat a few that are done, in order; ``at`` is never passed over."""
+    number = ids.index((await anext(completions)).execution_id)
+    assert number <= at
+    for expected in ids[number + 1 : at + 1]:
+        assert (await anext(completions)).execution_id == expected
+
+
+async def test_go_on_where_it_stopped(world: World) -> None:
+    """What the body has ended for is not seen again; the one in hand is, whether by break or by error."""
+    if await _refused(world):
+        return
+    store, items = Kept(), [done() for _ in range(6)]
+    ids = [item.execution_id for item in items]
+    async with world.backend() as backend:
+        async with ffc.checkpointed(backend, store, "a", start=BEGINNING) as completions:
+            await world.announce(*items)
+            got = [(await anext(completions)).execution_id for _ in range(3)]
+        assert got == ids[:3]
+        with pytest.raises(ZeroDivisionError):
+            async with ffc.checkpointed(backend, store, "a") as completions:
+                await up_to(completions, ids, 2)
+                raise ZeroDivisionError
+        async with ffc.checkpointed(backend, store, "a") as completions:
+            await up_to(completions, ids, 2)
+            assert (await anext(completions)).execution_id == ids[3]
+            await completions.commit()
+        async with ffc.checkpointed(backend, store, "a") as completions:
+            await up_to(completions, ids, 4)
+            assert (await anext(completions)).execution_id == ids[5]
+        # Another name knows nothing of it, and begins now.
+        async with ffc.checkpointed(backend, store, "b") as completions:
+            await nothing(completions, done(), world)
+
+
+async def test_from_now_is_stored_at_once(world: World) -> None:
+    """Stopped before it processed anything: what happened while it was down is not lost to a later "now"."""
+    if await _refused(world):
+        return
+    store, before, meanwhile = Kept(), done(), done()
+    async with world.backend() as backend:
+        await world.announce(before)
+        async with ffc.checkpointed(backend, store, "a"):
+            pass
+        await world.announce(meanwhile)
+        async with ffc.checkpointed(backend, store, "a") as completions:
+            assert (await anext(completions)).execution_id == meanwhile.execution_id
+
+
+async def test_many_at_once(world: World) -> None:
+    """The cursor follows the oldest in work; a handler's own error comes out, and its completion comes again."""
+    if await _refused(world):
+        return
+    store, items = Kept(), [done() for _ in range(20)]
+    ids = [item.execution_id for item in items]
+    stuck, handled, at_once, most = asyncio.Event(), [], 0, 0
+
+    async def handle(completion: ffc.CompletionPayload) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            if completion.execution_id == ids[5]:
+                await stuck.wait()
+                raise ZeroDivisionError("the fifth")
+            await asyncio.sleep(0.001)
+            handled.append(completion.execution_id)
+        finally:
+            at_once -= 1
+
+    async with world.backend() as backend:
+        await world.announce(*items)
+        with pytest.raises(ZeroDivisionError, match="the fifth"):
+            async with ffc.checkpointed(backend, store, "a", start=BEGINNING) as completions:
+                running = asyncio.create_task(completions.run(handle, concurrency=4))
+                await eventually(lambda: len(handled) == 19)
+                stuck.set()
+                await running
+        assert most == 4
+        assert set(handled) == {*ids} - {ids[5]}
+        async with ffc.checkpointed(backend, store, "a") as completions:
+            await up_to(completions, ids, 5)
+            assert [(await anext(completions)).execution_id for _ in range(14)] == ids[6:]
+
+
+async def test_run_ends_with_the_backend() -> None:
+    """Everything handed out by then is done and stored."""
+    store = Kept()
+    backend = MemoryBackend()
+    handled: list[str] = []
+
+    async def handle(completion: ffc.CompletionPayload) -> None:
+        await asyncio.sleep(0.01)
+        handled.append(completion.execution_id)
+
+    async with ffc.checkpointed(backend, store, "a") as completions:
+        running = asyncio.create_task(completions.run(handle, concurrency=8))
+        last = [backend.emit(ID % n) for n in range(30)][-1]
+        await eventually(lambda: len(handled) == 30)
+        await backend.aclose()
+        await asyncio.wait_for(running, 5)
+    assert store.checkpoints["a"].cursor == last.cursor
+
+
+async def test_a_store_that_fails_is_the_consumers_error() -> None:
+    """Raised by the loop, also while it waits for the next; the cursor stays where it was."""
+    store = Kept()
+    async with MemoryBackend() as backend:
+        with pytest.raises(OSError, match="disk full"):
+            async with ffc.checkpointed(backend, store, "a", save_interval=0) as completions:
+                backend.emit(ID % 1)
+                await anext(completions)
+                before = store.checkpoints["a"]
+                store.error = OSError("disk full")
+                async with asyncio.timeout(5):
+                    await anext(completions)
+        assert store.checkpoints["a"] == before
+        store.error = OSError("still full")
+        with pytest.raises(OSError, match="still full"):
+            async with ffc.checkpointed(backend, store, "b"):
+                pass
+        assert backend.stats().streams == 0
+
+
+async def test_one_error_at_a_time() -> None:
+    """The body's own wins over the store's."""
+    store = Kept()
+    async with MemoryBackend() as backend:
+        with pytest.raises(ZeroDivisionError):
+            async with ffc.checkpointed(backend, store, "a") as completions:
+                backend.emit(ID % 1)
+                backend.emit(ID % 2)
+                await anext(completions)
+                await anext(completions)
+                store.error = OSError("disk full")
+                raise ZeroDivisionError
+
+
+async def test_saves_are_few() -> None:
+    """A thousand completions in a burst do not make a thousand writes."""
+    store = Kept()
+    async with MemoryBackend() as backend, ffc.checkpointed(backend, store, "a") as completions:
+        for n in range(1000):
+            backend.emit(ID % n)
+        for _ in range(1000):
+            await anext(completions)
+        await completions.commit()
+        assert store.saves <= 5
+
+
+async def test_what_a_filter_does_not_admit_moves_the_cursor() -> None:
+    """Else a consumer of a quiet tenant would stand still until its cursor had expired."""
+    store = Kept()
+    async with MemoryBackend() as backend:
+        async with ffc.checkpointed(backend, store, "a", ffc.ScannerFilter("quiet")) as completions:
+            waiting = asyncio.create_task(anext(completions))
+            last = [backend.emit(ID % n, namespace="loud") for n in range(10)][-1]
+            await asyncio.sleep(0.05)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        assert store.checkpoints["a"].cursor == last.cursor
+
+
+async def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    """Another filter, other partitions, another backend, another name: named, and the file untouched."""
+    path = tmp_path / "checkpoint"
+    store = ffc.FileCheckpoints(path)
+    async with MemoryBackend() as backend:
+        async with ffc.checkpointed(backend, store, "a", ffc.ScannerFilter("x")) as completions:
+            backend.emit(ID % 1, namespace="x")
+            await anext(completions)
+        before = path.read_bytes()
+        wrong: list[tuple[str, Any, str]] = [
+            ("a", {"filter": None}, "namespace='x'"),
+            ("a", {"filter": ffc.ScannerFilter("y")}, "namespace='y'"),
+            ("a", {"filter": ffc.ScannerFilter("x", ("k", "v"))}, "tag="),
+            ("a", {"filter": ffc.ScannerFilter("x"), "partitions": range(3)}, "partitions"),
+            ("b", {"filter": ffc.ScannerFilter("x")}, "belongs to 'a'"),
+        ]
+        for name, options, text in wrong:
+            with pytest.raises(ffc.Validation, match=text):
+                async with ffc.checkpointed(backend, store, name, **options):
+                    pass
+        assert backend.stats().streams == 0
+    async with ffc.connect("postgresql://127.0.0.1:1/x") as other:
+        with pytest.raises(ffc.Validation, match="MemoryBackend"):
+            async with ffc.checkpointed(other, store, "a", ffc.ScannerFilter("x")):
+                pass
+    # The same class, but another log.
+    async with MemoryBackend() as backend:
+        with pytest.raises(ffc.Validation, match="cursor"):
+            async with ffc.checkpointed(backend, store, "a", ffc.ScannerFilter("x")):
+                pass
+    assert path.read_bytes() == before
+
+
+async def test_a_backend_that_cannot_resume() -> None:
+    """Said before anything is stored."""
+    store = Kept()
+    async with ffc.connect("valkey://127.0.0.1:1") as backend:
+        with pytest.raises(ffc.Unavailable, match="no log"):
+            async with ffc.checkpointed(backend, store, "a"):
+                pass
+    assert not store.checkpoints
+    with pytest.raises(ffc.Validation, match="save_interval"):
+        ffc.checkpointed(MemoryBackend(), store, "a", save_interval=-1)
+    with pytest.raises(ffc.Unavailable, match="async with"):
+        await anext(ffc.checkpointed(MemoryBackend(), store, "a"))
+
+
+CHECKPOINT = ffc.Checkpoint(cursor=ffc.StreamCursor.outbox(42), backend="PostgresBackend", selection="namespace='ä'")
+
+
+async def test_the_file(tmp_path: Path) -> None:
+    """Round trip, one line, private, nothing else in the directory; a link is followed."""
+    path, link = tmp_path / "real" / "c", tmp_path / "link"
+    path.parent.mkdir()
+    link.symlink_to(path)
+    store = ffc.FileCheckpoints(link)
+    assert await store.load("a") is None
+    await store.save("a", CHECKPOINT)
+    assert await store.load("a") == CHECKPOINT
+    assert link.is_symlink()
+    assert path.read_text().count("\n") == 1
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [item.name for item in path.parent.iterdir()] == ["c"]
+
+
+async def test_a_torn_file_is_refused_and_left(tmp_path: Path) -> None:
+    """Cut anywhere, or with any byte changed."""
+    path = tmp_path / "c"
+    store = ffc.FileCheckpoints(path)
+    await store.save("a", CHECKPOINT)
+    whole = path.read_bytes()
+    torn = [whole[:length] for length in range(len(whole) - 1)]
+    torn += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole) - 1)]
+    for data in torn:
+        path.write_bytes(data)
+        with pytest.raises(ffc.Validation, match=r"checkpoint: .*(damaged|belongs)"):
+            await store.load("a")
+        assert path.read_bytes() == data
+
+
+async def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """Our error, the system's as its cause; the former content stays, and no rubbish."""
+    store = ffc.FileCheckpoints(tmp_path / "nowhere" / "c")
+    with pytest.raises(ffc.Unavailable, match="No such file") as caught:
+        await store.save("a", CHECKPOINT)
+    assert isinstance(caught.value.__cause__, OSError)
+    (tmp_path / "d").mkdir()
+    with pytest.raises(ffc.Unavailable):
+        await ffc.FileCheckpoints(tmp_path / "d").save("a", CHECKPOINT)
+    assert [item.name for item in tmp_path.iterdir()] == ["d"]
+
+
+async def test_the_table(postgres: PostgresWorld) -> None:
+    """Made when first used; by name; a connection that breaks is made again; another schema."""
+    await postgres.sql("DROP TABLE IF EXISTS ffcompletion_checkpoint")
+    await postgres.sql("CREATE SCHEMA IF NOT EXISTS elsewhere")
+    async with PostgresCheckpoints(postgres.url) as store:
+        assert await store.load("a") is None
+        await store.save("a", CHECKPOINT)
+        await store.save("b", ffc.Checkpoint(cursor=BEGINNING, backend="x", selection=""))
+        await store.save("a", CHECKPOINT)
+        assert await store.load("a") == CHECKPOINT
+        await postgres.drop_connections()
+        with pytest.raises(ffc.Transport):
+            await store.load("a")
+        assert await store.load("a") == CHECKPOINT
+    with pytest.raises(ffc.Unavailable, match="closed"):
+        await store.load("a")
+    async with PostgresCheckpoints(postgres.url, schema="elsewhere", table='odd "name') as store:
+        await store.save("a", CHECKPOINT)
+        assert await store.load("a") == CHECKPOINT
+    await postgres.sql("DROP SCHEMA elsewhere CASCADE")
+    rows = await postgres.sql(
+        "SELECT name, saved_at > now() - interval '1 minute' FROM ffcompletion_checkpoint ORDER BY 1"
+    )
+    assert rows == [("a", True), ("b", True)]
+
+
+async def test_the_table_over_restarts(postgres: PostgresWorld) -> None:
+    """A consumer and its store on one server."""
+    items = [done() for _ in range(4)]
+    for part in (items[:2], items[2:]):
+        await postgres.announce(*part)
+        async with PostgresCheckpoints(postgres.url) as store, postgres.backend() as backend:
+            async with ffc.checkpointed(backend, store, "promoter", start=BEGINNING) as completions:
+                assert [(await anext(completions)).execution_id for _ in part] == [i.execution_id for i in part]
+                await completions.commit()
