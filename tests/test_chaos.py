@@ -24,11 +24,12 @@ async def test_a_short_chaos_loses_and_repeats_nothing() -> None:
 
 
 # The long profile: FFCOMPLETION_TEST_KILLS=50.
-KILLS = int(os.environ.get("FFCOMPLETION_TEST_KILLS", "10"))
+KILLS = int(os.environ.get("FFCOMPLETION_TEST_KILLS", "5"))
 
 
 @pytest.mark.timeout(60 + 2 * KILLS)
-async def test_a_killed_consumer_has_seen_every_row(postgres: PostgresWorld, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [[], ["1"], ["8"]], ids=["by_hand", "checkpointed", "checkpointed_8_at_once"])
+async def test_a_killed_consumer_has_seen_every_row(postgres: PostgresWorld, tmp_path: Path, mode: list[str]) -> None:
     """SIGKILL at random, resumed from its stored cursor each time: what it wrote down covers every row."""
     dice = random.Random(5)
     sent: list[str] = []
@@ -44,7 +45,7 @@ async def test_a_killed_consumer_has_seen_every_row(postgres: PostgresWorld, tmp
     writing = asyncio.ensure_future(write())
 
     async def consumer() -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(sys.executable, str(CONSUMER), postgres.url, str(tmp_path))
+        return await asyncio.create_subprocess_exec(sys.executable, str(CONSUMER), postgres.url, str(tmp_path), *mode)
 
     for _ in range(KILLS):
         process = await consumer()

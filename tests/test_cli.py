@@ -226,7 +226,7 @@ def test_demo_on_a_terminal_is_live() -> None:
 
 def test_help_and_version() -> None:
     """Every command has its help."""
-    for words in ([], ["tail"], ["demo"], ["producers"], ["producers", "install"]):
+    for words in ([], ["tail"], ["wait"], ["demo"], ["producers"], ["producers", "install"]):
         done = subprocess.run([*FFC, *words, "--help"], capture_output=True, text=True, timeout=30, check=True)
         assert "Usage" in done.stdout
     done = subprocess.run([*FFC, "--version"], capture_output=True, text=True, timeout=30, check=True)

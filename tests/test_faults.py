@@ -85,6 +85,24 @@ async def test_a_stream_survives_restarts(victim: Victim, caplog: pytest.LogCapt
     assert len([record for record in caplog.records if record.name.startswith("ffcompletion")]) <= 8
 
 
+async def test_waiting_over_a_restart(victim: Victim) -> None:
+    """The server goes down and comes back while one is waited for that is never announced: the next read finds it."""
+    item, announced = done(flow_id=None), done()
+    async with victim.world.backend() as backend:
+        waits = [
+            asyncio.create_task(ffc.wait_for_completion(backend, id_, missing="wait", timeout=40, poll_interval=0.5))
+            for id_ in (item.execution_id, announced.execution_id)
+        ]
+        await eventually(lambda: backend.stats().streams == 1)
+        await victim.restart()
+        for one in (item, announced):
+            await victim.world.begins(one)
+        await victim.world.ends(item, silently=True)
+        await victim.world.ends(announced)
+        # Postgres has no word for a success that left no row.
+        assert [(await wait).outcome in ("success", "failed") for wait in waits] == [True, True]
+
+
 async def test_half_open_is_noticed(victim: Victim) -> None:
     """Nothing passes any more and nobody says so: noticed, and live again once the way is clear."""
     with Proxy(victim.target) as proxy:

@@ -203,13 +203,12 @@ async def test_memory_retention_is_bounded_and_told() -> None:
 
 async def test_memory_emitting_on_another_thread() -> None:
     """While the stream is read: nothing skipped, nothing twice."""
-    async with MemoryBackend() as backend, ffc.subscribe(backend) as stream:
-        sent: list[str] = []
-        emitting = asyncio.create_task(
-            asyncio.to_thread(
-                lambda: sent.extend(backend.emit(done().execution_id).execution_id for _ in range(20_000))
-            )
-        )
+    sent: list[str] = []
+    async with MemoryBackend() as backend, ffc.subscribe(backend) as stream, asyncio.TaskGroup() as group:
+
+        def emit() -> None:
+            sent.extend(backend.emit(done().execution_id).execution_id for _ in range(20_000))
+
+        group.create_task(asyncio.to_thread(emit))
         got = [completion.execution_id for completion in await some(stream, 20_000, 30)]
-        await emitting
-        assert got == sent
+    assert got == sent

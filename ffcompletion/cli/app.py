@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,8 @@ from rich.console import Console
 from ffcompletion import __version__
 from ffcompletion.cli.demo import run_demo
 from ffcompletion.cli.tail import TailOptions, run_tail
+from ffcompletion.cli.wait import WaitOptions, run_wait
+from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import FlowId
@@ -45,6 +48,11 @@ class _Which(StrEnum):
 class _Kind(StrEnum):
     POSTGRES = "postgres"
     VALKEY = "valkey"
+
+
+class _Missing(StrEnum):
+    ERROR = "error"
+    WAIT = "wait"
 
 
 def _show_version(wanted: bool) -> None:
@@ -88,6 +96,14 @@ def tail(
     timeout: Annotated[float | None, typer.Option(min=0, metavar="S", help="Stop after so many seconds.")] = None,
     schema: Annotated[str | None, typer.Option(help="Postgres: the schema of the engine's tables.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON Lines.")] = False,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="CURSOR", help="Where to begin: `beginning`, or a cursor from --json."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, metavar="FILE", help="Go on where the last run with this file stopped."),
+    ] = None,
 ) -> None:
     """Show completions as they happen. Ctrl-C ends it; so do --count and --timeout."""
 
@@ -106,8 +122,41 @@ def tail(
             timeout=timeout,
             schema=schema,
             json=json,
+            start=_cursor(start),
+            checkpoint=checkpoint,
         )
         return await run_tail(url, options)
+
+    _run(work())
+
+
+def _cursor(text: str | None) -> StreamCursor | None:
+    if text is None:
+        return None
+    return StreamCursor.beginning() if text == "beginning" else StreamCursor.from_text(text)
+
+
+@app.command()
+def wait(
+    url: Annotated[str, typer.Argument(help="valkey://…, valkeys://…, postgresql://…, or a libpq connection string.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Executions, {fp:N}:<uuid>.")],
+    any_: Annotated[bool, typer.Option("--any/--all", help="The first that finishes will do.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=0, metavar="S", help="Give up after so many seconds.")] = None,
+    result: Annotated[bool, typer.Option("--result", help="Write the stored result to stdout.")] = False,
+    missing: Annotated[_Missing, typer.Option(help="What an unknown id means.")] = _Missing.ERROR,
+    schema: Annotated[str | None, typer.Option(help="Postgres: the schema of the engine's tables.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON Lines.")] = False,
+) -> None:
+    """Wait until executions have finished, whether or not they have already.
+
+    Exit status: 0 success, 1 failed, cancelled, expired or skipped, 124 time-out, 2 trouble.
+    """
+
+    async def work() -> int:
+        if result and not json and not any_ and len(ids) > 1:
+            raise typer.BadParameter("--result with several IDs needs --json or --any")
+        options = WaitOptions(any=any_, timeout=timeout, result=result, missing=missing.value, schema=schema, json=json)
+        return await run_wait(url, ids, options)
 
     _run(work())
 

@@ -7,16 +7,20 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import final
 
 import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from ffcompletion.consumers.checkpoints import FileCheckpoints
+from ffcompletion.consumers.processing import checkpointed
 from ffcompletion.consumers.subscribing import subscribe
+from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import FlowId
 from ffcompletion.contract.payload import CompletionPayload, Outcome
@@ -45,10 +49,15 @@ class TailOptions(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     schema: str | None = None
     json: bool = False
+    start: StreamCursor | None = None
+    checkpoint: Path | None = None
 
 
-def as_json(completion: CompletionPayload) -> str:
-    """One line of JSON: the wire's own names, plus ``cursor`` where there is one."""
+def as_json(completion: CompletionPayload, *, result: bool = False) -> str:
+    """One line of JSON: the wire's own names, plus ``cursor`` where there is one.
+
+    ``result``: the stored one as well, as text if it is UTF-8, else in ``result_base64``.
+    """
     line: dict[str, object] = {
         "execution_id": str(completion.execution_id),
         "outcome": completion.outcome,
@@ -57,6 +66,12 @@ def as_json(completion: CompletionPayload) -> str:
     }
     if completion.cursor is not None:
         line["cursor"] = completion.cursor.to_text()
+    if result:
+        stored = completion.payload_bytes
+        try:
+            line["result"] = None if stored is None else stored.decode()
+        except UnicodeDecodeError:
+            line["result_base64"] = stored
     return msgspec.json.encode(line).decode()
 
 
@@ -114,7 +129,7 @@ async def run_tail(url: str, options: TailOptions) -> int:
 async def _show(backend: Backend, options: TailOptions, totals: Counter[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     live = console.is_terminal and not options.json
-    async with subscribe(backend, options.filter) as stream:
+    async with _stream(backend, options) as stream:
         if live:
             console.print(Text(f"listening: {backend!r}  (Ctrl-C ends)", style="dim"))
         async for completion in stream:
@@ -131,6 +146,19 @@ async def _show(backend: Backend, options: TailOptions, totals: Counter[str]) ->
                 console.file.flush()
             if options.count is not None and totals.total() >= options.count:
                 return
+
+
+@asynccontextmanager
+async def _stream(backend: Backend, options: TailOptions) -> AsyncGenerator[AsyncIterator[CompletionPayload]]:
+    if options.checkpoint is None:
+        async with subscribe(backend, options.filter, cursor=options.start) as stream:
+            yield stream
+        return
+    store = FileCheckpoints(options.checkpoint)
+    async with checkpointed(backend, store, "tail", options.filter, start=options.start) as completions:
+        yield completions
+        # What stopped the loop had been shown.
+        await completions.commit()
 
 
 def _print_totals(totals: Counter[str], seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 from pathlib import Path
 
@@ -23,4 +24,26 @@ async def main(url: str, folder: Path) -> None:
                     fresh.replace(stored)
 
 
-asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+async def checkpointed(url: str, folder: Path, concurrency: int) -> None:
+    """The same by the library's own means, with several in work at once if so asked."""
+    store = ffc.FileCheckpoints(folder / "checkpoint")
+    with (folder / "seen").open("a") as seen:
+
+        async def handle(completion: ffc.CompletionPayload) -> None:
+            if concurrency > 1:
+                await asyncio.sleep(0.01 * random.random())
+            seen.write(f"{completion.execution_id}\n")
+            seen.flush()
+
+        async with ffc.connect(url) as backend:
+            async with ffc.checkpointed(backend, store, "a", start=ffc.StreamCursor.beginning()) as completions:
+                if concurrency > 1:
+                    await completions.run(handle, concurrency=concurrency)
+                async for completion in completions:
+                    await handle(completion)
+
+
+if len(sys.argv) > 3:
+    asyncio.run(checkpointed(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
+else:
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,66 @@
+"""``wait``: until executions have finished; the exit status says how."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+from typing import Final, final
+
+import msgspec
+from rich.console import Console
+
+from ffcompletion.cli.tail import as_json, as_text
+from ffcompletion.consumers.waiting import Missing, as_completed
+from ffcompletion.contract.payload import CompletionPayload, Outcome
+from ffcompletion.urls import ConnectOptions, connect, scheme_of
+
+__all__ = ["TIMED_OUT", "WaitOptions", "run_wait"]
+
+TIMED_OUT: Final = 124
+"""As ``timeout(1)`` has it."""
+_NOT_SUCCESS: Final = 1
+
+
+@final
+class WaitOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What to wait for, and what to show of it."""
+
+    any: bool = False
+    timeout: float | None = None
+    result: bool = False
+    missing: Missing = "error"
+    schema: str | None = None
+    json: bool = False
+
+
+async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
+    """Show each completion as it comes; 0 if all were successes, 1 if one was not, 124 after the time-out."""
+    given: ConnectOptions = {"schema": options.schema} if options.schema and scheme_of(url) == "postgres" else {}
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    status = 0
+    async with connect(url, **given) as backend:
+        answers = as_completed(backend, ids, timeout=options.timeout, result=options.result, missing=options.missing)
+        try:
+            async with aclosing(answers):
+                async for completion in answers:
+                    _show(completion, options)
+                    if completion.kind is not Outcome.SUCCESS:
+                        status = _NOT_SUCCESS
+                    if options.any:
+                        break
+        except TimeoutError as exc:
+            console.print(f"ffcompletion: {exc}", markup=False, style="yellow")
+            return TIMED_OUT
+    return status
+
+
+def _show(completion: CompletionPayload, options: WaitOptions) -> None:
+    if options.json:
+        sys.stdout.write(as_json(completion, result=options.result) + "\n")
+    elif options.result:
+        # The bytes alone on stdout, so that a shell can catch them.
+        Console(stderr=True, highlight=False, soft_wrap=True).print(as_text(completion))
+        sys.stdout.buffer.write(completion.payload_bytes or b"")
+    else:
+        Console(highlight=False, soft_wrap=True).print(as_text(completion))
+    sys.stdout.flush()

@@ -1,0 +1,116 @@
+"""``wait`` in shell scripts, and ``tail`` that begins somewhere and remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worlds import Done, PostgresWorld, ValkeyWorld, done
+
+FFC = f"{sys.executable} -m ffcompletion"
+on_servers = pytest.mark.parametrize("world", ["valkey", "postgres18"], indirect=True)
+
+
+async def sh(script: str, *words: str) -> tuple[int, str, str]:
+    """Run it as somebody's script; exit status, stdout, stderr."""
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-uc", f'ffcompletion() {{ {FFC} "$@"; }}\n{script}', "script", *words,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 40)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+@on_servers
+async def test_exit_codes_in_a_script(world: ValkeyWorld | PostgresWorld) -> None:
+    """Success, everything else, time-out, trouble; a script branches on them."""
+    items = {outcome: done(outcome=outcome) for outcome in ("success", "failed", "cancelled", "expired", "skipped")}
+    running = done()
+    for item in items.values():
+        await world.begins(item)
+        await world.ends(item)
+    await world.begins(running)
+    script = """
+    for id in "${@:2}"; do
+      if ffcompletion wait "$1" "$id" --timeout 2 >/dev/null; then echo ok; else echo "$?"; fi
+    done
+    """
+    ids = [item.execution_id for item in items.values()]
+    _, out, err = await sh(script, world.url, *ids, running.execution_id, done().execution_id, "nonsense")
+    assert out.split() == ["ok", "1", "1", "1", "1", "124", "2", "2"], err
+    assert "has not finished within 2 s" in err
+    assert "not found" in err
+    assert "Traceback" not in err
+
+
+@on_servers
+async def test_all_any_and_results(world: ValkeyWorld | PostgresWorld) -> None:
+    """One failure among all is a failure; the first will do with --any; results as bytes, and as JSON."""
+    good, bad = done(result=b"fine\x00\xff"), done(outcome="failed", result=b'{"a":1}')
+    running = done()
+    for item in (good, bad):
+        await world.begins(item)
+        await world.ends(item)
+    await world.begins(running)
+    status, out, _ = await sh('ffcompletion wait "$@" --json --result', world.url, good.execution_id, bad.execution_id)
+    assert status == 1
+    lines = {line["execution_id"]: line for line in map(json.loads, out.splitlines())}
+    assert lines[bad.execution_id]["result"] == '{"a":1}'
+    assert lines[good.execution_id]["result_base64"] == "ZmluZQD/"
+    status, out, _ = await sh('ffcompletion wait "$@" --any', world.url, running.execution_id, good.execution_id)
+    assert (status, good.execution_id in out) == (0, True)
+    status, out, err = await sh('ffcompletion wait "$@" --result | od -An -tx1', world.url, good.execution_id)
+    assert (status, out.split()) == (0, ["66", "69", "6e", "65", "00", "ff"])
+    assert good.execution_id in err
+    status, _, err = await sh('ffcompletion wait "$@" --result', world.url, good.execution_id, bad.execution_id)
+    assert (status, "--any" in err) == (2, True)
+
+
+@on_servers
+async def test_waiting_and_interrupted(world: ValkeyWorld | PostgresWorld) -> None:
+    """It waits while it runs; Ctrl-C ends it without a word."""
+    item = done()
+    await world.begins(item)
+    command = [sys.executable, "-m", "ffcompletion", "wait", world.url, item.execution_id]
+    waiting = [await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE) for _ in range(2)]
+    await asyncio.sleep(1.5)
+    assert all(process.returncode is None for process in waiting)
+    waiting[0].send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(waiting[0].communicate(), 10)
+    assert (waiting[0].returncode, err) == (130, b"")
+    await world.ends(item)
+    assert await asyncio.wait_for(waiting[1].wait(), 10) == 0
+
+
+async def test_tail_from_and_checkpoint(postgres: PostgresWorld, tmp_path: Path) -> None:
+    """From the beginning, from a cursor of --json, and on from where the last run stopped."""
+    items = [done() for _ in range(6)]
+    await postgres.announce(*items)
+    ids = [item.execution_id for item in items]
+
+    async def tail(*words: str) -> list[Any]:
+        status, out, err = await sh('ffcompletion tail "$@" --json', postgres.url, *words)
+        assert status == 0, err
+        return [json.loads(line) for line in out.splitlines()]
+
+    lines = await tail("--from", "beginning", "--count", "6")
+    assert [line["execution_id"] for line in lines] == ids
+    later = await tail("--from", lines[3]["cursor"], "--timeout", "2")
+    assert [line["execution_id"] for line in later][-2:] == ids[4:]
+    file = str(tmp_path / "checkpoint")
+    lines = await tail("--checkpoint", file, "--from", "beginning", "--count", "4")
+    assert [line["execution_id"] for line in lines] == ids[:4]
+    await postgres.announce(Done(execution_id=ids[0]))
+    lines = await tail("--checkpoint", file, "--timeout", "2")
+    assert [line["execution_id"] for line in lines][-3:] == [ids[4], ids[5], ids[0]]
+    assert await tail("--checkpoint", file, "--timeout", "1") == []
+    status, _, err = await sh('ffcompletion tail "$@"', postgres.url, "--checkpoint", file, "--namespace", "a")
+    assert (status, "everything" in err) == (2, True)
+    status, _, err = await sh('ffcompletion tail "$@"', postgres.url, "--from", "xyz")
+    assert (status, "cursor" in err) == (2, True)
