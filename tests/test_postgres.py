@@ -464,3 +464,25 @@ async def test_a_pool_of_the_caller_s_own(postgres: PostgresWorld) -> None:
         async with PostgresBackend(postgres.url, pool=pool) as backend:
             with pytest.raises(ffc.Unavailable, match="autocommit"):
                 await backend.subscribe_completions()
+
+
+async def test_an_outbox_that_was_emptied(postgres: PostgresWorld) -> None:
+    """What was trimmed is no gap: cursors begin at the last id given out, and a writer under way is not missed."""
+    await postgres.announce(*[done() for _ in range(5)])
+    under_way = await postgres.connect(autocommit=False)
+    early = done()
+    await insert(under_way, early)
+    await postgres.sql("DELETE FROM ff_completion_event")
+    (issued,) = (await postgres.sql("SELECT last_value FROM ff_completion_event_event_id_seq"))[0]
+    async with postgres.backend() as backend, ffc.subscribe(backend) as stream:
+        item = done()
+        await postgres.announce(item)
+        got = await first(stream)
+        assert got.execution_id == item.execution_id
+        assert got.cursor.event_id < issued
+        await under_way.commit()
+        assert (await first(stream)).execution_id == early.execution_id
+    await postgres.sql("DELETE FROM ff_completion_event")
+    async with postgres.backend() as backend, ffc.subscribe(backend) as stream:
+        await postgres.announce(item)
+        assert (await first(stream)).cursor.event_id == issued + 2

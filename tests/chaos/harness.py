@@ -100,7 +100,7 @@ class Chaos(ABC):
         """Enter everything; ``stall``: seconds to stop for, now and then."""
         async for completion in stream:
             ledger.add(completion.execution_id)
-            if stall and not self.ending and self.dice.random() < 0.0005:
+            if stall and not self.ending and self.dice.random() < 0.0003:
                 await asyncio.sleep(stall * self.dice.random())
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:

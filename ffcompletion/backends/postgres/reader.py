@@ -63,15 +63,24 @@ class Reader:
     async def find_start(self, session: Session) -> None:
         """Begin at the newest visible row. LISTEN must be live: what commits after this is announced or visible."""
         now = time.monotonic()
-        rows = await session.fetch(self._queries.high())
-        self.tracker = GapTracker(rows[0][0] if rows else 0)
+        self.tracker = GapTracker(await self._newest(session))
         start = self.tracker.start
         if start and (session.in_recovery or await session.owners()):
             # Somebody is writing: ids just below the start may belong to them.
             floor = max(0, start - _LOOK_BACK)
             visible = await session.fetch(self._queries.ids(), (floor, start))
-            self.tracker.assume(missing([floor, *(row[0] for row in visible)]), now)
+            self.tracker.assume(missing([floor, *(row[0] for row in visible), start + 1]), now)
         self.settle_at = now
+
+    async def _newest(self, session: Session) -> int:
+        """The highest visible id; in an outbox that was emptied, the last id given out, where that may be seen.
+
+        Otherwise everything trimmed would be a gap, and cursors would stand at the beginning until it was settled.
+        """
+        rows = await session.fetch(self._queries.high())
+        if not rows:
+            rows = await session.fetch(*self._queries.issued())
+        return (rows[0][0] or 0) if rows else 0
 
     async def drain(self, session: Session, announced: Sequence[str]) -> bool:
         """One read, and one more for ids that were announced and lie below it. True if there may be more at once."""
@@ -90,8 +99,7 @@ class Reader:
         """
         tracker = self.tracker
         known = {event_id: name for ids, names in self._recent for event_id, name in zip(ids, names, strict=True)}
-        rows = await session.fetch(self._queries.high())
-        newest = rows[0][0] if rows else 0
+        newest = await self._newest(session)
         after = min(known, default=newest + 1) - 1
         replaced: list[int] = []
         while after < min(newest, tracker.high):

@@ -172,13 +172,13 @@ class Catchup:
         if backlog is None or feed.closed:
             self._behind.pop(feed, None)
             return
-        page = await self._index.page(backlog.since_ms)
+        page = await self._index.page(backlog.since_ms, feed.room)
         owed = backlog.sift(page.entries)
         rejoining = page.complete and len(owed) <= feed.room // 2
         if rejoining:
             # From now on it takes what is announced; what the index holds beyond that is read once more.
             feed.rejoin()
-            page = await self._index.page(backlog.since_ms)
+            page = await self._index.page(backlog.since_ms, feed.room)
             owed = backlog.sift(page.entries)
         piece = owed[: feed.room]
         payloads, unreadable = await self._index.payloads([News(*entry) for entry in piece])

@@ -22,6 +22,8 @@ _PARTITIONS: Final = 256
 _MOST_PARTITIONS: Final = 65_535
 # Entries per key and read: with 256 partitions at most 51,200 in one reply of some 5 MB.
 _PER_KEY: Final = 200
+_LEAST_PER_KEY: Final = 8
+_MOST: Final = 1 << 30
 _BEYOND: Final = 1 << 62
 # Where nobody names any: what our own producers' examples write to.
 _ONLY_LANE: Final = "default"
@@ -58,6 +60,7 @@ class TerminalIndex:
         self._given = frozenset(lanes)
         self._lanes: Sequence[str] = ()
         self._partitions = _PARTITIONS
+        self._per_key = _LEAST_PER_KEY
 
     async def look(self) -> tuple[int, float]:
         """The server's time in ms, and when it was asked for (s, monotonic). Learns lanes and partitions on the way."""
@@ -71,10 +74,11 @@ class TerminalIndex:
         seconds, microseconds = cast("list[bytes]", now)
         return int(seconds) * 1000 + int(microseconds) // 1000, sent_at
 
-    async def page(self, since_ms: int) -> IndexPage:
-        """Entries from a score on: as many as fit, and then the score up to which they are all."""
+    async def page(self, since_ms: int, wanted: int = _MOST) -> IndexPage:
+        """Entries from a score on: about as many as are wanted, and then the score up to which they are all."""
         names = [keys.terminal(n, lane) for lane in self._lanes for n in range(self._partitions)]
-        per_key = _PER_KEY
+        # Twice an even share, because the page ends where the first of the keys breaks off.
+        per_key = min(max(2 * wanted // len(names), _LEAST_PER_KEY, self._per_key // 2), _PER_KEY)
         while True:
             replies = await self._ask([_range(name, since_ms, per_key) for name in names])
             raise_refusal(replies)
@@ -84,11 +88,13 @@ class TerminalIndex:
                 return IndexPage([entry for entries in found for entry in entries], _BEYOND, complete=True)
             # Of the keys that hold more, the first to break off says how far the page is whole.
             upto = min(cut) - 1
-            if upto >= since_ms:
-                whole = [entry for entries in found for entry in entries if entry[1] <= upto]
+            whole = [entry for entries in found for entry in entries if entry[1] <= upto]
+            if upto >= since_ms and (2 * len(whole) >= wanted or per_key >= _PER_KEY):
+                # Where a few keys hold most, the next page begins with what it took for this one.
+                self._per_key = per_key
                 return IndexPage(whole, upto, complete=False)
-            # More at one millisecond than fit: a flow cancelled at once, say.
-            per_key *= 8
+            # One key holds most of them, or more at one millisecond than fit: a flow cancelled at once, say.
+            per_key *= 4
 
     async def payloads(self, news: Sequence[News]) -> tuple[list[CompletionPayload], int]:
         """The completions behind the entries, oldest first, and how many entries have no readable core record.
