@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.chaos.postgres import run_chaos
 from tests.chaos.valkey import run_valkey_chaos
+from tests.chaos.valkey_cluster import run_cluster_chaos
 
 Run = Coroutine[Any, Any, tuple[bool, str]]
 
@@ -18,6 +19,8 @@ Run = Coroutine[Any, Any, tuple[bool, str]]
 def _run(server: str, seconds: float, seed: int, pause_s: float, per_second: float) -> Run:
     if server == "valkey":
         return run_valkey_chaos(seconds, seed, per_second)
+    if server == "cluster":
+        return run_cluster_chaos(seconds, seed, per_second)
     version = int(server.removeprefix("postgres"))
     return run_chaos(version, seconds, seed + version, pause_s)
 
@@ -31,7 +34,7 @@ async def _all(runs: list[Run]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    servers = ["postgres16", "postgres18", "valkey"]
+    servers = ["postgres16", "postgres18", "valkey", "cluster"]
     parser.add_argument("servers", nargs="*", metavar="SERVER", help=f"of {', '.join(servers)}; all, if none is named")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)

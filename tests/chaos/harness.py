@@ -51,6 +51,10 @@ class Chaos(ABC):
     async def truth(self) -> list[tuple[str, str]]:
         """Every completion that the server holds: id and tenant."""
 
+    def is_stranger(self, name: str, execution_id: str) -> bool:
+        """Whether something that the server does not hold for this account should not have been delivered to it."""
+        return True
+
     @abstractmethod
     async def run(self) -> bool:
         """Run it; whether all accounts are sound."""
@@ -114,6 +118,7 @@ class Chaos(ABC):
         for ledger in self.ledgers:
             tenant = ledger.name.partition("tenant ")[2]
             ledger.settle(id_ for id_, whose in everything if tenant in ("", whose))
+            ledger.strangers = sum(self.is_stranger(ledger.name, id_) for id_ in ledger.unasked)
             await asyncio.sleep(0)
         end = time.monotonic() + self.patience_s
         while any(ledger.lost and not ledger.may_lose for ledger in self.ledgers) and time.monotonic() < end:

@@ -19,6 +19,8 @@ class Ledger:
         self.sent = 0
         self.lost = 0
         self.strangers = 0
+        self.unasked: set[str] = set()
+        """Delivered, and not what should have come."""
         self._missing: set[str] = set()
 
     @property
@@ -35,7 +37,7 @@ class Ledger:
         self.sent = len(wanted)
         self._missing = wanted - self.delivered.keys()
         self.lost = len(self._missing)
-        self.strangers = len(self.delivered.keys() - wanted)
+        self.unasked = self.delivered.keys() - wanted
 
     def look_again(self) -> None:
         """What was missing may have come since."""

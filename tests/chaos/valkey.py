@@ -34,10 +34,18 @@ class ValkeyChaos(Chaos):
     def __init__(self, seconds: float, seed: int, per_second: float) -> None:
         super().__init__(seconds, seed)
         self.per_second = per_second
-        self.server = embedded.valkey(*SETTINGS, *LIMITS)
-        self.world = ValkeyWorld(self.server.url)
-        host, _, port = self.server.url.removeprefix("valkey://").partition(":")
+        self.world = self.place()
+        host, _, port = self.world.url.removeprefix("valkey://").partition(",")[0].partition(":")
         self.proxy = Proxy((host, int(port)))
+
+    def place(self) -> ValkeyWorld:
+        """Start what is to be hurt."""
+        self.server = embedded.valkey(*SETTINGS, *LIMITS)
+        return ValkeyWorld(self.server.url)
+
+    def close(self) -> None:
+        """Stop it."""
+        self.server.close()
 
     # ── misfortunes ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -84,7 +92,7 @@ class ValkeyChaos(Chaos):
 
     def urls(self) -> dict[str, str]:
         """Where the backends connect to."""
-        return {"near": self.server.url, "far": f"valkey://127.0.0.1:{self.proxy.port}"}
+        return {"near": self.world.url, "far": f"valkey://127.0.0.1:{self.proxy.port}"}
 
     @override
     async def run(self) -> bool:
@@ -94,7 +102,7 @@ class ValkeyChaos(Chaos):
             backends = [backend for task in opened for backend in task.result()]
             try:
                 writer = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "tests.chaos.valkey_writer", self.server.url, str(self.seed),
+                    sys.executable, "-m", "tests.chaos.valkey_writer", self.world.url, str(self.seed),
                     str(self.seconds), str(self.per_second),
                 )  # fmt: skip
                 await self.misfortunes()
@@ -137,5 +145,5 @@ async def run_valkey_chaos(seconds: float, seed: int, per_second: float = 1000.0
     try:
         sound = await chaos.run()
     finally:
-        await asyncio.to_thread(chaos.server.close)
+        await asyncio.to_thread(chaos.close)
     return sound, chaos.report()
