@@ -10,7 +10,7 @@ import platform
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import importing, memory, postgres, valkey
+from benchmarks import importing, memory, postgres, valkey, waiting
 from benchmarks.table import Row, render
 from ffcompletion import embedded
 
@@ -25,6 +25,8 @@ BENCHES: dict[str, tuple[str, Bench]] = {
     "postgres-burst": ("postgres", postgres.burst),
     "postgres-catchup": ("postgres", postgres.catchup),
     "postgres-streams": ("postgres", postgres.streams),
+    "waiting-valkey": ("valkey", waiting.run),
+    "waiting-postgres": ("postgres", waiting.run),
     "idle": ("both", postgres.idle),
     "memory": ("both", memory.run),
     "import": ("none", importing.run),

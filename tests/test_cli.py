@@ -47,7 +47,8 @@ def announce(url: str, number: int, outcome: str = "success", tenant: str = "a")
     if url.startswith("valkey"):
         key = f"ff:exec:{{fp:7}}:{execution}"
         message = json.dumps({"flow_id": F, "outcome": outcome, "execution_id": execution})
-        raw_valkey(url, ["HSET", f"{key}:core", "namespace", tenant], ["PUBLISH", "ff:dag:completions", message])
+        core = ["namespace", tenant, "flow_id", F, "lifecycle_phase", "terminal", "terminal_outcome", outcome]
+        raw_valkey(url, ["HSET", f"{key}:core", *core], ["PUBLISH", "ff:dag:completions", message])
         return
     bare = execution.partition("}:")[2]
     psql(

@@ -430,6 +430,17 @@ async def test_outcome_and_result_are_of_one_read() -> None:
     assert (found.outcome, found.payload_bytes) == ("success", b"r")
 
 
+async def test_announced_and_its_record_is_gone() -> None:
+    """It has finished: that is the answer, without a result, and no "not found"."""
+    backend: Any = _Reads(RUNS)
+    waiting = asyncio.create_task(ffc.wait_for_completion(backend, UNKNOWN, result=True, poll_interval=3600))
+    await asyncio.sleep(0.02)
+    backend.answers = [None]
+    backend.queue.put_nowait(ffc.CompletionPayload(ffc.ExecutionId(UNKNOWN), "failed"))
+    found = await soon(waiting)
+    assert (found.outcome, found.payload_bytes) == ("failed", None)
+
+
 class _Deaf(ffc.CompletionBackend):
     @override
     async def subscribe_completions(self, /) -> Any:

@@ -50,6 +50,8 @@ class Waitlist:
         self._waits: dict[Wait, None] = {}
         self._by_id: dict[ExecutionId, dict[Wait, None]] = {}
         self._unread: dict[ExecutionId, None] = {}
+        # Announced, and waited for with a result that is still to be read.
+        self._heard: dict[ExecutionId, CompletionPayload] = {}
         self.failed: BaseException | None = None
         """What ended all of them, if something did."""
 
@@ -88,6 +90,7 @@ class Waitlist:
             return False
         for wait in tuple(waits):
             if wait.result and completion.payload_bytes is None:
+                self._heard[id_] = completion
                 self._unread[id_] = None
             else:
                 self._answer(wait, id_, completion)
@@ -96,8 +99,12 @@ class Waitlist:
     def read(self, ids: Sequence[ExecutionId], found: Sequence[ExecutionSnapshot | None]) -> None:
         """What the server has stored about these, in order."""
         for id_, snapshot in zip(ids, found, strict=True):
+            heard = self._heard.pop(id_, None)
             for wait in tuple(self._by_id.get(id_, ())):
-                if snapshot is None:
+                if snapshot is None and heard is not None:
+                    # It has finished, and its record is gone already, or was never whole: there is no result.
+                    self._answer(wait, id_, heard)
+                elif snapshot is None:
                     if wait.missing_fails:
                         wait.fail(NotFound(f"execution {id_}"))
                 elif snapshot.is_terminal:
@@ -150,6 +157,7 @@ class Waitlist:
             if not waits:
                 del self._by_id[id_]
                 self._unread.pop(id_, None)
+                self._heard.pop(id_, None)
 
 
 def completion_of(snapshot: ExecutionSnapshot) -> CompletionPayload:
