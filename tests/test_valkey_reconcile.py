@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from typing import Any
 
 import pytest
 
@@ -301,3 +302,38 @@ async def test_a_core_that_is_gone_is_no_completion(valkey: ValkeyWorld) -> None
         item = done(flow_id=None)
         await valkey.finish(item)
         assert (await first(stream, 3)).execution_id == item.execution_id
+
+
+async def test_what_waits_to_be_decided_while_a_pass_ends_is_owed_as_well(valkey: ValkeyWorld) -> None:
+    """The keys answer the index, and not the filter; then all the answers come at once and overflow the stream."""
+    items = [done(namespace="a") for _ in range(300)]
+    async with ValkeyBackend(valkey.url, reconcile_interval=NEVER, buffer_size=40, clock_skew=0) as backend:
+        stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
+        plain = await backend.subscribe_completions()
+        live = backend._live
+        gate = live._decider._gate
+        answers, real = asyncio.Event(), gate._ask
+
+        async def held(commands: Any) -> Any:
+            await answers.wait()
+            return await real(commands)
+
+        gate._ask = held
+        for half in (items[:150], items[150:]):
+            await _finish_many(valkey, half)
+            await eventually(lambda half=half: backend.stats().received >= 150 * (items.index(half[0]) // 150 + 1))
+            assert live.catchup is not None
+            # A pass that begins after them, and ends while they still wait.
+            settled = live.catchup.reconciler.settled_ms
+            await asyncio.sleep(0.05)
+            live.catchup.soon()
+            await eventually(lambda settled=settled: live.catchup.reconciler.settled_ms > settled)
+        answers.set()
+        await eventually(lambda: stream.stats().overflows > 0)
+        wanted = {item.execution_id for item in items}
+        got: set[str] = set()
+        async with asyncio.timeout(10):
+            while got != wanted:
+                got.add((await anext(aiter(stream))).execution_id)
+        await plain.aclose()
+        await stream.aclose()

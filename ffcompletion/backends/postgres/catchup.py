@@ -113,7 +113,8 @@ class PageReader:
                 if backoff.attempt == 0 and not self._stopped.is_set():
                     _log.warning("reading stored completions failed (%s); trying again", type(exc).__name__)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopped.wait(), backoff.next_delay())
+                    async with asyncio.timeout(backoff.next_delay()):
+                        await self._stopped.wait()
         return None
 
     async def _attempt(self, selector: Selector, after: int, upto: int, watermark: int) -> Page:

@@ -76,7 +76,8 @@ class PostgresCheckpoints:
                 raise Unavailable(op, "the store is closed")
             conn = self._conn
             if conn is None or conn.closed:
-                conn = self._conn = await asyncio.wait_for(self._target.connect(), self._timeout_s)
+                async with asyncio.timeout(self._timeout_s):
+                    conn = self._conn = await self._target.connect()
                 with deadline(conn, self._timeout_s):
                     await self._make_table(conn)
             try:

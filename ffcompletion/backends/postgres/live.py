@@ -190,7 +190,8 @@ class Live:
                 if not self._stopping:
                     self._wake.clear()
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._wait_for_stop(), delay)
+                        async with asyncio.timeout(delay):
+                            await self._wait_for_stop()
 
     async def _wait_for_stop(self) -> None:
         while not self._stopping:

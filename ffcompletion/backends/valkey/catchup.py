@@ -86,10 +86,16 @@ class Catchup:
             return None
         # The last announcements have not reached the stream: the batch in hand, or all that wait to be decided.
         told = list(self.reconciler.told)
-        pending = self._decider.pending if asks(selector) else 1
+        since_ms = self.reconciler.settled_ms
+        pending = 1
+        if asks(selector):
+            pending = self._decider.pending
+            # Some may have waited for longer than since the last pass, for which they counted as told.
+            waiting_since = self._decider.settled_ms
+            since_ms = since_ms if waiting_since is None else min(since_ms, waiting_since)
         while told and pending > 0:
             pending -= len(told.pop()[1])
-        return Backlog(self.reconciler.settled_ms, told)
+        return Backlog(since_ms, told)
 
     def serve(self, feed: Feed) -> None:
         """A stream that fell behind has room again."""
@@ -122,6 +128,11 @@ class Catchup:
             except (GlideError, OSError, TimeoutError, EngineError) as exc:
                 self._due.set()
                 self._failed_log.warning(f"the terminal index could not be read ({named(exc)}); trying again")
+                await asyncio.sleep(backoff.next_delay())
+            except Exception:
+                # A bug of ours must not end the search for what is missing.
+                self._due.set()
+                _log.exception("an error of our own in reconciling; trying again")
                 await asyncio.sleep(backoff.next_delay())
             if self.off:
                 for feed in tuple(self._behind):

@@ -45,15 +45,18 @@ class Decider:
         self._hub = hub
         self._gate = Gate(ask)
         self._waiting: list[CompletionPayload] = []
+        # For each of those: the server time up to which all was settled when it came. It is no older.
+        self._settled: list[int] = []
         self._arrived = asyncio.Event()
         self._held_log = RateLog(_log)
         self._full_log = RateLog(_log)
 
-    def submit(self, payloads: Sequence[CompletionPayload]) -> None:
-        """These are to be decided, after all that came before."""
-        if not any(asks(group.selector) for group in self._hub.groups):
+    def submit(self, payloads: Sequence[CompletionPayload], settled_ms: int) -> None:
+        """These are to be decided, after all that came before. None of them is older than ``settled_ms``."""
+        if not payloads or not any(asks(group.selector) for group in self._hub.groups):
             return
         self._waiting += payloads
+        self._settled += [settled_ms] * len(payloads)
         self._arrived.set()
         if len(self._waiting) > _WAITING:
             self._shed()
@@ -72,12 +75,29 @@ class Decider:
                     _log.exception("%d announcements could not be decided", len(batch))
                     self._missed(batch)
                 # Not before: until then they are owed.
-                del self._waiting[: len(batch)]
+                self._done(0, len(batch))
 
     @property
     def pending(self) -> int:
         """Announcements that have not been handed on yet."""
         return len(self._waiting)
+
+    @property
+    def settled_ms(self) -> int | None:
+        """No announcement that waits is older than this, in the server's time; None if none waits."""
+        return self._settled[0] if self._settled else None
+
+    def _done(self, start: int, count: int) -> None:
+        del self._waiting[start : start + count]
+        del self._settled[start : start + count]
+
+    async def decide_found(self, payloads: Sequence[CompletionPayload], fit: Fit) -> None:
+        """The same as ``decide``, and raises nothing: whoever did not get them is owed them."""
+        try:
+            await self.decide(payloads, fit)
+        except Exception:  # noqa: BLE001  # as in ``run``
+            _log.exception("%d completions that were found could not be decided", len(payloads))
+            self._missed(payloads)
 
     async def decide(self, payloads: Sequence[CompletionPayload], fit: Fit | None = None) -> None:
         """Hand these to the streams that ask something, when it has been answered."""
@@ -110,7 +130,7 @@ class Decider:
         # Those in hand stay: they are being asked about.
         oldest = self._waiting[_BATCH : len(self._waiting) - _WAITING // 2]
         self._missed(oldest)
-        del self._waiting[_BATCH : _BATCH + len(oldest)]
+        self._done(_BATCH, len(oldest))
 
     def _missed(self, batch: Sequence[CompletionPayload]) -> None:
         for group in self._hub.groups:

@@ -230,17 +230,19 @@ class Live:
             self._malformed_log.warning("an announcement could not be read; skipped")
         if not payloads:
             return
+        settled_ms = 0
         if self.catchup is not None and not self.catchup.off:
+            settled_ms = self.catchup.reconciler.settled_ms
             payloads = self.catchup.reconciler.announced(payloads, time.monotonic())
             if self.catchup.reconciler.full:
                 self.catchup.soon()
         # Streams that ask nothing of the server do not wait for those that do.
         self._hub.publish(payloads, only=_asks_nothing)
-        self._decider.submit(payloads)
+        self._decider.submit(payloads, settled_ms)
 
     async def _publish_found(self, payloads: Sequence[CompletionPayload]) -> None:
         self._hub.publish(payloads, only=_asks_nothing, fit=since_opened)
-        await self._decider.decide(payloads, since_opened)
+        await self._decider.decide_found(payloads, since_opened)
 
     def _shed(self) -> None:
         # The loop was held up for long: the oldest go unread, visibly, and are looked for in the index.

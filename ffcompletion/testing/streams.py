@@ -1,0 +1,261 @@
+"""Clauses 3 and 4: streams are independent, close cleanly, and a slow one is nobody else's trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+import warnings
+
+from ffcompletion.contract.protocols import CompletionStream
+from ffcompletion.testing.bench import Bench
+from ffcompletion.testing.check import clause
+from ffcompletion.testing.subject import fresh
+from ffcompletion.testing.violation import NotChecked
+
+# What one completion costs at the very least where it is kept: the payload, its id, a place in a queue.
+_KEPT_BYTES = 120
+
+
+@clause("3.1", "every stream gets every completion")
+async def check_independent(bench: Bench) -> None:
+    """Opened before and after each other, read one after the other."""
+    first, second = await bench.stream(), await bench.stream()
+    early = [fresh() for _ in range(10)]
+    await bench.announce(*early)
+    third = await bench.stream()
+    late = [fresh() for _ in range(10)]
+    await bench.announce(*late)
+    await bench.all(second, early + late, "every stream gets every completion")
+    await bench.all(first, early + late, "every stream gets every completion")
+    await bench.all(third, late, "every stream gets every completion")
+
+
+@clause("3.2", "closing one stream leaves the others alone")
+async def check_close_one(bench: Bench) -> None:
+    """What they had, and what comes."""
+    kept, other = await bench.stream(), await bench.stream()
+    items = [fresh() for _ in range(10)]
+    await bench.announce(*items[:5])
+    await bench.close(other, "one of two streams")
+    await bench.announce(*items[5:])
+    await bench.all(kept, items, "closing another stream loses nothing")
+
+
+@clause("3.3", "closing twice is fine")
+async def check_close_twice(bench: Bench) -> None:
+    """One after the other, and both at once."""
+    stream = await bench.stream()
+    await bench.close(stream, "once")
+    await bench.close(stream, "twice")
+    stream = await bench.stream()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(_closing(bench, stream))
+
+
+async def _closing(bench: Bench, stream: CompletionStream) -> None:
+    await bench.close(stream, "twice at once")
+
+
+@clause("3.4", "a task that waits for the next item when the stream is closed gets StopAsyncIteration")
+async def check_close_while_waiting(bench: Bench) -> None:
+    """At once, and not an error, nor for ever."""
+    stream = await bench.stream()
+    waiting = asyncio.ensure_future(_outcome(stream))
+    await asyncio.sleep(0.01)
+    await bench.close(stream, "while another task waits for the next item")
+    await asyncio.wait({waiting}, timeout=bench.options.closing_s)
+    if not waiting.done():
+        waiting.cancel()
+        raise bench.broken("the waiting task gets StopAsyncIteration", "it still waits")
+    if waiting.result() != "StopAsyncIteration":
+        raise bench.broken("the waiting task gets StopAsyncIteration", f"it got {waiting.result()}")
+
+
+async def _outcome(stream: CompletionStream) -> str:
+    try:
+        return f"an item, {await anext(aiter(stream))!r}"
+    except StopAsyncIteration:
+        return "StopAsyncIteration"
+    except Exception as exc:  # noqa: BLE001  # told, not raised: it is what is being looked for
+        return repr(exc)
+
+
+@clause("3.5", "a stream that is closed is over")
+async def check_closed_is_over(bench: Bench) -> None:
+    """The next item is StopAsyncIteration, also of what had arrived."""
+    stream = await bench.stream()
+    await bench.announce(fresh(), fresh())
+    await bench.close(stream, "with items waiting")
+    for _ in range(3):
+        asking = asyncio.ensure_future(_outcome(stream))
+        await asyncio.wait({asking}, timeout=bench.options.closing_s)
+        if not asking.done():
+            asking.cancel()
+            raise bench.broken("a closed stream answers StopAsyncIteration", "it waits")
+        if asking.result() != "StopAsyncIteration":
+            raise bench.broken("a closed stream answers StopAsyncIteration", f"it answered {asking.result()}")
+
+
+@clause("3.6", "after the last stream was closed, another one works")
+async def check_again(bench: Bench) -> None:
+    """It gets what comes from then on."""
+    for _ in range(3):
+        stream = await bench.stream()
+        item = fresh()
+        await bench.announce(item)
+        await bench.all(stream, [item], "a stream that is opened after others were closed works")
+        await bench.close(stream, "the last stream")
+
+
+@clause("3.7", "closing leaves no task behind")
+async def check_no_task_left(bench: Bench) -> None:
+    """When the last stream is closed, and the backend where it can be."""
+    before = asyncio.all_tasks()
+    streams = [await bench.stream() for _ in range(3)]
+    item = fresh()
+    await bench.announce(item)
+    for stream in streams:
+        await bench.all(stream, [item], "what is announced is delivered")
+        await bench.close(stream, "a stream")
+    await bench.tidy()
+
+    async def gone() -> bool:
+        return not asyncio.all_tasks() - before
+
+    names = ", ".join(sorted(task.get_name() for task in asyncio.all_tasks() - before))
+    await bench.eventually(gone, "no task is left when everything is closed", f"still running: {names}")
+
+
+@clause("3.8", "closing leaves no connection behind")
+async def check_no_connection_left(bench: Bench) -> None:
+    """As many as before, when the last stream is closed, and the backend where it can be."""
+    count = bench.options.connections
+    if count is None:
+        raise NotChecked("no way to count connections was supplied")
+    before = await count()
+    streams = [await bench.stream() for _ in range(3)]
+    item = fresh()
+    await bench.announce(item)
+    for stream in streams:
+        await bench.all(stream, [item], "what is announced is delivered")
+        await bench.close(stream, "a stream")
+    await bench.tidy()
+    now = before
+
+    async def gone() -> bool:
+        nonlocal now
+        now = await count()
+        return now <= before
+
+    expected = f"as many connections as before ({before}) when everything is closed"
+    await bench.eventually(gone, expected, f"there are {now}")
+
+
+@clause("3.9", "a stream that is dropped without being closed holds nobody up")
+async def check_dropped(bench: Bench) -> None:
+    """It may say so with a ResourceWarning; the others go on, and nothing waits for it."""
+    kept = await bench.stream()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        dropped: CompletionStream | None = await bench.within(bench.backend.subscribe_completions(), "it returns")
+        del dropped
+        gc.collect()
+        await asyncio.sleep(0.01)
+        gc.collect()
+    items = [fresh() for _ in range(20)]
+    await bench.announce(*items)
+    await bench.all(kept, items, "a stream that was dropped does not hold up the others")
+
+
+@clause("3.10", "closing is done in time while the server is mute")
+async def check_close_while_mute(bench: Bench) -> None:
+    """It waits for no answer."""
+    stream = await bench.stream()
+    await bench.faults.mute()
+    try:
+        await asyncio.sleep(0.05)
+        await bench.close(stream, "while the server is mute")
+        await bench.tidy()
+    finally:
+        await bench.faults.unmute()
+
+
+@clause("4.1", "a consumer that does not read delays nobody else")
+async def check_slow_one(bench: Bench) -> None:
+    """The others get everything meanwhile."""
+    slow, quick = await bench.stream(), await bench.stream()
+    items = [fresh() for _ in range(bench.options.flood)]
+    reading = asyncio.ensure_future(bench.all(quick, items, "a consumer that does not read delays nobody else"))
+    try:
+        for at in range(0, len(items), 100):
+            await bench.announce(*items[at : at + 100])
+        await reading
+    finally:
+        reading.cancel()
+    del slow
+
+
+@clause("4.2", "a slow consumer's stream goes on when it reads again")
+async def check_slow_goes_on(bench: Bench) -> None:
+    """Whatever the backend does with what did not fit, it neither raises nor ends."""
+    slow = await bench.stream()
+    items = [fresh() for _ in range(bench.options.flood)]
+    for at in range(0, len(items), 100):
+        await bench.announce(*items[at : at + 100])
+    await bench.goes_on(slow, "after an overflow the stream goes on")
+
+
+@clause("4.3", "buffers are bounded")
+async def check_bounded(bench: Bench) -> None:
+    """Memory does not grow with what is announced while a consumer does not read.
+
+    Twice the flood is announced, and what Python has allocated is compared after the first half and at the end.
+    """
+    slow = await bench.stream()
+    tracing = tracemalloc.is_tracing()
+    if not tracing:
+        tracemalloc.start()
+    try:
+        sizes: list[int] = []
+        for _ in range(2):
+            for _ in range(0, bench.options.flood, 100):
+                await bench.announce(*[fresh() for _ in range(100)])
+            await asyncio.sleep(0.1)
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        if not tracing:
+            tracemalloc.stop()
+    grown = sizes[1] - sizes[0]
+    if grown > bench.options.flood * _KEPT_BYTES // 2:
+        raise bench.broken(
+            "what is announced while nobody reads does not stay in memory",
+            f"{bench.options.flood} more completions left {grown // 1024} KiB more",
+        )
+    del slow
+
+
+@clause("4.4", "what a slow consumer loses is counted")
+async def check_loss_is_visible(bench: Bench) -> None:
+    """Delivered, or in ``stats().lost`` of its stream."""
+    slow = await bench.stream()
+    stats = getattr(slow, "stats", None)
+    if stats is None:
+        raise NotChecked("its streams have no stats()")
+    items = [fresh() for _ in range(bench.options.flood)]
+    for at in range(0, len(items), 100):
+        await bench.announce(*items[at : at + 100])
+    came: set[str] = set()
+    wanted = {item.execution_id for item in items}
+    seconds = bench.options.patience_s
+    try:
+        async with asyncio.timeout(seconds):
+            while len(came & wanted) + int(stats().lost) < len(wanted):
+                came.add((await bench.next(slow, "what did not fit is delivered later, or counted")).execution_id)
+    except TimeoutError:
+        raise bench.broken(
+            "what was announced is delivered, or counted in stats().lost",
+            f"of {len(wanted)}, {len(came & wanted)} came and {stats().lost} are counted as lost after {seconds:g} s",
+        ) from None
