@@ -337,3 +337,37 @@ async def test_what_waits_to_be_decided_while_a_pass_ends_is_owed_as_well(valkey
                 got.add((await anext(aiter(stream))).execution_id)
         await plain.aclose()
         await stream.aclose()
+
+
+async def test_what_comes_while_a_stream_rejoins_is_read_whole(valkey: ValkeyWorld) -> None:
+    """Between the page that shows that little is owed, and the one that is read as it rejoins: more than fits a page."""
+    early, late = [done() for _ in range(60)], [_in_partition(7) for _ in range(40)]
+    async with ValkeyBackend(valkey.url, reconcile_interval=NEVER, buffer_size=40, clock_skew=0) as backend:
+        stream = await backend.subscribe_completions()
+        live = backend._live
+        assert live.catchup is not None
+        index, real, burst = live.catchup._index, live.catchup._index.page, list(late)
+
+        async def page(since_ms: int, wanted: int = 1 << 30) -> Any:
+            found = await real(since_ms, wanted)
+            feed = next(iter(live.catchup._behind))  # type: ignore[union-attr]
+            assert feed.backlog is not None
+            if burst and found.complete and len(feed.backlog.sift(found.entries)) <= feed.room // 2:
+                await _finish_many(valkey, burst)
+                burst.clear()
+                await eventually(lambda: backend.stats().received == 100)
+            return found
+
+        index.page = page  # type: ignore[method-assign]
+        await _finish_many(valkey, early)
+        await eventually(lambda: stream.stats().overflows > 0)
+        wanted = {item.execution_id for item in (*early, *late)}
+        got: set[str] = set()
+        async with asyncio.timeout(10):
+            while got != wanted:
+                got.add((await anext(stream)).execution_id)
+        await stream.aclose()
+
+
+def _in_partition(number: int) -> Done:
+    return Done(execution_id=f"{{fp:{number}}}:{done().execution_id.partition('}:')[2]}")

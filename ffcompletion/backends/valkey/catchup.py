@@ -129,7 +129,7 @@ class Catchup:
                 self._due.set()
                 self._failed_log.warning(f"the terminal index could not be read ({named(exc)}); trying again")
                 await asyncio.sleep(backoff.next_delay())
-            except Exception:
+            except Exception:  # noqa: BLE001  # logged, and tried again
                 # A bug of ours must not end the search for what is missing.
                 self._due.set()
                 _log.exception("an error of our own in reconciling; trying again")
@@ -198,7 +198,7 @@ class Catchup:
             heard = {payload.execution_id for _, told in feed.heard for payload in told}
             batch = [payload for payload in batch if payload.execution_id not in heard]
         self.unreadable += unreadable
-        if feed.give(batch, all_of_it=rejoining and len(piece) == len(owed)):
+        if feed.give(batch, all_of_it=rejoining and page.complete and len(piece) == len(owed)):
             backlog.gave(piece, _reached(piece, owed, page.upto, complete=page.complete))
         self._behind.pop(feed, None)
         feed.ask_for_more()
