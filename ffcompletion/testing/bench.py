@@ -48,6 +48,7 @@ class Bench:
         self.announcer = announcer
         self.options = options
         self._streams: list[CompletionStream] = []
+        self._warm_ups: set[str] = set()
 
     # ── what can go wrong, and what cannot be checked ────────────────────────────────────────────────────────────
 
@@ -71,25 +72,41 @@ class Bench:
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def stream(self) -> CompletionStream:
-        """A stream of everything, closed at the end."""
-        return self._kept(await self.within(self.backend.subscribe_completions(), "subscribe_completions() returns"))
+    async def stream(self, *, warm: bool = True) -> CompletionStream:
+        """A stream of everything, closed at the end; ``warm``: known to be live, whether or not clause 1 holds."""
+        stream = self.kept(await self.within(self.backend.subscribe_completions(), "subscribe_completions() returns"))
+        return await self.warmed(stream, fresh()) if warm else stream
 
-    async def filtered(self, wanted: CompletionFilter) -> CompletionStream:
-        """A stream of what the filter admits. Raises ``NotChecked`` where the backend refuses filters."""
+    async def filtered(self, wanted: CompletionFilter, admitted: Execution) -> CompletionStream:
+        """A live stream of what the filter admits. Raises ``NotChecked`` where the backend refuses filters.
+
+        ``admitted``: an execution that the filter admits, to see that the stream is live.
+        """
         try:
             opening = self.backend.subscribe_completions_filtered(wanted)
-            return self._kept(await self.within(opening, "subscribe_completions_filtered() returns"))
+            stream = self.kept(await self.within(opening, "subscribe_completions_filtered() returns"))
         except Unavailable as exc:
             if wanted.is_noop():
                 raise self.broken("a no-op filter is served by any backend", f"it raised {exc!r}") from exc
             raise NotChecked("the backend refuses filters") from exc
+        return await self.warmed(stream, admitted)
+
+    async def warmed(self, stream: CompletionStream, admitted: Execution) -> CompletionStream:
+        """Announce an execution, again and again, until the stream tells of it."""
+        self._warm_ups.add(admitted.execution_id)
+        end = time.monotonic() + self.options.patience_s
+        waiting = asyncio.ensure_future(self.next(stream, "the stream is live"))
+        try:
+            while not waiting.done() and time.monotonic() < end:
+                await self.announce(admitted)
+                await asyncio.wait({waiting}, timeout=self.options.patience_s / 20)
+            await waiting
+        finally:
+            waiting.cancel()
+        return stream
 
     def kept(self, stream: CompletionStream) -> CompletionStream:
-        """A stream that was opened otherwise, to be closed at the end."""
-        return self._kept(stream)
-
-    def _kept(self, stream: CompletionStream) -> CompletionStream:
+        """A stream, to be closed at the end."""
         if not isinstance(stream, CompletionStream):  # pyright: ignore[reportUnnecessaryIsInstance]  # what is checked
             raise self.broken("a stream has __aiter__, __anext__ and aclose", f"it is a {type(stream).__name__}")
         self._streams.append(stream)
@@ -152,7 +169,7 @@ class Bench:
         return item
 
     async def all(self, stream: CompletionStream, executions: Sequence[Execution], expected: str) -> list[str]:
-        """Read until all of these have come; the ids in the order they came in, repetitions and others included."""
+        """Read until all of these have come; the ids in the order they came in, repetitions included."""
         missing = {execution.execution_id for execution in executions}
         came: list[str] = []
         while missing:
@@ -161,9 +178,33 @@ class Bench:
             except ContractViolation as exc:
                 count = len(executions)
                 raise self.broken(expected, f"{len(missing)} of {count} did not come; {exc.happened}") from exc
-            came.append(item.execution_id)
-            missing.discard(item.execution_id)
+            if item.execution_id not in self._warm_ups:
+                came.append(item.execution_id)
+                missing.discard(item.execution_id)
         return came
+
+    async def until_now(self, stream: CompletionStream, expected: str) -> list[str]:
+        """Everything that comes before something announced now; what does not come is another clause's business."""
+        marker = fresh()
+        marks: set[str] = {marker.execution_id}
+        came: list[str] = []
+        await self.announce(marker)
+        end = time.monotonic() + self.options.patience_s
+        while True:
+            try:
+                async with asyncio.timeout(self.options.patience_s / 5):
+                    item = await self.next(stream, expected)
+            except TimeoutError:
+                if time.monotonic() > end:
+                    raise self.broken(expected, "nothing comes any more") from None
+                marker = fresh()
+                marks.add(marker.execution_id)
+                await self.announce(marker)
+                continue
+            if item.execution_id in marks:
+                return came
+            if item.execution_id not in self._warm_ups:
+                came.append(item.execution_id)
 
     async def nothing_but(
         self, stream: CompletionStream, wanted: Sequence[Execution], marker: Execution, expected: str
@@ -174,6 +215,19 @@ class Bench:
         for id_ in await self.all(stream, [marker], expected):
             if id_ not in allowed:
                 raise self.broken(expected, f"{id_} came as well")
+
+    async def what_comes(self, stream: CompletionStream, marker: Execution) -> list[str]:
+        """What comes up to the marker, or until a tenth of the patience is over, or the stream is."""
+        came: list[str] = []
+        try:
+            async with asyncio.timeout(self.options.patience_s / 10):
+                while marker.execution_id not in came:
+                    item = await self.next(stream, "the stream goes on")
+                    if item.execution_id not in self._warm_ups:
+                        came.append(item.execution_id)
+        except (TimeoutError, ContractViolation):
+            pass
+        return came
 
     async def goes_on(self, stream: CompletionStream, expected: str) -> None:
         """Announce now and then until the stream tells of it: it may take a moment to be live again."""

@@ -83,8 +83,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Whether each is delivered once as long as nothing is broken (at least once is what a fault may make of it)."""
     lossless: bool = True
     """Whether what was announced during a disconnect or a restart is delivered afterwards."""
+    burst: int = 150
+    """Completions that are announced at once, and that a stream has room for."""
     flood: int = 2_000
-    """Completions that are announced while a consumer does not read: several times the backend's buffer."""
+    """Completions that are announced while a consumer does not read: more than a stream has room for."""
+    remembers: int = 0
+    """Completions that the backend keeps something of for its own purposes, whoever reads; a bound, not a buffer."""
     patience_s: float = 10.0
     """Seconds within which whatever must happen happens."""
     setup_s: float = 15.0

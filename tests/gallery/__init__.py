@@ -1,0 +1,1 @@
+"""Broken backends, one for each way to break the contract: the conformance kit must find each, and nothing else."""
