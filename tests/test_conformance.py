@@ -222,12 +222,13 @@ class _PostgresAnnouncer:
             self.world._conn = await self.world.connect()
         cores, events = [], []
         for item in executions:
-            partition, _, bare = item.execution_id[4:].partition("}:")
+            partition, bare = item.execution_id.partition, item.execution_id.uuid
+            flow = None if item.flow_id is None else item.flow_id.uuid
             fields: dict[str, object] = {"tags": dict(item.tags)}
             if item.namespace is not None:
                 fields["namespace"] = item.namespace
-            cores.append((partition, bare, item.flow_id, json.dumps(fields)))
-            events.append((partition, bare, item.flow_id, item.outcome))
+            cores.append((partition, bare, flow, json.dumps(fields)))
+            events.append((partition, bare, flow, item.outcome))
         async with self.world._conn.transaction(), self.world._conn.cursor() as cursor:
             await cursor.executemany(
                 "INSERT INTO ff_exec_core (partition_key, execution_id, flow_id, lifecycle_phase, raw_fields)"
