@@ -108,3 +108,12 @@ def test_the_newcomers_commands_come_first() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = [block for language, block in BLOCK.findall(text) if language == "sh"]
     assert blocks[:2] == COMMANDS
+
+
+def test_the_contract_s_page_names_every_check() -> None:
+    """By number and name, and none that is not there."""
+    from ffcompletion.testing import CHECKS
+
+    text = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([0-9.]+) \| (.*?) \| `check_(\w+)`", text, re.MULTILINE)
+    assert rows == [(check.clause, check.title, check.name) for check in CHECKS]
