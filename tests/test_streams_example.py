@@ -93,18 +93,20 @@ class TestStreamsBackend(BackendContract):
         async def subject() -> AsyncGenerator[Subject]:
             with Proxy(("127.0.0.1", port)) as proxy:
                 world = _World(server, proxy)
-                await world.announce(fresh())
-                yield Subject(
-                    lambda: module.JobStreamsBackend("127.0.0.1", proxy.port),
-                    world,
-                    Options(
-                        faults=world,
-                        unreachable=lambda: module.JobStreamsBackend("127.0.0.1", 1),
-                        connections=world.connections,
-                        flood=1_200,
-                    ),
-                )
-                await world.close()
+                try:
+                    await world.announce(fresh())
+                    yield Subject(
+                        lambda: module.JobStreamsBackend("127.0.0.1", proxy.port),
+                        world,
+                        Options(
+                            faults=world,
+                            unreachable=lambda: module.JobStreamsBackend("127.0.0.1", 1),
+                            connections=world.connections,
+                            flood=1_200,
+                        ),
+                    )
+                finally:
+                    await world.close()
 
         return subject
 
