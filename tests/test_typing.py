@@ -48,3 +48,36 @@ def test_each_wrong_line_is_rejected(checker: object) -> None:
     path = HERE / "rejected.py"
     marked = {number for number, line in enumerate(path.read_text().splitlines(), 1) if line.endswith("# rejected")}
     assert checker(path) == marked
+
+
+def test_the_types_of_public_names_are_pinned() -> None:
+    """As both checkers see them; ``python -m tests.typing.public`` pins them anew."""
+    from tests.typing.public import PINNED, revealed
+
+    found = revealed()
+    assert found == json.loads(PINNED.read_text())
+    assert all(types["mypy"] and types["basedpyright"] for types in found.values())
+
+
+def test_every_exported_symbol_has_a_known_type() -> None:
+    """``--verifytypes``: 100 %."""
+    done = subprocess.run(
+        [sys.executable, "-m", "basedpyright", "--verifytypes", "ffcompletion", "--ignoreexternal", "--outputjson"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = json.loads(done.stdout)["typeCompleteness"]
+    unknown = [s["name"] for s in found["symbols"] if s["isExported"] and s["diagnostics"] and not s["isTypeKnown"]]
+    assert not unknown
+    assert found["completenessScore"] == 1
+
+
+def test_the_package_is_what_its_annotations_say(tmp_path: Path) -> None:
+    """stubtest, on ourselves: what type checkers read is there at run time."""
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("stubtest")), "--ignore-missing-stub", "--concise",
+            "--allowlist", str(HERE / "stubtest_allowlist.txt"), "--ignore-unused-allowlist", "ffcompletion",
+        ],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout

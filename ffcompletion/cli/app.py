@@ -25,14 +25,14 @@ from ffcompletion.producers import install, text
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="ffcompletion",
     help="Know that an execution has finished.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-producers = typer.Typer(help="The announcing side, for servers without FlowFabric.", no_args_is_help=True)
+producers: typer.Typer = typer.Typer(help="The announcing side, for servers without FlowFabric.", no_args_is_help=True)
 app.add_typer(producers, name="producers")
 
 _TROUBLE = 2

@@ -46,13 +46,13 @@ class _Queue:
 
     def __init__(self) -> None:
         self.items: deque[CompletionPayload] = deque()
-        self.arrived = asyncio.Event()
-        self.room = asyncio.Event()
-        self.ended = False
+        self.arrived: asyncio.Event = asyncio.Event()
+        self.room: asyncio.Event = asyncio.Event()
+        self.ended: bool = False
         self.error: BaseException | None = None
-        self.delivered = 0
-        self.lost = 0
-        self.overflows = 0
+        self.delivered: int = 0
+        self.lost: int = 0
+        self.overflows: int = 0
 
     def end(self, error: BaseException | None = None) -> None:
         self.error = self.error or error

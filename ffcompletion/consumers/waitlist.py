@@ -28,11 +28,11 @@ class Wait:
         """Not answered yet, in the order they were asked for."""
         self.answers: deque[CompletionPayload] = deque()
         """Answered, and not fetched by the waiter yet."""
-        self.changed = asyncio.Event()
+        self.changed: asyncio.Event = asyncio.Event()
         """Set when there is an answer or a failure; the waiter clears it."""
-        self.result = result
-        self.missing_fails = missing_fails
-        self.interval_s = interval_s
+        self.result: bool = result
+        self.missing_fails: bool = missing_fails
+        self.interval_s: float = interval_s
         self.failed: BaseException | None = None
         """What ended it without an answer for all."""
 

@@ -36,7 +36,7 @@ class Watch:
         self._unread = asyncio.Event()
         self._unreadable = False
         self._ticks: dict[float, float] = {}
-        self.waitlist = Waitlist()
+        self.waitlist: Waitlist = Waitlist()
         self.users = 0
         self._task: asyncio.Task[None] | None = None
 

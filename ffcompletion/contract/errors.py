@@ -87,7 +87,11 @@ class CursorExpired(Validation):
 
     def __init__(self, detail: str) -> None:
         super().__init__("cursor", detail)
-        self.args = (detail,)
+
+    @override
+    def __reduce__(self) -> tuple[type[CursorExpired], tuple[str]]:
+        # Made from one argument where its base takes two; for copy and pickle.
+        return type(self), (self.detail,)
 
 
 class NotFound(EngineError):

@@ -60,10 +60,10 @@ class Buffer:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._queue: deque[tuple[Sequence[CompletionPayload], StreamCursor | None]] = deque()
-        self.signal = Signal()
-        self.size = 0
+        self.signal: Signal = Signal()
+        self.size: int = 0
         """Completions waiting."""
-        self.taken = 0
+        self.taken: int = 0
         """Completions handed to the consumer so far."""
         self.cursor: StreamCursor | None = None
         """Where to resume once everything taken has been consumed."""

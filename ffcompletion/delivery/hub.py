@@ -50,10 +50,10 @@ class Group:
     __slots__ = ("filtered", "members", "selector", "undecided")
 
     def __init__(self, selector: Selector) -> None:
-        self.selector = selector
+        self.selector: Selector = selector
         self.members: dict[Member, None] = {}
-        self.filtered = 0
-        self.undecided = 0
+        self.filtered: int = 0
+        self.undecided: int = 0
 
     def select(
         self, payloads: Sequence[CompletionPayload], facts: Sequence[Facts | None] | None

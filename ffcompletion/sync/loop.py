@@ -23,7 +23,7 @@ class LoopThread:
     """The background thread and its event loop, counted by those who use it."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self._users = 0
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None

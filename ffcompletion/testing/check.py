@@ -27,7 +27,7 @@ class Check:
         """Its number; the part before the dot is the clause of ``CompletionBackend``'s docstring."""
         self.title = title
         """What the clause asks for, in a line."""
-        self.name = getattr(body, "__name__", "check").removeprefix("check_")
+        self.name: str = getattr(body, "__name__", "check").removeprefix("check_")
         self.__doc__ = body.__doc__
         self._body = body
 

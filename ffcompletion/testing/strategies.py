@@ -25,8 +25,10 @@ from ffcompletion.testing.subject import Execution
 try:
     from hypothesis import strategies as st
     from hypothesis.strategies import SearchStrategy
-except ImportError as exc:
-    raise Unavailable("ffcompletion.testing.strategies", "hypothesis is not installed; pip install hypothesis") from exc
+except ImportError:
+    raise Unavailable(
+        "ffcompletion.testing.strategies", "hypothesis is not installed; pip install hypothesis"
+    ) from None
 
 __all__ = [
     "cursors",

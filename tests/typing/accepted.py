@@ -82,3 +82,23 @@ async def main() -> None:
     assert_type(flt.with_namespace("b"), ffc.ScannerFilter)
     wanted: ffc.CompletionFilter = flt
     assert_type(wanted.matches("a", None), bool)
+
+
+async def wait(backend: ffc.Backend, store: ffc.CheckpointStore, ids: list[str]) -> None:
+    assert_type(await ffc.wait_for_completion(backend, ids[0], timeout=1, missing="wait"), ffc.CompletionPayload)
+    async for done in ffc.as_completed(backend, ids):
+        assert_type(done, ffc.CompletionPayload)
+    assert_type(await ffc.wait_for_all(backend, ids), dict[ffc.ExecutionId, ffc.CompletionPayload])
+    assert_type(await backend.describe_execution(ids[0]), ffc.ExecutionSnapshot | None)
+    async with ffc.checkpointed(backend, store, "name") as completions:
+        async for done in completions:
+            assert_type(done, ffc.CompletionPayload)
+    async with ffc.broadcast(await backend.subscribe_completions(), overflow="wait") as shared:
+        await use(shared)
+
+
+def plain() -> None:
+    with ffc.sync.connect("memory://") as backend:
+        assert_type(backend.wait_for_completion("x"), ffc.CompletionPayload)
+        for done in backend.subscribe():
+            assert_type(done, ffc.CompletionPayload)

@@ -62,3 +62,10 @@ async def use(backend: ffc.CompletionBackend, payload: ffc.CompletionPayload) ->
     payload.outcome = "other"  # rejected
     async for item in await backend.subscribe_completions():
         item.nonsense  # rejected
+
+
+async def wait(backend: ffc.CompletionBackend) -> None:
+    await ffc.wait_for_completion(backend, 7)  # rejected
+    await ffc.wait_for_completion(backend, "x", missing="perhaps")  # rejected
+    ffc.broadcast(await backend.subscribe_completions())  # rejected
+    ffc.checkpointed(backend, object(), "name")  # rejected

@@ -21,7 +21,7 @@ from ffcompletion.delivery.hub import Facts, admits
 
 __all__ = ["Log", "Reader", "log"]
 
-log = logging.getLogger("ffcompletion.memory")
+log: logging.Logger = logging.getLogger("ffcompletion.memory")
 # Small enough that a consumer yields the loop often, large enough that slicing costs nothing per item.
 _BATCH: Final = 256
 
@@ -36,11 +36,11 @@ class Log:
         self.entries: deque[_Entry] = deque(maxlen=retention)
         self.states: dict[ExecutionId, ExecutionSnapshot] = {}
         self.end = 0
-        self.signal = Signal()
+        self.signal: Signal = Signal()
         # Completions may be emitted on any thread: entries and end change together.
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         # Distinguishes this log's cursors from another's, also from one of an earlier process.
-        self.epoch = time.time_ns() // 1000
+        self.epoch: int = time.time_ns() // 1000
 
     @property
     def start(self) -> int:
@@ -79,7 +79,7 @@ class Reader:
         self._undecided = 0
         self._lost = 0
         self._overflows = 0
-        self.closed = False
+        self.closed: bool = False
 
     def take(self) -> Sequence[CompletionPayload]:
         records = self._log

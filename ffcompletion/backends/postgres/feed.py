@@ -64,7 +64,7 @@ class Feed:
         self._undecided = 0
         self._overflows = 0
         self._cursor = StreamCursor.beginning()
-        self.closed = False
+        self.closed: bool = False
 
     # ── where it begins ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -71,7 +71,7 @@ class Live:
         self._timeline = ""
         self._echoes_while_polling = 0
         self._watchdog = Watchdog(0.0, interval_s=_ECHO_EVERY_S, deadline_s=_ECHO_DEADLINE_S)
-        self.reader = Reader(queries, hub, on_rewind)
+        self.reader: Reader = Reader(queries, hub, on_rewind)
 
     # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────
 

@@ -49,13 +49,13 @@ class Reader:
         self._on_rewind = on_rewind
         self._malformed_log = RateLog(log)
         self._settle_every_s = _SETTLE_FIRST_S
-        self.settle_at = 0.0
+        self.settle_at: float = 0.0
         """When open gaps are looked at again, in seconds of the monotonic clock."""
-        self.tracker = GapTracker(0)
+        self.tracker: GapTracker = GapTracker(0)
         self.in_hand: Sequence[int] = ()
         """Ids of the rows that are being handed out, for a stream that cannot take them."""
-        self.received = 0
-        self.malformed = 0
+        self.received: int = 0
+        self.malformed: int = 0
         # What was handed out last, to be compared with what a promoted replica has.
         self._recent: deque[tuple[Sequence[int], Sequence[str | None]]] = deque()
         self._recent_rows = 0

@@ -35,15 +35,15 @@ class Session:
         self._conn: Connection | None = None
         self._echoed = asyncio.Event()
         self.listener: Listener | None = None
-        self.in_recovery = False
-        self.pooled = False
-        self.timeline = ""
-        self.has_core = False
-        self.deaf_because = ""
+        self.in_recovery: bool = False
+        self.pooled: bool = False
+        self.timeline: str = ""
+        self.has_core: bool = False
+        self.deaf_because: str = ""
         self._relations: list[int] = []
         self._xmaxes: list[int] = []
-        self.user = ""
-        self.core_problem = ""
+        self.user: str = ""
+        self.core_problem: str = ""
 
     async def open(
         self, on_announce: Callable[[str], None], on_echo: Callable[[str], None], on_lost: Callable[[], None]

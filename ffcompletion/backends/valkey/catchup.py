@@ -59,11 +59,11 @@ class Catchup:
         self._wake = asyncio.Event()
         self._behind: dict[Feed, None] = {}
         self.reconciler = reconciler
-        self.off = ""
+        self.off: str = ""
         """Why nothing can be reconciled; empty where it can."""
-        self.found = 0
+        self.found: int = 0
         """Completions found that no announcement told of."""
-        self.unreadable = 0
+        self.unreadable: int = 0
         """Entries of the index without a core record to read."""
 
     async def baseline(self) -> None:

@@ -178,7 +178,7 @@ class Subscriber:
         self._identity: str | None = None
         self._heard = 0
         self._loop = asyncio.get_running_loop()
-        self.echoes = True
+        self.echoes: bool = True
         """Whether the echo channel may be used; else a PING has to do."""
 
     async def open(self) -> None:

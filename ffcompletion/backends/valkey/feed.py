@@ -65,7 +65,7 @@ class Feed:
         self.backlog: Backlog | None = None
         self.heard: list[Told] = []
         """What it has been told of since it rejoined."""
-        self.closed = False
+        self.closed: bool = False
         self._group: Group = hub.attach(self, selector)
         self._before = (self._group.filtered, self._group.undecided)
 

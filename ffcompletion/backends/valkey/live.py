@@ -81,10 +81,10 @@ class Live:
         self._last_error: BaseException | None = None
         self._malformed_log = RateLog(log)
         self._full_log = RateLog(log)
-        self.received = 0
-        self.malformed = 0
-        self.dropped = 0
-        self.gaps = 0
+        self.received: int = 0
+        self.malformed: int = 0
+        self.dropped: int = 0
+        self.gaps: int = 0
         self.catchup: Catchup | None = None
         """None where reconciling is turned off."""
 

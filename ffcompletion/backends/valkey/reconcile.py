@@ -68,9 +68,9 @@ class Reconciler:
         self._server_ms = 0
         self._taken_at = 0.0
         self._horizon = 0
-        self.since_ms = 0
+        self.since_ms: int = 0
         """The score from which the next page is to be read, inclusive."""
-        self.settled_ms = 0
+        self.settled_ms: int = 0
         """Server time at the beginning of the last complete pass: what is older has been told or found."""
 
     # ── announcements ────────────────────────────────────────────────────────────────────────────────────────────
@@ -169,7 +169,7 @@ class Backlog:
     def __init__(self, since_ms: int, told: Sequence[Told]) -> None:
         self._told = list(told)
         self._given: dict[str, int] = {}
-        self.since_ms = since_ms
+        self.since_ms: int = since_ms
         """The score from which the next page is to be read, inclusive."""
 
     def missed(self, payloads: Iterable[CompletionPayload]) -> None:
