@@ -11,7 +11,7 @@ import pytest
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend, live
 from ffcompletion.backends.valkey.options import Options
-from tests.worlds import ValkeyWorld, done, eventually, first, nothing, some
+from tests.worlds import FLOW, ValkeyWorld, done, eventually, first, nothing, some
 
 POISON = [
     b"",
@@ -173,7 +173,7 @@ async def test_the_rights_in_the_readme_suffice(
     item, solo = done(namespace="a", result=b"r"), done(namespace="a", flow_id=None)
     try:
         async with ValkeyBackend(valkey.url, **options, reconcile_interval=0.3) as backend:  # type: ignore[arg-type]  # strings only
-            if user == "push":
+            if user in ("push", "waiting"):
                 stream = await backend.subscribe_completions()
             else:
                 stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"), results=True)
@@ -183,6 +183,13 @@ async def test_the_rights_in_the_readme_suffice(
                 if user == "reconciled":
                     await valkey.finish(solo)
                     assert (await first(stream)).execution_id == solo.execution_id
+                if user == "waiting":
+                    assert (
+                        await ffc.wait_for_completion(backend, item.execution_id, result=True)
+                    ).payload_bytes == b"r"
+                    await valkey.joins(FLOW, item)
+                    await valkey.finish(item)
+                    assert item.execution_id in await ffc.wait_for_flow(backend, FLOW, timeout=5)
                 # The echo goes round, and nobody finds fault with it.
                 await asyncio.sleep(0.7)
                 assert backend.stats().state is ffc.BackendState.LIVE
