@@ -19,7 +19,7 @@ from ffcompletion.backends.valkey.connection import named, translated
 from ffcompletion.backends.valkey.decider import Decider, asks
 from ffcompletion.backends.valkey.feed import Feed
 from ffcompletion.backends.valkey.reconcile import Backlog, Entry, News, Reconciler
-from ffcompletion.backends.valkey.terminal import TerminalIndex
+from ffcompletion.backends.valkey.terminal import IndexPage, TerminalIndex
 from ffcompletion.contract.errors import EngineError, Unavailable
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
@@ -48,6 +48,7 @@ class Catchup:
         decider: Decider,
         shown: str,
         interval_s: float,
+        clocks_ms: int,
     ) -> None:
         self._index = index
         self._publish = publish
@@ -55,6 +56,8 @@ class Catchup:
         self._failed_log = RateLog(_log)
         self._shown = shown
         self._interval_s = interval_s
+        # How far the clocks of the servers that hold the index may lie apart.
+        self._clocks_ms = clocks_ms
         self._due = asyncio.Event()
         self._wake = asyncio.Event()
         self._behind: dict[Feed, None] = {}
@@ -183,14 +186,12 @@ class Catchup:
         if backlog is None or feed.closed:
             self._behind.pop(feed, None)
             return
-        page = await self._index.page(backlog.since_ms, feed.room)
-        owed = backlog.sift(page.entries)
+        page, owed = await self._owed(backlog, feed.room)
         rejoining = page.complete and len(owed) <= feed.room // 2
         if rejoining:
             # From now on it takes what is announced; what the index holds beyond that is read once more.
             feed.rejoin()
-            page = await self._index.page(backlog.since_ms, feed.room)
-            owed = backlog.sift(page.entries)
+            page, owed = await self._owed(backlog, feed.room)
         piece = owed[: feed.room]
         payloads, unreadable = await self._index.payloads([News(*entry) for entry in piece])
         batch = await self._decider.select(feed.selector, payloads)
@@ -199,13 +200,26 @@ class Catchup:
             batch = [payload for payload in batch if payload.execution_id not in heard]
         self.unreadable += unreadable
         if feed.give(batch, all_of_it=rejoining and page.complete and len(piece) == len(owed)):
-            backlog.gave(piece, _reached(piece, owed, page.upto, complete=page.complete))
+            # Not beyond the moment of asking: what is written while the keys are read has a higher score, and may be
+            # missing from a key that was read before it was written.
+            backlog.gave(piece, min(_reached(piece, owed, page), page.asked_ms - 1 - self._clocks_ms))
         self._behind.pop(feed, None)
         feed.ask_for_more()
 
+    async def _owed(self, backlog: Backlog, room: int) -> tuple[IndexPage, Sequence[Entry]]:
+        """A page, and what of it the stream is owed; something, unless there is nothing beyond."""
+        wanted = room
+        while True:
+            page = await self._index.page(backlog.since_ms, wanted)
+            owed = backlog.sift(page.entries)
+            if owed or page.complete:
+                return page, owed
+            # It was given all of this already, and more lies behind it.
+            wanted *= 4
 
-def _reached(piece: Sequence[Entry], owed: Sequence[Entry], upto: int, *, complete: bool) -> int:
+
+def _reached(piece: Sequence[Entry], owed: Sequence[Entry], page: IndexPage) -> int:
     """The score from which the stream's next page is to be read."""
-    if len(piece) < len(owed) or complete:
+    if len(piece) < len(owed) or page.complete:
         return piece[-1][1] if piece else 0
-    return upto + 1
+    return page.upto + 1

@@ -120,7 +120,15 @@ class Live:
             return None
         index = TerminalIndex(self.ask, self._lanes)
         reconciler = Reconciler(overlap_ms=self._skew_ms, limit=_REMEMBERED)
-        catchup = Catchup(index, reconciler, self._publish_found, self._decider, self._options.shown, self._interval_s)
+        catchup = Catchup(
+            index,
+            reconciler,
+            self._publish_found,
+            self._decider,
+            self._options.shown,
+            self._interval_s,
+            self._skew_ms if self._options.cluster else 0,
+        )
         await catchup.baseline()
         return catchup
 

@@ -49,6 +49,8 @@ class IndexPage(msgspec.Struct, frozen=True):
     upto: int
     complete: bool
     """Whether there was nothing beyond."""
+    asked_ms: int
+    """The server's time before the first key was read: what was written since may be in one key and not in another."""
 
 
 @final
@@ -71,8 +73,7 @@ class TerminalIndex:
         known = {lane for item in named if (lane := text_of(item)) is not None and is_lane(lane)}
         self._lanes = sorted(known | self._given or {_ONLY_LANE})
         self._partitions = partition_count(partitions)
-        seconds, microseconds = cast("list[bytes]", now)
-        return int(seconds) * 1000 + int(microseconds) // 1000, sent_at
+        return _ms(now), sent_at
 
     async def page(self, since_ms: int, wanted: int = _MOST) -> IndexPage:
         """Entries from a score on: about as many as are wanted, and then the score up to which they are all."""
@@ -80,19 +81,23 @@ class TerminalIndex:
         # Twice an even share, because the page ends where the first of the keys breaks off.
         per_key = min(max(2 * wanted // len(names), _LEAST_PER_KEY, self._per_key // 2), _PER_KEY)
         while True:
-            replies = await self._ask([_range(name, since_ms, per_key) for name in names])
-            raise_refusal(replies)
+            # One pipeline, but not one moment: the server serves others in between.
+            now, *replies = await self._ask([("TIME",), *(_range(name, since_ms, per_key) for name in names)])
+            raise_refusal((now, *replies))
+            asked_ms = _ms(now)
             found = [_entries(reply) for reply in replies]
             cut = [max(score for _, score in entries) for entries in found if len(entries) == per_key]
             if not cut:
-                return IndexPage([entry for entries in found for entry in entries], _BEYOND, complete=True)
+                return IndexPage(
+                    [entry for entries in found for entry in entries], _BEYOND, complete=True, asked_ms=asked_ms
+                )
             # Of the keys that hold more, the first to break off says how far the page is whole.
             upto = min(cut) - 1
             whole = [entry for entries in found for entry in entries if entry[1] <= upto]
             if upto >= since_ms and (2 * len(whole) >= wanted or per_key >= _PER_KEY):
                 # Where a few keys hold most, the next page begins with what it took for this one.
                 self._per_key = per_key
-                return IndexPage(whole, upto, complete=False)
+                return IndexPage(whole, upto, complete=False, asked_ms=asked_ms)
             # One key holds most of them, or more at one millisecond than fit: a flow cancelled at once, say.
             per_key *= 4
 
@@ -125,6 +130,11 @@ def is_lane(text: str) -> bool:
 
 # Phase and outcome in one read: the outcome goes back to `none` on replay.
 _FIELDS: Final = ("lifecycle_phase", "terminal_outcome", "flow_id", "replay_count")
+
+
+def _ms(time_reply: object) -> int:
+    seconds, microseconds = cast("list[bytes]", time_reply)
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def _range(name: str, since_ms: int, count: int) -> tuple[str, ...]:
