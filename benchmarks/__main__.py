@@ -10,7 +10,7 @@ import platform
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import importing, memory, postgres, valkey, waiting
+from benchmarks import importing, memory, postgres, valkey, valkey_faults, waiting
 from benchmarks.table import Row, render
 from ffcompletion import embedded
 
@@ -21,6 +21,9 @@ BENCHES: dict[str, tuple[str, Bench]] = {
     "valkey-latency": ("valkey", valkey.latency),
     "valkey-filtered": ("valkey", valkey.filtered),
     "valkey-streams": ("valkey", valkey.streams),
+    "valkey-filters": ("valkey", valkey_faults.filters),
+    "valkey-faults": ("valkey", valkey_faults.faults),
+    "valkey-reconcile": ("valkey", valkey_faults.reconciling),
     "postgres-latency": ("postgres", postgres.latency),
     "postgres-burst": ("postgres", postgres.burst),
     "postgres-catchup": ("postgres", postgres.catchup),
