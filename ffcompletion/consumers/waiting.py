@@ -123,7 +123,7 @@ async def wait_for_flow(
                 members = await _asked(backend.flow_members(flow))
                 if members is not None and not members and missing == "error":
                     raise NotFound(f"flow {flow}")
-                watch.extend(wait, [id_ for id_ in members or () if id_ not in found])
+                watch.extend(wait, [id_ for id_ in members or () if id_ not in found and id_ not in wait.pending])
                 if members and not wait.pending:
                     states = await _asked(backend.describe_executions(members))
                     again = [
