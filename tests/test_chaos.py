@@ -24,7 +24,7 @@ async def test_a_short_chaos_loses_and_repeats_nothing() -> None:
 
 
 # The long profile: FFCOMPLETION_TEST_KILLS=50.
-KILLS = int(os.environ.get("FFCOMPLETION_TEST_KILLS", "5"))
+KILLS = int(os.environ.get("FFCOMPLETION_TEST_KILLS", "3"))
 
 
 @pytest.mark.timeout(60 + 2 * KILLS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.worlds import Done, PostgresWorld, ValkeyWorld, done
+from tests.worlds import Done, PostgresWorld, ValkeyWorld, done, eventually
 
 FFC = f"{sys.executable} -m ffcompletion"
 on_servers = pytest.mark.parametrize("world", ["valkey", "postgres18"], indirect=True)
@@ -79,7 +79,12 @@ async def test_waiting_and_interrupted(world: ValkeyWorld | PostgresWorld) -> No
     await world.begins(item)
     command = [sys.executable, "-m", "ffcompletion", "wait", world.url, item.execution_id]
     waiting = [await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE) for _ in range(2)]
-    await asyncio.sleep(1.5)
+
+    async def both_listen() -> bool:
+        # One that subscribes and one that reads keys, or an outbox.
+        return await world.connections() >= 4
+
+    await eventually(both_listen, 30)
     assert all(process.returncode is None for process in waiting)
     waiting[0].send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(waiting[0].communicate(), 10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import subprocess
@@ -32,8 +31,8 @@ from ffcompletion.testing import (
     check_backend,
 )
 from ffcompletion.urls import ConnectOptions
-from tests.gallery.__main__ import examine
 from tests.gallery.broken import GALLERY
+from tests.gallery.examining import broken_clauses
 from tests.gallery.right import Exchange, Right
 from tests.proxy import Proxy
 from tests.test_faults import Victim
@@ -45,19 +44,13 @@ Contract = Callable[[], AbstractAsyncContextManager[Subject]]
 # ── the kit itself ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _broken_clauses(name: str) -> list[str]:
-    kinds: list[type[Right]] = [Right, *GALLERY]
-    (kind,) = [kind for kind in kinds if kind.__name__ == name]
-    return asyncio.run(examine(kind)).broken
-
-
 @pytest.mark.timeout(240)
 def test_each_broken_backend_fails_its_clauses_and_no_other() -> None:
     """Forty ways to be wrong; ``python -m tests.gallery`` prints the table. In processes: some block their loop."""
     assert len(GALLERY) >= 20
     expected = {kind.__name__: sorted(kind.breaks) for kind in GALLERY} | {"Right": []}
     with ProcessPoolExecutor(8, get_context("spawn")) as pool:
-        found = dict(zip(expected, pool.map(_broken_clauses, expected), strict=True))
+        found = dict(zip(expected, pool.map(broken_clauses, expected), strict=True))
     assert {name: sorted(clauses) for name, clauses in found.items()} == expected
     # Every clause is broken by somebody, so no check is there for nothing; shape is the type checker's and Python's.
     assert {check.clause for check in CHECKS} - set(itertools.chain(*expected.values())) == {"0.1"}
@@ -242,7 +235,7 @@ class _PostgresAnnouncer:
             )
 
 
-@pytest.fixture(scope="module", params=["valkey", "postgres16", "postgres18"])
+@pytest.fixture(scope="module", params=["valkey", "postgres18"])
 def victim(request: pytest.FixtureRequest) -> Iterator[Victim]:
     made = Victim(request.param)
     yield made

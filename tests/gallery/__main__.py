@@ -5,29 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from ffcompletion.testing import Options, Report, check_backend
 from tests.gallery.broken import GALLERY, Broken
-from tests.gallery.right import Exchange, Right
-
-
-async def examine(kind: type[Right]) -> Report:
-    """Held against every clause, under faults, with little patience."""
-    exchange, nowhere = Exchange(), Exchange()
-    nowhere.open.clear()
-    options = Options(
-        faults=exchange,
-        unreachable=lambda: kind(nowhere),
-        connections=exchange.connections,
-        burst=150,
-        flood=400,
-        patience_s=0.8,
-        setup_s=2.5,
-        closing_s=0.5,
-    )
-    report = await check_backend(lambda: kind(exchange), exchange, options)
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        task.cancel()
-    return report
+from tests.gallery.examining import examine
+from tests.gallery.right import Right
 
 
 async def table(kinds: list[type[Right]]) -> bool:
