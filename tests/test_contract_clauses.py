@@ -302,3 +302,22 @@ async def test_a_cursor_of_another_backend_is_refused(world: World) -> None:
             async with ffc.subscribe(backend, cursor=theirs):
                 pass
         assert backend.stats().streams == 0
+
+
+async def test_closing_that_is_cancelled_leaves_the_backend_whole(world: World) -> None:
+    """Cancelled at every step of it, as a web framework does: the next stream is live, and nothing is left behind."""
+    async with world.backend() as backend:
+        for steps in range(1, 12):
+            stream = await backend.subscribe_completions()
+            closing = asyncio.ensure_future(stream.aclose())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            while not closing.done():
+                # Again and again: cancellation that is level-triggered.
+                closing.cancel()
+                await asyncio.sleep(0)
+            async with ffc.subscribe(backend) as after:
+                item = done()
+                await world.announce(item)
+                assert (await first(after)).execution_id == item.execution_id
+        await eventually(lambda: backend.stats().streams == 0)

@@ -39,6 +39,7 @@ class Adapter(ABC):
         self._feeds: set[Closable] = set()
         # Starting and stopping take turns, so that a stream closed while another opens stops nothing it needs.
         self._turn: asyncio.Lock | None = None
+        self._releasing: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
 
@@ -51,12 +52,12 @@ class Adapter(ABC):
         """Around everything that a subscribe call does with the server. Raises ``TimeoutError`` after the limit."""
         self._check_usable("subscribe")
         turn = self._turn = self._turn or asyncio.Lock()
-        async with asyncio.timeout(self._setup_s), turn:
-            try:
+        try:
+            async with asyncio.timeout(self._setup_s), turn:
                 yield
-            finally:
-                # Set-up failed, or the other streams were closed meanwhile.
-                await self._stop_if_unused()
+        finally:
+            # Set-up failed, or the other streams were closed meanwhile.
+            await self._release_if_unused()
 
     @asynccontextmanager
     async def _asking(self, op: str) -> AsyncGenerator[None]:
@@ -76,18 +77,32 @@ class Adapter(ABC):
                 raise Unavailable(op, "the backend is in use on another event loop; make one for each loop")
             self._loop = loop
             self._turn = None
+            self._releasing = None
 
     async def _closed(self, feed: Closable) -> None:
         self._feeds.discard(feed)
-        # A subscribe call that is under way looks after this itself when it ends.
-        if self._turn is not None and not self._turn.locked():
-            async with self._turn:
-                await self._stop_if_unused()
+        await self._release_if_unused()
 
-    async def _stop_if_unused(self) -> None:
-        if not self._feeds and self._link.state not in (BackendState.IDLE, BackendState.CLOSED):
-            await self._stop()
-            self._link.idle()
+    async def _release_if_unused(self) -> None:
+        if self._releasing is None and self._unused and self._turn is not None and not self._turn.locked():
+            # In a task of its own: whoever closes the last stream may be cancelled, and half a stop is none.
+            self._releasing = asyncio.create_task(self._release(self._turn), name="ffcompletion-release")
+        # A subscribe call that is under way looks after this itself when it ends.
+        if self._releasing is not None:
+            await asyncio.shield(self._releasing)
+
+    async def _release(self, turn: asyncio.Lock) -> None:
+        try:
+            async with turn:
+                if self._unused:
+                    await self._stop()
+                    self._link.idle()
+        finally:
+            self._releasing = None
+
+    @property
+    def _unused(self) -> bool:
+        return not self._feeds and self._link.state not in (BackendState.IDLE, BackendState.CLOSED)
 
     async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> ExecutionSnapshot | None:
         """The execution as stored now, or None if there is no record of it. ``result``: fetch it as well.

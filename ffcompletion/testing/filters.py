@@ -13,6 +13,18 @@ from ffcompletion.testing.bench import Bench
 from ffcompletion.testing.check import clause
 from ffcompletion.testing.subject import Execution, fresh
 
+__all__ = [
+    "check_admitted",
+    "check_both",
+    "check_fails_closed",
+    "check_fails_closed_under_faults",
+    "check_namespace",
+    "check_noop",
+    "check_own_filter",
+    "check_refuses",
+    "check_tag",
+]
+
 _OURS: Final = ScannerFilter("conformance-a")
 _TAG: Final = ("conformance", "yes")
 

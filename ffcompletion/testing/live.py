@@ -12,6 +12,22 @@ from ffcompletion.testing.check import clause
 from ffcompletion.testing.subject import fresh
 from ffcompletion.testing.violation import NotChecked
 
+__all__ = [
+    "check_cancelled_wait",
+    "check_every_one",
+    "check_live_on_return",
+    "check_loop_is_free",
+    "check_nothing_lost_by_disconnect",
+    "check_once",
+    "check_order",
+    "check_payload",
+    "check_setup_failure",
+    "check_shape",
+    "check_survives_disconnect",
+    "check_survives_mute",
+    "check_survives_restart",
+]
+
 _TRIES = 5
 _STALL_S = 0.5
 _MUTE_S = 20.0

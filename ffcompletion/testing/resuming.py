@@ -13,6 +13,16 @@ from ffcompletion.testing.check import clause
 from ffcompletion.testing.subject import Execution, fresh
 from ffcompletion.testing.violation import NotChecked
 
+__all__ = [
+    "check_close_backend",
+    "check_cursor_bytes",
+    "check_ends",
+    "check_foreign_cursor",
+    "check_joins",
+    "check_resume",
+    "check_resume_filtered",
+]
+
 
 async def _from(bench: Bench, cursor: StreamCursor, wanted: ScannerFilter | None = None) -> CompletionStream:
     opening = bench.resumable.subscribe_completions_from(cursor, wanted)

@@ -13,6 +13,23 @@ from ffcompletion.testing.check import clause
 from ffcompletion.testing.subject import fresh
 from ffcompletion.testing.violation import NotChecked
 
+__all__ = [
+    "check_again",
+    "check_bounded",
+    "check_close_one",
+    "check_close_twice",
+    "check_close_while_mute",
+    "check_close_while_waiting",
+    "check_closed_is_over",
+    "check_dropped",
+    "check_independent",
+    "check_loss_is_visible",
+    "check_no_connection_left",
+    "check_no_task_left",
+    "check_slow_goes_on",
+    "check_slow_one",
+]
+
 # What one completion costs at the very least where it is kept: the payload, its id, a place in a queue.
 _KEPT_BYTES = 120
 
