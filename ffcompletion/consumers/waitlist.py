@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import final
 
+import msgspec
+
 from ffcompletion.contract.errors import NotFound
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
@@ -123,11 +125,6 @@ class Waitlist:
             del self._unread[id_]
         return taken
 
-    @property
-    def has_unread(self) -> bool:
-        """Whether there are such."""
-        return bool(self._unread)
-
     def intervals(self) -> set[float]:
         """The poll intervals in use, in seconds."""
         return {wait.interval_s for wait in self._waits if wait.pending}
@@ -145,7 +142,7 @@ class Waitlist:
     def _answer(self, wait: Wait, id_: ExecutionId, completion: CompletionPayload) -> None:
         self._settled(wait, id_)
         if not wait.result and completion.payload_bytes is not None:
-            completion = _without_result(completion)
+            completion = msgspec.structs.replace(completion, payload_bytes=None)
         wait.answers.append(completion)
         wait.changed.set()
 
@@ -168,15 +165,4 @@ def completion_of(snapshot: ExecutionSnapshot) -> CompletionPayload:
         snapshot.result,
         snapshot.completed_at_ms,
         snapshot.flow_id,
-    )
-
-
-def _without_result(completion: CompletionPayload) -> CompletionPayload:
-    return CompletionPayload(
-        completion.execution_id,
-        completion.outcome,
-        None,
-        completion.produced_at_ms,
-        completion.flow_id,
-        completion.cursor,
     )

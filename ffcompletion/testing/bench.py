@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final, final
 
 from ffcompletion.contract.errors import EngineError, Unavailable
-from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import (
     CompletionBackend,
@@ -94,15 +93,7 @@ class Bench:
     async def warmed(self, stream: CompletionStream, admitted: Execution) -> CompletionStream:
         """Announce an execution, again and again, until the stream tells of it."""
         self._warm_ups.add(admitted.execution_id)
-        end = time.monotonic() + self.options.patience_s
-        waiting = asyncio.ensure_future(self.next(stream, "the stream is live"))
-        try:
-            while not waiting.done() and time.monotonic() < end:
-                await self.announce(admitted)
-                await asyncio.wait({waiting}, timeout=self.options.patience_s / 20)
-            await waiting
-        finally:
-            waiting.cancel()
+        await self._until_heard(stream, lambda: admitted, self.options.patience_s / 20, "the stream is live")
         return stream
 
     def kept(self, stream: CompletionStream) -> CompletionStream:
@@ -231,12 +222,17 @@ class Bench:
 
     async def goes_on(self, stream: CompletionStream, expected: str) -> None:
         """Announce now and then until the stream tells of it: it may take a moment to be live again."""
+        await self._until_heard(stream, fresh, 0.05, expected)
+
+    async def _until_heard(
+        self, stream: CompletionStream, item: Callable[[], Execution], every_s: float, expected: str
+    ) -> None:
         end = time.monotonic() + self.options.patience_s
         waiting = asyncio.ensure_future(self.next(stream, expected))
         try:
             while not waiting.done() and time.monotonic() < end:
-                await self.announce(fresh())
-                await asyncio.wait({waiting}, timeout=0.05)
+                await self.announce(item())
+                await asyncio.wait({waiting}, timeout=every_s)
             await waiting
         finally:
             waiting.cancel()
@@ -277,6 +273,3 @@ def heartbeat(stalls: list[float]) -> Generator[None]:
         yield
     finally:
         task.cancel()
-
-
-EVERYTHING: Final = ScannerFilter.NOOP

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from ffcompletion.testing.bench import Bench, opened
 from ffcompletion.testing.subject import Announcer, Factory, Options
+from ffcompletion.testing.violation import ContractViolation, NotChecked
 
 __all__ = ["Check", "clause"]
 
@@ -33,8 +34,17 @@ class Check:
 
     async def __call__(self, factory: Factory, announcer: Announcer, options: Options | None = None) -> None:
         """Hold a new backend against the clause."""
-        async with opened(self.clause, factory, announcer, options) as bench:
-            await self._body(bench)
+        try:
+            async with opened(self.clause, factory, announcer, options) as bench:
+                await self._body(bench)
+        except NotImplementedError as exc:
+            raise NotChecked(str(exc) or "the fault cannot be injected") from exc
+        except BaseExceptionGroup as group:
+            # Two tasks of a check found the same.
+            found = [exc for exc in group.exceptions if isinstance(exc, ContractViolation)]
+            if not found:
+                raise
+            raise found[0] from None
 
     @override
     def __repr__(self) -> str:

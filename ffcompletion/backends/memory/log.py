@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final, final
 
+import msgspec
+
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
@@ -113,9 +115,7 @@ class Reader:
     def _dress(self, payload: CompletionPayload) -> CompletionPayload:
         if self._results or payload.payload_bytes is None:
             return payload
-        return CompletionPayload(
-            payload.execution_id, payload.outcome, None, payload.produced_at_ms, payload.flow_id, payload.cursor
-        )
+        return msgspec.structs.replace(payload, payload_bytes=None)
 
     async def ready(self) -> None:
         if self._position >= self._log.end:
