@@ -93,7 +93,7 @@ async def _our_burst(url: str) -> tuple[float, float]:
 async def burst(url: str) -> list[Row]:
     await prepare(url)
     ours, bare, cpu, slow = [], [], [], []
-    for _ in range(3):
+    for _ in range(7):
         bare.append(await _bare_burst(url))
         rate, per_row = await _our_burst(url)
         ours.append(rate)
@@ -101,7 +101,7 @@ async def burst(url: str) -> list[Row]:
         slow.append(await _query_per_notification(url, 2000))
     return [
         Row(
-            what=f"burst of {BURST:,} rows in transactions of 100, insert to yield, against bare `notifies()`; median of 3; our CPU {median(cpu) * 1e6:.1f} µs a row",
+            what=f"burst of {BURST:,} rows in transactions of 100, insert to yield, against bare `notifies()`; median of 7; our CPU {median(cpu) * 1e6:.1f} µs a row",
             ours=f"{median(ours):,.0f}/s",
             bare=f"{median(bare):,.0f}/s",
             ratio=f"{median([a / b for a, b in zip(ours, bare, strict=True)]):.2f}",
