@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.postgres import run_chaos
+from tests.chaos.valkey import run_valkey_chaos
 from tests.worlds import PostgresWorld, done
 
 CONSUMER = Path(__file__).parent / "programs" / "remembers.py"
@@ -21,6 +23,15 @@ async def test_a_short_chaos_loses_and_repeats_nothing() -> None:
     """Every stream's account is sound: nothing lost, nothing twice that was not resumed, nothing of others."""
     sound, report = await asyncio.wait_for(run_chaos(18, 12.0, seed=3), 55)
     assert sound, report
+
+
+async def test_a_short_chaos_on_valkey_loses_nothing() -> None:
+    """What push alone loses, reconciling delivers, whatever is hurt."""
+    sound, report = await asyncio.wait_for(run_valkey_chaos(8.0, seed=3, reconcile_s=1.0), 55)
+    assert sound, report
+    alone = re.search(r"near, push alone .* lost +(\d+)", report)
+    assert alone, report
+    assert int(alone[1]) > 0, f"nothing was at stake: {report}"
 
 
 # The long profile: FFCOMPLETION_TEST_KILLS=50.

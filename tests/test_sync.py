@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import ffcompletion as ffc
+from tests.proxy import Proxy
 from tests.worlds import Done, MemoryWorld, PostgresWorld, ValkeyWorld, World, done
 
 UNKNOWN = "{fp:9}:550e8400-e29b-41d4-a716-446655440099"
@@ -219,6 +220,32 @@ def _start(*words: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def test_a_connection_that_is_cut(valkey_url: str) -> None:
+    """A loop that blocks goes on by itself, and what finished meanwhile is delivered."""
+    plain = Plain(ValkeyWorld(valkey_url))
+    host, _, port = valkey_url.removeprefix("valkey://").partition(":")
+    before, meanwhile = [done() for _ in range(5)], [done() for _ in range(5)]
+    try:
+        with (
+            Proxy((host, int(port))) as proxy,
+            ffc.sync.connect(f"valkey://127.0.0.1:{proxy.port}") as backend,
+            backend.subscribe() as stream,
+        ):
+            plain.do(plain.world.announce(*before))
+            assert [next(stream).execution_id for _ in before] == [item.execution_id for item in before]
+            proxy.refuse()
+            proxy.cut()
+            for item in meanwhile:
+                plain.do(plain.world.ends(item))
+            again = threading.Timer(0.3, proxy.refuse, [False])
+            again.start()
+            assert {next(stream).execution_id for _ in meanwhile} == {item.execution_id for item in meanwhile}
+            assert backend.stats().reconnects >= 1
+            again.join()
+    finally:
+        plain.close()
 
 
 @pytest.mark.parametrize("what", ["wait", "iterate"])

@@ -30,6 +30,7 @@ class ValkeyChaos(Chaos):
 
     name = "Valkey"
     errors = (OSError, GlideError, ffc.EngineError, TimeoutError)
+    reconcile_s = 15.0
 
     def __init__(self, seconds: float, seed: int, per_second: float) -> None:
         super().__init__(seconds, seed)
@@ -115,7 +116,7 @@ class ValkeyChaos(Chaos):
         return self.sound
 
     async def _open(self, place: str, url: str) -> list[ValkeyBackend]:
-        backend = ValkeyBackend(url, buffer_size=2000)
+        backend = ValkeyBackend(url, buffer_size=2000, reconcile_interval=self.reconcile_s)
         alone = ValkeyBackend(url, reconcile_interval=0)
         self.start(self.read(await backend.subscribe_completions(), self.ledger(place, may_repeat=True)))
         for tenant in "ab":
@@ -139,9 +140,12 @@ class ValkeyChaos(Chaos):
         return found
 
 
-async def run_valkey_chaos(seconds: float, seed: int, per_second: float = 1000.0) -> tuple[bool, str]:
+async def run_valkey_chaos(
+    seconds: float, seed: int, per_second: float = 1000.0, reconcile_s: float = 15.0
+) -> tuple[bool, str]:
     """Run it; whether all accounts are sound, and the ledger as text."""
     chaos = await asyncio.to_thread(ValkeyChaos, seconds, seed, per_second)
+    chaos.reconcile_s = reconcile_s
     try:
         sound = await chaos.run()
     finally:
