@@ -36,7 +36,7 @@ from tests.gallery.examining import broken_clauses
 from tests.gallery.right import Exchange, Right
 from tests.proxy import Proxy
 from tests.test_faults import Victim
-from tests.worlds import FINISH, PostgresWorld, ValkeyWorld
+from tests.worlds import FINISH, PostgresWorld, ValkeyWorld, hash_tag
 
 Contract = Callable[[], AbstractAsyncContextManager[Subject]]
 
@@ -189,7 +189,7 @@ class _ValkeyAnnouncer:
     async def announce(self, *executions: Execution) -> None:
         commands: list[list[str]] = []
         for item in executions:
-            tag = item.execution_id[: item.execution_id.index("}") + 1]
+            tag = hash_tag(item.execution_id)
             key = f"ff:exec:{tag}:{item.execution_id}"
             message = {"flow_id": item.flow_id, "outcome": item.outcome, "execution_id": item.execution_id}
             commands.append([

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import ffcompletion as ffc
@@ -65,7 +65,7 @@ class _Server:
         self.world: Any = None
 
     def do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
 
 
 @pytest.fixture(scope="module", params=["memory", "valkey", "postgres18"])
@@ -112,6 +112,10 @@ class _Emits:
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ffst.filters(), st.lists(ffst.executions(), max_size=8, unique_by=lambda item: item.execution_id))
+@example(
+    ffc.ScannerFilter("a"),
+    [Execution(execution_id=ffc.ExecutionId("{fp:+007}:e3e70682-c209-4cac-629f-6fbed82c07cd"), namespace="a")],
+)
 def test_the_backend_decides_as_matches_does(
     server: _Server, wanted: ffc.ScannerFilter, items: list[Execution]
 ) -> None:

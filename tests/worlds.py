@@ -24,6 +24,7 @@ from ffcompletion.backends.postgres import PostgresBackend
 from ffcompletion.backends.valkey import ValkeyBackend
 from ffcompletion.backends.valkey.connection import Client, make_client
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.urls import Backend
 
 ENGINE_SQL = (Path(__file__).parent / "data" / "engine.sql").read_text()
@@ -267,6 +268,11 @@ return now
 """
 
 
+def hash_tag(execution_id: str) -> str:
+    """What the engine writes before a key's id: ``{fp:+007}:…`` is kept under ``{fp:7}``."""
+    return f"{{fp:{ExecutionId(execution_id).partition}}}"
+
+
 class ValkeyWorld(World):
     name = "valkey"
     resumable = False
@@ -286,7 +292,7 @@ class ValkeyWorld(World):
 
     async def write(self, item: Done) -> None:
         """The keys that the engine writes, without the announcement."""
-        tag = item.execution_id[: item.execution_id.index("}") + 1]
+        tag = hash_tag(item.execution_id)
         key = f"ff:exec:{tag}:{item.execution_id}"
         fields = {
             "flow_id": item.flow_id or "",
@@ -305,7 +311,7 @@ class ValkeyWorld(World):
 
     async def finish(self, item: Done, *, lane: str = "default", push: bool = True, skew_ms: int = 0) -> int:
         """All that the engine does when an execution ends, in one call: keys, index, announcement. Its score."""
-        tag = item.execution_id[: item.execution_id.index("}") + 1]
+        tag = hash_tag(item.execution_id)
         key = f"ff:exec:{tag}:{item.execution_id}"
         keys = [f"{key}:core", f"{key}:tags", f"{key}:result", f"ff:idx:{tag}:lane:{lane}:terminal"]
         message = {"flow_id": item.flow_id, "outcome": item.outcome, "execution_id": item.execution_id}
@@ -319,7 +325,7 @@ class ValkeyWorld(World):
 
     @override
     async def begins(self, item: Done) -> None:
-        tag = item.execution_id[: item.execution_id.index("}") + 1]
+        tag = hash_tag(item.execution_id)
         core = f"ff:exec:{tag}:{item.execution_id}:core"
         if await self.command("EXISTS", core):
             await self.replay(item)
@@ -341,7 +347,7 @@ class ValkeyWorld(World):
 
     async def replay(self, item: Done, lane: str = "default") -> None:
         """Terminal → runnable."""
-        tag = item.execution_id[: item.execution_id.index("}") + 1]
+        tag = hash_tag(item.execution_id)
         core = f"ff:exec:{tag}:{item.execution_id}:core"
         await self.command("HSET", core, "lifecycle_phase", "runnable", "terminal_outcome", "none", "completed_at", "")
         await self.command("HINCRBY", core, "replay_count", "1")
