@@ -33,8 +33,8 @@ class Gate:
         self, payloads: Sequence[CompletionPayload], filters: Sequence[CompletionFilter]
     ) -> list[Facts | None]:
         """For each payload its namespace, and the tags that some filter still wants to see; in order."""
-        ids = [payload.execution_id for payload in payloads]
-        replies = await _answers(self._ask, [("HGET", keys.core(id_), "namespace") for id_ in ids])
+        records = [keys.execution(payload.execution_id) for payload in payloads]
+        replies = await _answers(self._ask, [("HGET", f"{record}:core", "namespace") for record in records])
         namespaces = [text_of(reply) for reply in replies]
         tag_keys = sorted({key for wanted in filters if (key := wanted.tag_key) is not None})
         facts: list[Facts | None] = [(namespace, {}) for namespace in namespaces]
@@ -42,7 +42,8 @@ class Gate:
             return facts
         survivors = [index for index, namespace in enumerate(namespaces) if _may_pass(filters, namespace)]
         if survivors:
-            found = await _answers(self._ask, [("HMGET", keys.tags(ids[index]), *tag_keys) for index in survivors])
+            command = "HGET" if len(tag_keys) == 1 else "HMGET"
+            found = await _answers(self._ask, [(command, f"{records[index]}:tags", *tag_keys) for index in survivors])
             for index, values in zip(survivors, found, strict=True):
                 facts[index] = (namespaces[index], _tags(tag_keys, values))
         return facts
@@ -104,6 +105,10 @@ def text_of(reply: object) -> str | None:
 
 
 def _tags(tag_keys: Sequence[str], values: object) -> dict[str, str]:
+    """From the reply: one value for one key, a list for several."""
+    if len(tag_keys) == 1:
+        text = text_of(values)
+        return {} if text is None else {tag_keys[0]: text}
     if not isinstance(values, list):
         return {}
     found = zip(tag_keys, map(text_of, cast("list[object]", values)), strict=False)

@@ -6,7 +6,19 @@ from typing import Final
 
 from ffcompletion.contract.ids import ExecutionId, FlowId, flow_partition
 
-__all__ = ["CHANNEL", "LANES", "NOBODY", "PARTITIONS", "core", "members", "result", "tag_of", "tags", "terminal"]
+__all__ = [
+    "CHANNEL",
+    "LANES",
+    "NOBODY",
+    "PARTITIONS",
+    "core",
+    "execution",
+    "members",
+    "result",
+    "tag_of",
+    "tags",
+    "terminal",
+]
 
 CHANNEL: Final = "ff:dag:completions"
 LANES: Final = "ff:idx:lanes"
@@ -24,19 +36,24 @@ def tag_of(execution_id: ExecutionId) -> str:
     return text if digits.isdigit() and (digits[0] != "0" or digits == "0") else f"{{fp:{execution_id.partition}}}"
 
 
+def execution(execution_id: ExecutionId) -> str:
+    """What all keys of an execution begin with; ``:core``, ``:tags`` or ``:result`` follows."""
+    return f"ff:exec:{tag_of(execution_id)}:{execution_id}"
+
+
 def core(execution_id: ExecutionId) -> str:
     """Hash: namespace, flow_id, lane_id, lifecycle_phase, terminal_outcome, completed_at, …"""
-    return f"ff:exec:{tag_of(execution_id)}:{execution_id}:core"
+    return f"{execution(execution_id)}:core"
 
 
 def tags(execution_id: ExecutionId) -> str:
     """Hash: tag → value."""
-    return f"ff:exec:{tag_of(execution_id)}:{execution_id}:tags"
+    return f"{execution(execution_id)}:tags"
 
 
 def result(execution_id: ExecutionId) -> str:
     """String: the stored result."""
-    return f"ff:exec:{tag_of(execution_id)}:{execution_id}:result"
+    return f"{execution(execution_id)}:result"
 
 
 def terminal(partition: int, lane: str) -> str:

@@ -164,7 +164,7 @@ class Live:
     async def check_readable(self) -> None:
         """Raise ``Unavailable`` if the keys that filters ask about may not be read."""
         for reply in await self.ask(
-            [("HGET", keys.core(keys.NOBODY), "namespace"), ("HGET", keys.tags(keys.NOBODY), "x")]
+            [("HGET", keys.core(keys.NOBODY), "namespace"), ("HMGET", keys.tags(keys.NOBODY), "x")]
         ):
             if isinstance(reply, GlideError):
                 error = translated(reply, self._options.shown, "subscribe_completions_filtered")
