@@ -145,6 +145,7 @@ async def test_a_right_that_is_withdrawn_holds_and_leaks_nothing(valkey: ValkeyW
     [
         (["resetchannels", "allkeys", "allcommands"], False, "SUBSCRIBE ff:dag:completions"),
         (["&ff:dag:completions", "resetkeys", "allcommands"], True, "ff:exec"),
+        (["allchannels", "allkeys", "allcommands", "-hmget"], True, "+hmget"),
     ],
 )
 async def test_a_missing_right_is_named(valkey: ValkeyWorld, rules: list[str], filtered: bool, message: str) -> None:
