@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
+
+import msgspec
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
@@ -33,11 +35,23 @@ class Signal:
                 loop.call_soon_threadsafe(_resolve, waiter)
 
     async def wait(self) -> None:
-        """Wait for the next ``wake``."""
+        """Wait for the next ``wake``. Only where nothing else runs between the look at the state and this call."""
+        await self._wait(lambda: False)
+
+    async def until(self, so: Callable[[], bool]) -> None:
+        """Wait until ``so()``, which is looked at now and after each ``wake``. Whoever changes it wakes afterwards.
+
+        Safe where it is changed on another thread: it is looked at once more behind the waiter's registration.
+        """
+        while not so():
+            await self._wait(so)
+
+    async def _wait(self, so: Callable[[], bool]) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
-            await waiter
+            if not so():
+                await waiter
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -103,6 +117,18 @@ class Buffer:
         self._queue.clear()
         self.size = 0
         return dropped
+
+    def rewind(self, cursor: StreamCursor) -> None:
+        """No position beyond this one holds any more, neither this buffer's nor that of a completion that waits."""
+
+        def bounded(old: StreamCursor | None) -> StreamCursor | None:
+            return cursor if old is not None and old.position > cursor.position else old
+
+        self.cursor = bounded(self.cursor)
+        self._queue = deque(
+            ([msgspec.structs.replace(item, cursor=bounded(item.cursor)) for item in batch], bounded(after))
+            for batch, after in self._queue
+        )
 
     def wake(self) -> None:
         """Wake the consumer, to look at something other than the queue."""

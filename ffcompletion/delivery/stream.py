@@ -56,7 +56,10 @@ class Source(Protocol):
 
     @property
     def cursor(self) -> StreamCursor | None:
-        """Where to resume once every batch taken so far has been consumed."""
+        """Where to resume once every batch taken so far has been consumed.
+
+        Everything else that the stream has to hand over lies behind it, wherever it waits: unread, read, or buffered.
+        """
         ...
 
     def stats(self) -> StreamStats:
@@ -72,13 +75,28 @@ class Subscription:
     item; that task gets ``StopAsyncIteration``. A cancelled wait loses nothing. Use from the loop it was made on.
     """
 
-    __slots__ = ("__weakref__", "_batch", "_items", "_loop", "_name", "_pid", "_source", "_unyielded")
+    __slots__ = (
+        "__weakref__",
+        "_batch",
+        "_before",
+        "_items",
+        "_left",
+        "_loop",
+        "_name",
+        "_pid",
+        "_source",
+        "_unyielded",
+    )
 
     def __init__(self, source: Source, name: str) -> None:
         self._source = source
         self._name = name
         self._batch: Sequence[CompletionPayload] = ()
         self._items: Iterator[CompletionPayload] = iter(())
+        # The same iterator until this handle is closed: what is left in it was taken, and never yielded.
+        self._left: Iterator[CompletionPayload] = self._items
+        # Where to resume before the first of the batch has been yielded.
+        self._before: StreamCursor | None = None
         self._unyielded = 0
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
@@ -93,14 +111,17 @@ class Subscription:
     async def _next(self) -> CompletionPayload:
         if os.getpid() != self._pid:
             raise Unavailable("this stream", "it was opened before fork(); subscribe again in the child process")
-        while not self._source.closed:
+        while True:
             # Another task may have refilled the items while this one was suspended.
             item = next(self._items, None)
             if item is not None:
                 return item
+            if self._source.closed:
+                raise StopAsyncIteration
             self._unyielded += len(self._batch)
+            self._before = self._source.cursor
             batch = self._batch = self._source.take()
-            self._items = iter(batch)
+            self._items = self._left = iter(batch)
             if not batch:
                 self._unyielded = 0
                 await self._source.ready()
@@ -108,24 +129,28 @@ class Subscription:
                 # Behind take(), so that whatever it set in motion (the next page's query) is under way meanwhile.
                 self._unyielded = 0
                 await asyncio.sleep(0)
-        raise StopAsyncIteration
 
     @property
     def cursor(self) -> StreamCursor | None:
         """Where to resume after what has been yielded so far; None on backends that cannot resume.
 
-        Runs ahead of the last payload's own cursor where completions were filtered out since.
+        At any moment, also once the stream is closed: resuming here yields everything that this stream has not
+        yielded and its filter admits, and may repeat what it has. Runs ahead of the last payload's own cursor where
+        completions were filtered out since.
         """
-        left = length_hint(self._items)
-        if not left:
-            return self._source.cursor
+        reached = self._source.cursor
+        left = length_hint(self._left)
+        if not left or reached is None:
+            return reached
         done = len(self._batch) - left
-        return self._batch[done - 1].cursor if done else None
+        last = self._batch[done - 1].cursor if done else self._before
+        # The source's is the further one, unless the history behind it was replaced since the batch was taken.
+        return last if last is None or last.position <= reached.position else reached
 
     def stats(self) -> StreamStats:
         """Counters of this stream, now."""
         stats = self._source.stats()
-        left = length_hint(self._items)
+        left = length_hint(self._left)
         if not left:
             return stats
         return StreamStats(
@@ -141,7 +166,6 @@ class Subscription:
     async def aclose(self) -> None:
         """Close the stream and release what it held on the server, within about a second whatever the server does."""
         self._items = iter(())
-        self._batch = ()
         self._source.close()
         if os.getpid() == self._pid:
             await self._source.released()

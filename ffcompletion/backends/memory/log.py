@@ -118,8 +118,8 @@ class Reader:
         return msgspec.structs.replace(payload, payload_bytes=None)
 
     async def ready(self) -> None:
-        if self._position >= self._log.end:
-            await self._log.signal.wait()
+        # Emitting and closing may happen on another thread, between any look and any wait.
+        await self._log.signal.until(lambda: self.closed or self._position < self._log.end)
 
     def close(self) -> None:
         self.closed = True

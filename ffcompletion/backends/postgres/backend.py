@@ -146,11 +146,7 @@ class PostgresBackend(Adapter):
             async with pool.connection(timeout=self._setup_s * 0.8) as conn:
                 after = await resume_after(conn, self._queries, after)
         pages = PageReader(pool, self._queries, pooled=session.pooled, read_timeout_s=self._read_s)
-        feed = Feed(self._live.reader, self._hub, pages, selector, self._buffer_size, self._closed)
-        if after is None:
-            feed.from_now()
-        else:
-            feed.after(after)
+        feed = Feed(self._live.reader, self._hub, pages, selector, self._buffer_size, self._closed, after)
         self._feeds.add(feed)
         return feed
 

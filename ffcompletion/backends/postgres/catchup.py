@@ -38,8 +38,8 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
     """What part of a page came to."""
 
     payloads: Sequence[CompletionPayload]
-    reached: int
-    """The position after it, for the stream's cursor."""
+    upto: int
+    """The id of its last row."""
     filtered: int
     undecided: int
     malformed: int
@@ -68,15 +68,18 @@ class Page:
         """Rows not yet taken."""
         return len(self._rows) - self._next
 
+    def limit_cursors(self, limit: int) -> None:
+        """No payload taken from now on may have a cursor beyond this."""
+        self._watermark = min(self._watermark, limit)
+
     def take(self) -> Piece:
         """Decode and decide the next piece."""
         rows = self._rows[self._next : self._next + _PIECE]
         self._next += len(rows)
-        reached = min(rows[-1][0] if self else self.reached, self._watermark)
         batch = decode(rows, self._watermark, facts=self._facts, results=self._results)
         group, before = self._group, (self._group.filtered, self._group.undecided)
         payloads = group.select(batch.plain if batch.with_results is None else batch.with_results, batch.facts)
-        return Piece(payloads, reached, group.filtered - before[0], group.undecided - before[1], batch.malformed)
+        return Piece(payloads, rows[-1][0], group.filtered - before[0], group.undecided - before[1], batch.malformed)
 
 
 @final

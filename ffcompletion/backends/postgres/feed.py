@@ -1,8 +1,7 @@
 """One stream of the Postgres backend: reads stored rows at its own pace until it has caught up, then rides the hub.
 
-What it still owes its consumer is always known exactly: everything up to *position* has been handed out, except the
-*owed* spans. To join the hub it attaches first, noting the hub's highest id and open gaps, and then reads what is
-owed up to there without those gaps; the hub brings them, and all the rest. Falling behind is the same backwards.
+What it owes its consumer, and where that would have to resume, is ``Standing``'s to know; this does the reading, the
+attaching and the handing over.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, final
+from typing import Final, Protocol, final
 
-from ffcompletion.backends.postgres.catchup import Page, PageReader
-from ffcompletion.backends.postgres.reader import Reader
-from ffcompletion.backends.postgres.spans import Spans, union, without
+from ffcompletion.backends.postgres.catchup import Piece
+from ffcompletion.backends.postgres.gaps import GapTracker
+from ffcompletion.backends.postgres.spans import union
+from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import StreamStats
@@ -22,13 +22,57 @@ from ffcompletion.delivery.adapter import Closable
 from ffcompletion.delivery.buffer import Buffer
 from ffcompletion.delivery.hub import Group, Hub, Selector
 
-__all__ = ["Feed"]
+__all__ = ["Feed", "Outbox", "Pages", "StoredPage"]
 
-_UNLIMITED: Final = (1 << 63) - 1
-# Close enough to the live end to attach: less than a page, so that the buffer is not at risk meanwhile.
-_JOIN_WITHIN: Final = 1_000
 _POLITE_S: Final = 0.2
 _PAGES_AHEAD: Final = 2
+
+
+class Outbox(Protocol):
+    """Where the one reader of the outbox stands."""
+
+    tracker: GapTracker
+    in_hand: Sequence[int]
+    """Ids of the rows that are being handed out."""
+
+    def skipped(self, malformed: int, /) -> None:
+        """Rows that make no completion were met."""
+        ...
+
+
+class StoredPage(Protocol):
+    """Rows that were read and are decoded as they are taken; its length is how many are left."""
+
+    @property
+    def reached(self) -> int:
+        """The page holds everything up to this id."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def take(self) -> Piece:
+        """The next of them."""
+        ...
+
+    def limit_cursors(self, limit: int, /) -> None:
+        """No payload taken from now on may have a cursor beyond this."""
+        ...
+
+
+class Pages(Protocol):
+    """Reads stored rows for one stream."""
+
+    async def read(self, selector: Selector, after: int, upto: int, limit: int, /) -> StoredPage | None:
+        """Rows in ``(after, upto]``, as many as fit; None if the stream was closed meanwhile."""
+        ...
+
+    def stop(self) -> None:
+        """No read after this one."""
+        ...
+
+    def abort(self) -> None:
+        """Make a read that is under way fail at once."""
+        ...
 
 
 @final
@@ -37,13 +81,15 @@ class Feed:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Outbox,
         hub: Hub,
-        pages: PageReader,
+        pages: Pages,
         selector: Selector,
         limit: int,
         on_close: Callable[[Closable], Awaitable[None]],
+        after: int | None,
     ) -> None:
+        """``after``: everything after this position is pending; None is from now."""
         self._reader = reader
         self._hub = hub
         self._pages = pages
@@ -52,32 +98,19 @@ class Feed:
         self._on_close = on_close
         self._group: Group | None = None
         self._before = (0, 0)
-        self._position = 0
-        self._owed: Spans = []
-        # While joining: the hub's highest id and its open gaps at the moment of attaching.
-        self._joined_at: tuple[int, Spans] | None = None
-        self._caught_up = False
-        self._stored: deque[Page] = deque()
+        self._stored: deque[StoredPage] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._delivered = 0
         self._filtered = 0
         self._undecided = 0
         self._overflows = 0
-        self._cursor = StreamCursor.beginning()
-        self.closed: bool = False
-
-    # ── where it begins ──────────────────────────────────────────────────────────────────────────────────────────
-
-    def from_now(self) -> None:
-        """Attach to the hub and owe nothing."""
-        self._attach()
-        self._caught_up = True
-        self._cursor = StreamCursor.outbox(self._reader.tracker.watermark)
-
-    def after(self, event_id: int) -> None:
-        """Everything after a stored position is owed."""
-        self._position = event_id
-        self._cursor = StreamCursor.outbox(event_id)
+        tracker = reader.tracker
+        self._standing = Standing(tracker.watermark if after is None else after)
+        if after is None:
+            # Attached, with nothing pending: rows up to the highest were not asked for, and what is still to appear
+            # in the gaps commits after this.
+            self._attach()
+            self._standing.attached_now(tracker.high)
 
     # ── the hub's side ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -87,34 +120,29 @@ class Feed:
             return
         self._overflows += 1
         self._detach()
-        if self._joined_at is not None:
-            # What is buffered is newer than what is owed and must not be consumed first: owe it again.
-            self._position, gaps = self._joined_at
-            self._owed = union(self._owed, gaps)
-            self._joined_at = None
+        tracker = self._reader.tracker
+        in_hand = [(event_id, event_id) for event_id in self._reader.in_hand]
+        # What is buffered while joining is newer than what is pending, and must not be consumed first.
+        if self._standing.overflowed(tracker.high, union(tracker.spans(), in_hand)):
             self._buffer.drop()
-        else:
-            # All that the hub has handed out is buffered, except the batch in hand; open gaps are still to come.
-            self._caught_up = False
-            self._position = self._reader.tracker.high
-            in_hand = [(event_id, event_id) for event_id in self._reader.in_hand]
-            self._owed = union(self._reader.tracker.spans(), in_hand)
         self._buffer.wake()
 
     def rewind(self, high: int) -> None:
-        """A promoted replica knows ids up to ``high`` only and gives later ones anew: owe nothing beyond it."""
-        if self._caught_up or self.closed:
+        """A promoted replica knows ids up to ``high`` only and gives later ones anew: nothing beyond it is pending."""
+        if self.closed:
             return
-        if self._joined_at is not None:
+        if self._standing.rewound(high):
             self._detach()
-            self._joined_at = None
             self._buffer.drop()
-        self._position = min(self._position, high)
-        self._owed = [(low, min(last, high)) for low, last in self._owed if low <= high]
+        self._buffer.rewind(StreamCursor.outbox(high))
+        for page in self._stored:
+            page.limit_cursors(high)
+        self._buffer.wake()
 
     def _attach(self) -> None:
         group = self._group = self._hub.attach(self, self._selector)
         self._before = (group.filtered, group.undecided)
+        self._buffer.cursor = StreamCursor.outbox(self._reader.tracker.watermark)
 
     def _detach(self) -> None:
         self._filtered, self._undecided = self._counts()
@@ -135,94 +163,97 @@ class Feed:
     def take(self) -> Sequence[CompletionPayload]:
         if self._stored:
             batch = self._take_stored(self._stored[0])
-        elif self._joined_at is None and self._buffer.size:
-            # Live, or what was buffered before it fell behind.
+        elif self._buffered:
             batch = self._buffer.take()
+            if not self._buffer.size:
+                self._standing.drained()
         else:
             batch = ()
         self._delivered += len(batch)
         self._read_ahead()
         return batch
 
-    def _take_stored(self, page: Page) -> Sequence[CompletionPayload]:
+    @property
+    def _buffered(self) -> bool:
+        """Whether what waits in the buffer comes next: not while older rows are still to be read."""
+        return bool(self._buffer.size) and self._standing.state is not StreamState.JOINING
+
+    def _take_stored(self, page: StoredPage) -> Sequence[CompletionPayload]:
         piece = page.take()
-        if not page:
+        if page:
+            self._standing.page_taken(piece.upto)
+        else:
             self._stored.popleft()
+            self._standing.page_taken(None)
         self._filtered += piece.filtered
         self._undecided += piece.undecided
         if piece.malformed:
             self._reader.skipped(piece.malformed)
-        self._cursor = StreamCursor.outbox(piece.reached)
         return piece.payloads
 
     @property
     def cursor(self) -> StreamCursor:
-        # The buffer's moves on its own, past rows that were filtered out and gaps that came to nothing.
-        live = self._buffer.cursor
-        return self._cursor if live is None or live.position < self._cursor.position else live
+        """Where to resume once everything taken has been consumed."""
+        return StreamCursor.outbox(self._standing.resume_position(self._live()))
+
+    def _live(self) -> int | None:
+        """Everything up to here that the hub has brought was taken; None if it brings nothing and nothing waits."""
+        if self._group is None and not self._buffer.size:
+            return None
+        return None if self._buffer.cursor is None else self._buffer.cursor.position
 
     async def ready(self) -> None:
         if self._stored:
             # The piece just taken was filtered out whole: others get their turn before the next.
             await asyncio.sleep(0)
-        while not (self.closed or self._stored or (self._joined_at is None and self._buffer.size)):
-            self._read_ahead()
-            await self._buffer.signal.wait()
+        await self._buffer.signal.until(self._something)
+
+    def _something(self) -> bool:
+        self._read_ahead()
+        return self.closed or bool(self._stored) or self._buffered
 
     def _read_ahead(self) -> None:
         # What was buffered before it fell behind comes first, and is not to be overtaken.
-        busy = self._reading is not None or (self._joined_at is None and self._buffer.size)
-        if not (self.closed or self._caught_up or busy) and len(self._stored) < _PAGES_AHEAD:
+        if self._reading is None and self._standing.reads and len(self._stored) < _PAGES_AHEAD:
             self._reading = asyncio.create_task(self._read(), name="ffcompletion-postgres-catchup")
 
     async def _read(self) -> None:
         """Keep two pages ready, so that the server works while the consumer does, until the stream is live."""
+        standing = self._standing
         try:
-            while not self.closed and len(self._stored) < _PAGES_AHEAD and (plan := self._plan()) is not None:
-                after, upto, watermark = plan
-                page = await self._pages.read(self._selector, after, upto, watermark)
+            while len(self._stored) < _PAGES_AHEAD and (step := self._next_read()) is not None:
+                generation = standing.generation
+                page = await self._pages.read(self._selector, step.after, step.upto, step.limit)
                 if page is None:
                     return  # closed meanwhile
-                self._owed = without(self._owed, [(after + 1, page.reached)])
-                if after == self._position:
-                    self._position = page.reached
+                if generation != standing.generation:
+                    continue  # of a history that was replaced meanwhile
+                standing.page_read(step.after, page.reached, rows=bool(page))
                 if page:
                     self._stored.append(page)
                     self._buffer.wake()
-                elif not self._stored:
-                    self._cursor = StreamCursor.outbox(min(page.reached, watermark))
         finally:
             self._reading = None
             self._buffer.wake()
 
-    def _plan(self) -> tuple[int, int, int] | None:
-        """What to read next: ``(after, upto, limit for cursors)``. None: nothing is owed, the stream is live."""
+    def _next_read(self) -> Read | None:
         tracker = self._reader.tracker
-        if self._joined_at is None:
-            settled = tracker.watermark
-            if self._owed and self._owed[0][0] <= settled:
-                low, high = self._owed[0]
-                return low - 1, min(high, settled), _UNLIMITED
-            if self._position < settled - _JOIN_WITHIN:
-                return self._position, settled, _UNLIMITED
+        while True:
+            step = self._standing.next_step(tracker.watermark)
+            if not isinstance(step, Attach):
+                return step
             self._attach()
-            gaps = tracker.spans()
-            self._joined_at = (tracker.high, gaps)
-            rest = [(self._position + 1, tracker.high)] if self._position < tracker.high else []
-            self._owed = without(union(self._owed, rest), gaps)
-            self._position = max(self._position, tracker.high)
-        if self._owed:
-            (low, high), gaps = self._owed[0], self._joined_at[1]
-            return low - 1, high, gaps[0][0] - 1 if gaps else _UNLIMITED
-        self._joined_at = None
-        self._caught_up = True
-        return None
+            self._standing.attached(tracker.high, tracker.spans())
 
     # ── closing and counting ─────────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def closed(self) -> bool:
+        return self._standing.state is StreamState.CLOSED
+
     def close(self) -> None:
         if not self.closed:
-            self.closed = True
+            self._standing.closed(self._live())
             self._detach()
             self._pages.stop()
             self._buffer.wake()
@@ -244,5 +275,5 @@ class Feed:
             filtered=filtered,
             undecided=undecided,
             overflows=self._overflows,
-            catching_up=not (self._caught_up or self.closed),
+            catching_up=self._standing.catching_up,
         )
