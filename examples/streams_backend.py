@@ -63,6 +63,7 @@ class JobStream:
     def __init__(self, connection: Connection, after: str, wanted: ffc.CompletionFilter | None) -> None:
         self._connection = connection
         self._after = after
+        self._cursor = self._at(after)
         self._wanted = None if wanted is None or wanted.is_noop() else wanted
         self._page: deque[ffc.CompletionPayload] = deque()
         self._closed = asyncio.Event()
@@ -75,11 +76,25 @@ class JobStream:
     async def __anext__(self) -> ffc.CompletionPayload:
         while not self._closed.is_set():
             if self._page:
-                return self._page.popleft()
+                payload = self._page.popleft()
+                self._cursor = payload.cursor or self._cursor
+                return payload
             self._reading = self._reading or asyncio.create_task(self._read())
             await asyncio.wait({self._reading})
             self._reading = None
         raise StopAsyncIteration
+
+    @property
+    def cursor(self) -> ffc.StreamCursor:
+        """Where to resume: behind what was yielded, not behind what was read."""
+        if not self._closed.is_set() and not self._page:
+            # Nothing that was read is left, so that what the filter did not admit counts as well.
+            self._cursor = self._at(self._after)
+        return self._cursor
+
+    @staticmethod
+    def _at(position: str) -> ffc.StreamCursor:
+        return ffc.StreamCursor.stream(*map(int, position.split("-")))
 
     async def _read(self) -> None:
         """One page, which is at most a hundred; returns without any when the stream was closed."""
@@ -111,7 +126,7 @@ class JobStream:
                 ffc.ExecutionId(entry["id"]),
                 entry.get("outcome", ""),
                 flow_id=ffc.FlowId(entry["flow"]) if entry.get("flow") else None,
-                cursor=ffc.StreamCursor.stream(*map(int, position.split("-"))),
+                cursor=self._at(position),
             )
         except (KeyError, ValueError, ffc.Validation):
             return None  # somebody wrote something else there: not ours to crash on

@@ -11,6 +11,8 @@ from typing import Final, Literal, Self, final
 
 from typing_extensions import override
 
+from ffcompletion.consumers.subscribing import position_of
+from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import ResourceExhausted, Unavailable, Validation
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionStream
@@ -44,8 +46,10 @@ def broadcast(stream: CompletionStream, *, overflow: Overflow, buffer_size: int 
 class _Queue:
     """What waits for one consumer."""
 
-    def __init__(self) -> None:
+    def __init__(self, cursor: StreamCursor | None) -> None:
         self.items: deque[CompletionPayload] = deque()
+        self.cursor: StreamCursor | None = cursor
+        """Of the last that was handed to the consumer; of the last before its first."""
         self.arrived: asyncio.Event = asyncio.Event()
         self.room: asyncio.Event = asyncio.Event()
         self.ended: bool = False
@@ -86,7 +90,14 @@ class BroadcastStream:
             await queue.arrived.wait()
         queue.delivered += 1
         queue.room.set()
-        return queue.items.popleft()
+        item = queue.items.popleft()
+        queue.cursor = item.cursor
+        return item
+
+    @property
+    def cursor(self) -> StreamCursor | None:
+        """Where this consumer would have to resume, on a stream like the shared one; None where that has no cursors."""
+        return self._queue.cursor
 
     async def aclose(self) -> None:
         """Leave; nobody waits for this consumer any more. Idempotent."""
@@ -133,6 +144,8 @@ class Broadcast(CompletionBackend):
         self._queues: dict[_Queue, None] = {}
         self._wanted = asyncio.Event()
         self._ended = False
+        # Of the last completion that was handed to everybody: whoever subscribes now is given all that follow.
+        self._cursor: StreamCursor | None = None
         self._task: asyncio.Task[None] | None = None
 
     @override
@@ -140,7 +153,7 @@ class Broadcast(CompletionBackend):
         """A stream of everything the source yields from now on. Raises ``Unavailable`` once the source has ended."""
         if self._ended or self._task is None:
             raise Unavailable("subscribe", "the broadcast has ended, or its `async with` block has not begun")
-        queue = _Queue()
+        queue = _Queue(self._cursor)
         self._queues[queue] = None
         self._wanted.set()
         return BroadcastStream(self, queue)
@@ -152,6 +165,7 @@ class Broadcast(CompletionBackend):
             self._wanted.clear()
 
     async def __aenter__(self) -> Self:
+        self._cursor = position_of(self._stream)
         self._task = asyncio.create_task(self._pump(), name="ffcompletion-broadcast")
         return self
 
@@ -179,6 +193,7 @@ class Broadcast(CompletionBackend):
                     await self._wanted.wait()
                     for queue in tuple(self._queues):
                         taken = await self._hand(queue, completion) or taken
+                self._cursor = completion.cursor
                 if any(2 * len(queue.items) >= self._limit for queue in self._queues):
                     # A source that never waits would fill the buffers before anybody has had a turn.
                     await asyncio.sleep(0)

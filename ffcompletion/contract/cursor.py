@@ -29,10 +29,11 @@ _OUTBOX_LAYOUT: Final = struct.Struct(">Bq")
 
 @final
 class StreamCursor(msgspec.Struct, frozen=True, gc=False):
-    """Where a stream stands: everything up to here has been handed out. Opaque, immutable, comparable for equality.
+    """Where a stream stands: everything up to here has been yielded. Opaque, immutable, comparable for equality.
 
     Store ``to_bytes()`` (or ``str(cursor)`` in a text file) and come back with ``from_bytes()`` / ``from_text()``.
-    Resuming at a stored cursor may repeat completions, and loses none.
+    Resuming at a stored cursor may repeat completions, and loses none: a payload's own cursor is right once that payload
+    has been processed, a stream's once everything has that it has yielded.
     """
 
     family: int = 0

@@ -115,7 +115,13 @@ class CompletionBackend(Protocol):
 
 @runtime_checkable
 class ResumableCompletionBackend(CompletionBackend, Protocol):
-    """A backend that keeps a log, so that a stream can go on where an earlier one stopped."""
+    """A backend that keeps a log, so that a stream can go on where an earlier one stopped.
+
+    Its payloads carry a ``cursor``, and its streams may have one: resuming from ``stream.cursor``, at any moment, yields
+    everything that the stream has not yielded yet and its filter admits, and may repeat what it has. At any moment:
+    while it catches up, while it joins what is live, after an overflow, beside completions that its filter does not
+    admit, and once it is closed.
+    """
 
     async def subscribe_completions_from(
         self,

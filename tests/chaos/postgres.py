@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import tempfile
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -21,6 +24,35 @@ from tests.conftest import engine_schema
 from tests.proxy import Proxy
 
 WRITERS = 16
+ONE_ROW = (
+    "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, namespace, occurred_at_ms)"
+    " VALUES (0, gen_random_uuid(), 'success', %s, 1)"
+)
+
+
+class Remembered:
+    """A store in memory, which survives its consumer."""
+
+    def __init__(self) -> None:
+        self.checkpoint: ffc.Checkpoint | None = None
+
+    async def load(self, name: str, /) -> ffc.Checkpoint | None:
+        return self.checkpoint
+
+    async def save(self, name: str, checkpoint: ffc.Checkpoint, /) -> None:
+        self.checkpoint = checkpoint
+
+
+def enter(seen: Path, offset: int, ledger: Ledger) -> int:
+    """Whole lines from ``offset`` on, into the ledger; where they end."""
+    if not seen.exists():
+        return offset
+    with seen.open("rb") as file:
+        file.seek(offset)
+        whole, _, _ = file.read().rpartition(b"\n")
+    for line in whole.split():
+        ledger.add(line.decode())
+    return offset + len(whole) + 1 if whole else offset
 
 
 class PostgresChaos(Chaos):
@@ -90,6 +122,70 @@ class PostgresChaos(Chaos):
             except ffc.EngineError:
                 await asyncio.sleep(0.2)
 
+    async def checkpointed(
+        self, backend: PostgresBackend, ledger: Ledger, wanted: ffc.CompletionFilter | None, concurrency: int
+    ) -> None:
+        """Ended at random by cancellation, at work or waiting, and started again where it stored; its body is slow.
+
+        What its bodies have done is the ledger.
+        """
+        store = Remembered()
+
+        async def handle(completion: ffc.CompletionPayload) -> None:
+            if self.dice.random() < 0.05:
+                await asyncio.sleep(0.02 * self.dice.random())
+            ledger.add(completion.execution_id)
+
+        async def consume() -> None:
+            start = ffc.StreamCursor.beginning()
+            async with ffc.checkpointed(backend, store, "chaos", wanted, start=start) as completions:
+                if concurrency > 1:
+                    await completions.run(handle, concurrency=concurrency)
+                async for completion in completions:
+                    await handle(completion)
+
+        while True:
+            consumer = asyncio.create_task(consume())
+            try:
+                await asyncio.wait({consumer}, timeout=None if self.ending else 2 * self.dice.random() ** 2)
+            finally:
+                consumer.cancel()
+                await asyncio.wait({consumer})
+            if not consumer.cancelled() and isinstance(consumer.exception(), ffc.EngineError):
+                await asyncio.sleep(0.2)
+
+    async def killed(self, ledger: Ledger) -> None:
+        """The same in a process of its own, filtered, that is killed at random: what it wrote down is the ledger."""
+        with tempfile.TemporaryDirectory(prefix="ffcompletion-chaos-") as folder:
+            seen = Path(folder) / "seen"
+            offset = 0
+            while True:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "tests.programs.remembers", self.server.url, folder, "1", "a",
+                    stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+                try:
+                    left = time.monotonic() + 2 + 6 * self.dice.random()
+                    while process.returncode is None and (self.ending or time.monotonic() < left):
+                        await asyncio.sleep(0.1)
+                        offset = enter(seen, offset, ledger)
+                finally:
+                    if process.returncode is None:
+                        process.kill()
+                    await process.wait()
+
+    async def old_transactions(self) -> None:
+        """Two that are open for seconds, so that the watermark stands far behind what is delivered."""
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(psycopg.Error):
+                async with await psycopg.AsyncConnection.connect(self.server.url, connect_timeout=5) as conn:
+                    for _ in range(2):
+                        await conn.execute(ONE_ROW, ("a",))
+                        await asyncio.sleep(3 * self.dice.random())
+                    await (conn.commit() if self.dice.random() < 0.5 else conn.rollback())
+            await asyncio.sleep(self.dice.random())
+
     @asynccontextmanager
     async def backends(self) -> AsyncGenerator[tuple[PostgresBackend, PostgresBackend]]:
         through = f"postgresql://postgres@127.0.0.1:{self.proxy.port}/postgres"
@@ -113,12 +209,22 @@ class PostgresChaos(Chaos):
                     self.start(self.read(tenant, self.ledger(f"{place}, tenant a")))
                     self.start(self.read(slow, self.ledger(f"{place}, slow"), 3.0))
                     self.start(self.resuming(backend, self.ledger(f"{place}, resuming", may_repeat=True)))
+                    for name, wanted, concurrency in (
+                        ("checkpointed", None, 1),
+                        ("checkpointed, tenant a", ffc.ScannerFilter("a"), 1),
+                        ("8 at once, tenant b", ffc.ScannerFilter("b"), 8),
+                    ):
+                        ledger = self.ledger(f"{place}, {name}", may_repeat=True)
+                        self.start(self.checkpointed(backend, ledger, wanted, concurrency))
+                self.start(self.killed(self.ledger("killed, tenant a", may_repeat=True)))
+                old = asyncio.create_task(self.old_transactions())
                 writer = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", "tests.chaos.writer", self.server.url,
                     str(self.seed), str(self.seconds), str(WRITERS), str(self.writer_pause_s),
                 )  # fmt: skip
                 await self.misfortunes()
                 await asyncio.wait_for(writer.wait(), 120)
+                await old
                 await self.settle()
         return self.sound
 

@@ -11,7 +11,9 @@ from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.testing import Execution
-from tests.gallery.right import Link, Right, RightStream
+from tests.gallery.right import RETENTION, Link, Right, RightStream
+
+POSITIONS = {"8.7", "8.8", "8.9", "8.10", "8.11", "8.12"}
 
 
 class Broken(Right):
@@ -23,7 +25,7 @@ class Broken(Right):
 class DropsOneInAHundred(Broken):
     """Now and then one is missing."""
 
-    breaks: ClassVar[set[str]] = {"2.1", "4.4", "8.4"}
+    breaks: ClassVar[set[str]] = {"2.1", "4.4", "8.4", "8.7", "8.9", "8.11"}
 
     class Stream(RightStream):
         count = 0
@@ -56,7 +58,7 @@ class Repeats(Broken):
 class WrongOrder(Broken):
     """Of a burst, neighbours change places."""
 
-    breaks: ClassVar[set[str]] = {"2.3"}
+    breaks: ClassVar[set[str]] = {"2.3", "8.7", "8.8", "8.9", "8.11", "8.12"}
 
     class Stream(RightStream):
         back: ffc.CompletionPayload | None = None
@@ -90,7 +92,7 @@ class MangledOutcome(Broken):
 class CancelLoses(Broken):
     """What arrives while a wait is being cancelled goes with it."""
 
-    breaks: ClassVar[set[str]] = {"2.5"}
+    breaks: ClassVar[set[str]] = {"2.5", "8.11", "8.12"}
 
     class Stream(RightStream):
         @override
@@ -227,7 +229,7 @@ class NeverNoticesMute(Broken):
 class SharedStream(Broken):
     """Two streams take turns with one supply."""
 
-    breaks: ClassVar[set[str]] = {"3.1", "5.2", "8.2", "8.3"}
+    breaks: ClassVar[set[str]] = {"3.1", "5.2", "8.2", "8.3", "8.8", "8.10"}
 
     class Stream(RightStream):
         @override
@@ -240,7 +242,7 @@ class SharedStream(Broken):
 class ClosingOneClosesAll(Broken):
     """The last to be opened owns the connection."""
 
-    breaks: ClassVar[set[str]] = {"3.2"}
+    breaks: ClassVar[set[str]] = {"3.2", "8.7", "8.8", "8.9", "8.10"}
 
     class Stream(RightStream):
         @override
@@ -361,7 +363,7 @@ class CloseWaitsForTheServer(Broken):
 class OneSlowStallsAll(Broken):
     """Hands out nothing while one consumer is far behind."""
 
-    breaks: ClassVar[set[str]] = {"4.1"}
+    breaks: ClassVar[set[str]] = {"4.1", "8.7", "8.9"}
 
     class Stream(RightStream):
         @override
@@ -375,7 +377,7 @@ class OneSlowStallsAll(Broken):
 class EndsAfterOverflow(Broken):
     """A consumer that was too slow is thrown out."""
 
-    breaks: ClassVar[set[str]] = {"4.2", "4.4"}
+    breaks: ClassVar[set[str]] = {"4.2", "4.4", "8.9"}
 
     class Stream(RightStream):
         @override
@@ -388,7 +390,7 @@ class EndsAfterOverflow(Broken):
 class UnboundedBuffer(Broken):
     """Keeps everything for everybody."""
 
-    breaks: ClassVar[set[str]] = {"4.3"}
+    breaks: ClassVar[set[str]] = {"4.3", "8.7", "8.8", "8.9", "8.10", "8.11"}
 
     class Stream(RightStream):
         def __init__(self, backend: Right, position: int, wanted: ffc.CompletionFilter | None) -> None:
@@ -410,7 +412,7 @@ class UnboundedBuffer(Broken):
 class LossUncounted(Broken):
     """What did not fit is gone, and nobody can tell."""
 
-    breaks: ClassVar[set[str]] = {"4.4"}
+    breaks: ClassVar[set[str]] = {"4.4", "8.9"}
 
     class Stream(RightStream):
         @override
@@ -506,7 +508,7 @@ class LeaksWhenTheFilterRaises(Broken):
 class CursorSkips(Broken):
     """Resumes one too late."""
 
-    breaks: ClassVar[set[str]] = {"8.1", "8.2", "8.4", "8.5"}
+    breaks: ClassVar[set[str]] = {"8.1", "8.2", "8.4", "8.5", *POSITIONS}
 
     @override
     def position(self, cursor: ffc.StreamCursor) -> int:
@@ -517,11 +519,11 @@ class CursorSkips(Broken):
 class NoCursor(Broken):
     """Resumable, and tells nobody where it stands."""
 
-    breaks: ClassVar[set[str]] = {"8.1", "8.2", "8.4", "8.5"}
+    breaks: ClassVar[set[str]] = {"8.1", "8.2", "8.4", "8.5", *POSITIONS}
 
     class Stream(RightStream):
         @override
-        def cursor(self) -> ffc.StreamCursor | None:
+        def here(self) -> ffc.StreamCursor | None:
             return None
 
 
@@ -546,6 +548,99 @@ class TakesAnyCursor(Broken):
             return super().position(cursor)
         except ffc.Validation:
             return self.exchange.end
+
+
+class CursorOfWhatWasRead(Broken):
+    """Reads ten at a time, and says that it stands behind them."""
+
+    breaks: ClassVar[set[str]] = POSITIONS - {"8.12"}
+
+    class Stream(RightStream):
+        @property
+        @override
+        def cursor(self) -> ffc.StreamCursor | None:
+            ahead = min(self.position - self.position % 10 + 10, self.seen)
+            return ffc.StreamCursor.stream(7, ahead)
+
+
+class CursorOfTheLiveSignal(Broken):
+    """What came in since it was opened moves the cursor, though what is stored has not been read."""
+
+    breaks: ClassVar[set[str]] = {"8.7", "8.8", "8.10"}
+
+    class Stream(RightStream):
+        begun: int | None = None
+
+        @override
+        def arrived(self) -> None:
+            self.begun = self.begun or self.seen
+            super().arrived()
+
+        @property
+        @override
+        def cursor(self) -> ffc.StreamCursor | None:
+            joining = self.begun is not None and self.position < self.begun
+            return ffc.StreamCursor.stream(7, self.seen) if joining else self.here()
+
+
+class CursorForgetsTheOverflow(Broken):
+    """More has come than it has room for: it stands at the newest."""
+
+    breaks: ClassVar[set[str]] = {"8.9"}
+
+    class Stream(RightStream):
+        @property
+        @override
+        def cursor(self) -> ffc.StreamCursor | None:
+            behind = self.seen - self.position > RETENTION * 3 // 4
+            return ffc.StreamCursor.stream(7, self.seen) if behind else self.here()
+
+
+class CursorFollowsStrangers(Broken):
+    """What the filter does not admit moves the cursor, over what it does."""
+
+    breaks: ClassVar[set[str]] = {"8.10"}
+
+    class Stream(RightStream):
+        @property
+        @override
+        def cursor(self) -> ffc.StreamCursor | None:
+            newest = self.exchange.entries[-1] if self.exchange.entries else None
+            passed = self.wanted is not None and newest is not None and not self.admits(newest)
+            return ffc.StreamCursor.stream(7, self.seen) if passed else self.here()
+
+
+class CursorMovesWhenClosed(Broken):
+    """Closing drops what has arrived, and counts it as yielded."""
+
+    breaks: ClassVar[set[str]] = {"8.11"}
+
+    class Stream(RightStream):
+        @property
+        @override
+        def cursor(self) -> ffc.StreamCursor | None:
+            return ffc.StreamCursor.stream(7, self.seen) if self.closed else self.here()
+
+
+class CursorOfTheNext(Broken):
+    """While somebody waits, the one that will come next is counted as yielded: a cancelled wait passes it over."""
+
+    breaks: ClassVar[set[str]] = {"8.12"}
+
+    class Stream(RightStream):
+        waits = False
+
+        @override
+        async def __anext__(self) -> ffc.CompletionPayload:
+            self.waits = True
+            item = await super().__anext__()
+            self.waits = False
+            return item
+
+        @property
+        @override
+        def cursor(self) -> ffc.StreamCursor | None:
+            return ffc.StreamCursor.stream(7, self.position + 1) if self.waits else self.here()
 
 
 class CloseLeavesStreams(Broken):

@@ -181,12 +181,14 @@ class RightStream:
             return False
 
     def payload(self, execution: Execution) -> ffc.CompletionPayload:
-        return ffc.CompletionPayload(
-            execution.execution_id, execution.outcome, None, 1, execution.flow_id, self.cursor()
-        )
+        return ffc.CompletionPayload(execution.execution_id, execution.outcome, None, 1, execution.flow_id, self.here())
 
-    def cursor(self) -> ffc.StreamCursor | None:
+    def here(self) -> ffc.StreamCursor | None:
         return ffc.StreamCursor.stream(7, self.position)
+
+    @property
+    def cursor(self) -> ffc.StreamCursor | None:
+        return self.here()
 
     def stats(self) -> ffc.StreamStats:
         return ffc.StreamStats(lost=self.lost)

@@ -24,9 +24,10 @@ async def main(url: str, folder: Path) -> None:
                     fresh.replace(stored)
 
 
-async def checkpointed(url: str, folder: Path, concurrency: int) -> None:
+async def checkpointed(url: str, folder: Path, concurrency: int, tenant: str | None) -> None:
     """The same by the library's own means, with several in work at once if so asked."""
     store = ffc.FileCheckpoints(folder / "checkpoint")
+    wanted = None if tenant is None else ffc.ScannerFilter(tenant)
     with (folder / "seen").open("a") as seen:
 
         async def handle(completion: ffc.CompletionPayload) -> None:
@@ -36,7 +37,8 @@ async def checkpointed(url: str, folder: Path, concurrency: int) -> None:
             seen.flush()
 
         async with ffc.connect(url) as backend:
-            async with ffc.checkpointed(backend, store, "a", start=ffc.StreamCursor.beginning()) as completions:
+            beginning = ffc.StreamCursor.beginning()
+            async with ffc.checkpointed(backend, store, "a", wanted, start=beginning) as completions:
                 if concurrency > 1:
                     await completions.run(handle, concurrency=concurrency)
                 async for completion in completions:
@@ -44,6 +46,7 @@ async def checkpointed(url: str, folder: Path, concurrency: int) -> None:
 
 
 if len(sys.argv) > 3:
-    asyncio.run(checkpointed(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
+    given = dict(enumerate(sys.argv))
+    asyncio.run(checkpointed(given[1], Path(given[2]), int(given[3]), given.get(4)))
 else:
     asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
