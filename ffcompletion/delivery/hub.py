@@ -18,8 +18,11 @@ __all__ = ["Facts", "Fit", "Group", "Hub", "Member", "Selector"]
 _log = logging.getLogger("ffcompletion.filter")
 _raised: Final = RateLog(_log)
 
-Facts = tuple[str | None, Mapping[str, str]]
-"""What is known about an execution: its namespace, and at least the tags that somebody's filter asks for."""
+Facts = tuple[str | None, Mapping[str, str | None]]
+"""What is known about an execution: its namespace, and at least the tags that somebody's filter asks for.
+
+A tag that is there with None is one that cannot be read: who asks for it cannot tell.
+"""
 
 
 @final
@@ -80,9 +83,12 @@ class Group:
 
 
 def admits(wanted: CompletionFilter, facts: Facts, tag_key: str | None) -> bool | None:
-    """Whether a filter admits an execution; None if the filter itself raised, which counts as undecided."""
+    """Whether a filter admits an execution; None, undecided, if it raised or the tag that it asks for cannot be read."""
+    tag = None if tag_key is None else facts[1].get(tag_key)
+    if tag is None and tag_key is not None and tag_key in facts[1]:
+        return None
     try:
-        return bool(wanted.matches(facts[0], None if tag_key is None else facts[1].get(tag_key)))
+        return bool(wanted.matches(facts[0], tag))
     except Exception as exc:  # noqa: BLE001  # somebody else's code: whatever it raises, it admits nothing
         _raised.warning(f"a filter's matches() raised {type(exc).__name__}; the completion is withheld")
         return None
