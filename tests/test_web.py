@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.web import CompletionsApp, Grant, completions_app
 from ffcompletion.web.outbox import Outbox
 from tests.servers import free_ports
-from tests.worlds import PostgresWorld, ValkeyWorld, World, done, eventually
+from tests.worlds import PostgresWorld, ValkeyWorld, done, eventually
 
 PROGRAM = Path(__file__).parent / "programs" / "webservice.py"
 ID = "{fp:7}:550e8400-e29b-41d4-a716-44665544%04d"
