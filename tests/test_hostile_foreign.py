@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -368,3 +369,14 @@ async def test_streams_go_on_behind_a_log_handler_that_raises(world: World) -> N
     finally:
         root.setLevel(level)
         root.removeHandler(handler)
+
+
+def test_every_line_is_logged_through_the_containing_logger() -> None:
+    """No module asks `logging` for a logger by itself."""
+    package = Path(ffc.__file__).parent
+    found = [
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if "getLogger(" in path.read_text(encoding="utf-8") and path.parent.name not in ("foreign", "cli")
+    ]
+    assert not found
