@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,10 +29,12 @@ from ffcompletion.delivery.hub import Selector
 from ffcompletion.delivery.lifecycle import NetworkedBackend
 from ffcompletion.delivery.stream import Subscription
 from ffcompletion.delivery.tenure import Lease
+from ffcompletion.foreign.filters import checked_filter
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["ValkeyBackend"]
 
-_log: Final = logging.getLogger("ffcompletion.valkey")
+_log: Final = logger("ffcompletion.valkey")
 
 
 @final
@@ -129,8 +130,7 @@ class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
         return await self._subscribe(filter, results)
 
     async def _subscribe(self, wanted: CompletionFilter | None, results: bool) -> Subscription:
-        narrowed = None if wanted is None or wanted.is_noop() else wanted
-        selector = Selector(narrowed, results)
+        selector = Selector(checked_filter(wanted), results)
 
         async def make(run: Supervisor, lease: Lease) -> Source:
             return await run.open_source(selector, lease)

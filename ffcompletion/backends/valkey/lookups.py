@@ -13,8 +13,8 @@ from ffcompletion.backends.valkey import keys
 from ffcompletion.backends.valkey.replies import Execute, milliseconds, raise_refusal, text_of
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionFilter
 from ffcompletion.delivery.hub import Facts
+from ffcompletion.foreign.filters import Wanted
 
 __all__ = ["Lookups"]
 
@@ -29,9 +29,7 @@ class Lookups:
     def __init__(self, execute: Execute) -> None:
         self._execute = execute
 
-    async def facts(
-        self, payloads: Sequence[CompletionPayload], filters: Sequence[CompletionFilter]
-    ) -> list[Facts | None]:
+    async def facts(self, payloads: Sequence[CompletionPayload], filters: Sequence[Wanted]) -> list[Facts | None]:
         """For each payload its namespace, and the tags that some filter still wants to see; in order.
 
         None where there is nothing to decide by: no core record, one of another type, or text that is no UTF-8.
@@ -93,7 +91,7 @@ class Lookups:
         return replies
 
 
-def _may_pass(filters: Sequence[CompletionFilter], namespace: str | None) -> bool:
+def _may_pass(filters: Sequence[Wanted], namespace: str | None) -> bool:
     """Whether a tag could still decide: some filter looks at tags and is not settled by the namespace."""
     for wanted in filters:
         if wanted.tag_key is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Generator, Iterable, Sequence
 from typing import Final, Self, final
@@ -28,10 +27,11 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.ratelog import RateLog
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Reconciler"]
 
-_log: Final = logging.getLogger("ffcompletion.valkey")
+_log: Final = logger("ffcompletion.valkey")
 
 # Announcements remembered from pass to pass, so that what the index shows can be told from what was announced: some 15 MB.
 _REMEMBERED: Final = 50_000

@@ -6,7 +6,6 @@ glide neither notices a half-open connection nor tells of a dropped one, so ``ch
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Sequence
 from typing import Final, Self, cast, final
@@ -20,10 +19,11 @@ from ffcompletion.backends.valkey.inbox import Inbox
 from ffcompletion.backends.valkey.keys import CHANNEL
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Session"]
 
-_log: Final = logging.getLogger("ffcompletion.valkey")
+_log: Final = logger("ffcompletion.valkey")
 _SUBSCRIBE_MS: Final = 1_500
 # The echo channel is one more right; without it a PING has to do.
 _ECHO_MS: Final = 500

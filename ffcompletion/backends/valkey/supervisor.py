@@ -8,7 +8,6 @@ finds (``reconciler``); a fourth asks what the streams' filters want to know (``
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Final, Self, final
@@ -34,10 +33,11 @@ from ffcompletion.delivery.connection_state import ConnectionState
 from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.ratelog import RateLog
 from ffcompletion.delivery.tenure import Lease
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Supervisor"]
 
-_log: Final = logging.getLogger("ffcompletion.valkey")
+_log: Final = logger("ffcompletion.valkey")
 
 # Read at a time, between two turns of the loop.
 _BATCH: Final = 1_024
