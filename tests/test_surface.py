@@ -83,10 +83,12 @@ class Plain(ffc.CompletionBackend):
 
 async def test_results_of_a_backend_that_knows_none_are_refused() -> None:
     """Rather than left out."""
-    with pytest.raises(ffc.Unavailable, match="Plain is no ffcompletion.Backend"):
-        await ffc.subscribe(Plain(), **{"results": True}).__aenter__()
+    asked = {"results": True}
+    with pytest.raises(ffc.Unavailable, match=r"Plain is no ffcompletion\.Backend"):
+        await ffc.subscribe(Plain(), **asked).__aenter__()
+    unknown = {"nonsense": True}
     with pytest.raises(TypeError, match="nonsense"):
-        await ffc.subscribe(Plain(), **{"nonsense": True}).__aenter__()
+        await ffc.subscribe(Plain(), **unknown).__aenter__()
 
 
 async def test_a_shard_counts_what_it_passed_over_as_filtered() -> None:
