@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
+from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion import options
@@ -27,7 +28,7 @@ ID = "{fp:7}:550e8400-e29b-41d4-a716-446655440000"
         (options.PostgresOptions, PostgresBackend, {"conninfo"}),
     ],
 )
-def test_options_are_those_of_the_class(written: type, backend: type, beside: set[str]) -> None:
+def test_options_are_those_of_the_class(written: type, backend: Any, beside: set[str]) -> None:
     """By name and type, and all of them."""
     taken = get_type_hints(backend.__init__)
     del taken["return"]
@@ -77,18 +78,18 @@ async def test_subscribe_hands_out_a_subscription_with_results(world: World, par
 
 
 class Plain(ffc.CompletionBackend):
+    @override
     async def subscribe_completions(self, /) -> ffc.CompletionStream:
         return await MemoryBackend().subscribe_completions()
 
 
 async def test_results_of_a_backend_that_knows_none_are_refused() -> None:
     """Rather than left out."""
-    asked = {"results": True}
+    untyped: Any = ffc.subscribe
     with pytest.raises(ffc.Unavailable, match=r"Plain is no ffcompletion\.Backend"):
-        await ffc.subscribe(Plain(), **asked).__aenter__()
-    unknown = {"nonsense": True}
+        await untyped(Plain(), results=True).__aenter__()
     with pytest.raises(TypeError, match="nonsense"):
-        await ffc.subscribe(Plain(), **unknown).__aenter__()
+        await untyped(Plain(), nonsense=True).__aenter__()
 
 
 async def test_a_shard_counts_what_it_passed_over_as_filtered() -> None:
@@ -123,4 +124,6 @@ async def test_memory_takes_no_more_at_a_time_than_asked_for() -> None:
             backend.emit(ID)
         await anext(stream)
         assert stream.stats().buffered == 9
-        assert [len(stream._batch) for _ in range(3) if await anext(stream)] == [3, 3, 3]
+        for _ in range(9):
+            await anext(stream)
+            assert len(stream._batch) == 3
