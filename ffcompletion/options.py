@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, TypedDict
 from ffcompletion.contract.stats import Observer
 
 if TYPE_CHECKING:
-    from ffcompletion.backends.postgres.session import Pool
+    from psycopg_pool import AsyncConnectionPool
+
+    from ffcompletion.backends.postgres.connection import Connection
 
 __all__ = ["CommonOptions", "ConnectOptions", "MemoryOptions", "PostgresOptions", "ValkeyOptions"]
 
@@ -51,7 +53,7 @@ class PostgresOptions(CommonOptions, total=False):
     schema: str | None
     poll_interval: float
     read_timeout: float
-    pool: Pool | None
+    pool: AsyncConnectionPool[Connection] | None
     pool_size: int
 
 

@@ -12,7 +12,7 @@ import ffcompletion as ffc
 from ffcompletion import options
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.backends.postgres import PostgresBackend
-from ffcompletion.backends.postgres.session import Pool
+from ffcompletion.backends.postgres import backend as postgres
 from ffcompletion.backends.valkey import ValkeyBackend
 from ffcompletion.delivery.stream import Subscription
 from tests.worlds import World, done
@@ -32,7 +32,7 @@ def test_options_are_those_of_the_class(written: type, backend: Any, beside: set
     """By name and type, and all of them."""
     taken = get_type_hints(backend.__init__)
     del taken["return"]
-    promised = get_type_hints(written, vars(options), {"Pool": Pool})
+    promised = get_type_hints(written, vars(options), vars(postgres))
     assert {name: kind for name, kind in taken.items() if name not in beside} == promised
     assert not set(promised) - set(inspect.signature(backend).parameters)
 
