@@ -115,7 +115,7 @@ async def _open(
 ) -> CompletionStream:
     if cursor is not None:
         return await _resumable(backend).subscribe_completions_from(cursor, wanted)
-    if wanted is None or wanted.is_noop():
+    if wanted is None or _is_noop(wanted):
         return await backend.subscribe_completions()
     return await backend.subscribe_completions_filtered(wanted)
 
@@ -129,9 +129,15 @@ async def _open_with_results(
         if not isinstance(backend, ResumableBackend):
             raise _keeps_no_log(backend)
         return await backend.subscribe_completions_from(cursor, wanted, results=True)
-    if wanted is None or wanted.is_noop():
+    if wanted is None or _is_noop(wanted):
         return await backend.subscribe_completions(results=True)
     return await backend.subscribe_completions_filtered(wanted, results=True)
+
+
+def _is_noop(wanted: CompletionFilter) -> bool:
+    from ffcompletion.foreign.filters import is_noop  # noqa: PLC0415  # it logs, and `logging` costs to import
+
+    return is_noop(wanted)
 
 
 def _resumable(backend: CompletionBackend) -> ResumableCompletionBackend:
