@@ -19,7 +19,7 @@ from ffcompletion.backends.valkey.states import Counters
 from ffcompletion.backends.valkey.supervisor import Supervisor
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, ExecutionReader, FlowReader
+from ffcompletion.contract.protocols import Backend, CompletionFilter
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendStats, Observer
 from ffcompletion.delivery.backoff import Backoff
@@ -178,6 +178,4 @@ class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
 
 
 if TYPE_CHECKING:
-    _: type[CompletionBackend] = ValkeyBackend
-    _reader: type[ExecutionReader] = ValkeyBackend
-    _flows: type[FlowReader] = ValkeyBackend
+    _: type[Backend] = ValkeyBackend
