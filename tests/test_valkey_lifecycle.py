@@ -263,7 +263,7 @@ async def test_a_filter_that_negates_is_served_nothing_that_is_unknown(
 async def test_a_time_of_five_thousand_digits_is_nobody_else_s_trouble(valkey: ValkeyWorld) -> None:
     """In one record: results, waits and filters of others go on."""
     odd, good = done(namespace="a", result=b"r"), done(namespace="a", result=b"r")
-    async with valkey.backend() as backend:
+    async with ValkeyBackend(valkey.url) as backend:
         full = await backend.subscribe_completions(results=True)
         mine = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
         await valkey.write(odd)
