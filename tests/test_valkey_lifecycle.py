@@ -343,7 +343,7 @@ async def test_the_inbox_is_bounded_by_number_and_by_bytes() -> None:
 def test_numbers_that_are_none_are_refused(name: str, value: float) -> None:
     """Before anything is sent."""
     with pytest.raises(ffc.Validation):
-        ffc.connect("valkey://localhost", **{name: value})  # type: ignore[arg-type]
+        ValkeyBackend("valkey://localhost", **{name: value})
 
 
 async def test_closing_fifty_overflowing_streams_on_a_mute_server(valkey: ValkeyWorld) -> None:
