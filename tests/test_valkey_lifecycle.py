@@ -342,8 +342,9 @@ async def test_the_inbox_is_bounded_by_number_and_by_bytes() -> None:
 @pytest.mark.parametrize("name", ["setup_timeout", "reconcile_interval", "clock_skew"])
 def test_numbers_that_are_none_are_refused(name: str, value: float) -> None:
     """Before anything is sent."""
+    options: Any = {name: value}
     with pytest.raises(ffc.Validation):
-        ValkeyBackend("valkey://localhost", **{name: value})
+        ValkeyBackend("valkey://localhost", **options)
 
 
 async def test_closing_fifty_overflowing_streams_on_a_mute_server(valkey: ValkeyWorld) -> None:
