@@ -8,17 +8,17 @@ from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Final, Self, final
 
-from ffcompletion.consumers.subscribing import open_stream, position_of
+from ffcompletion.consumers.selection import selection_text
+from ffcompletion.consumers.shards import position_of
+from ffcompletion.consumers.subscribing import open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
-from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream
 from ffcompletion.contract.text import check_text
 from ffcompletion.foreign.awaiting import called
 from ffcompletion.foreign.calling import name_of
-from ffcompletion.foreign.filters import is_noop
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Checkpointed", "Progress", "checkpointed"]
@@ -39,6 +39,7 @@ def checkpointed(
     *,
     start: StreamCursor | None = None,
     partitions: Collection[int] | None = None,
+    results: bool = False,
     save_interval: float = 0.1,
     selection: str | None = None,
 ) -> Checkpointed:
@@ -56,7 +57,7 @@ def checkpointed(
     ``commit()`` was called. ``run`` processes several at once.
 
     - ``start``: where to begin if nothing is stored yet; None is from now, and stored at once.
-    - ``filter``, ``partitions``: as for ``subscribe``. A checkpoint that was stored for others, or for another kind of
+    - ``filter``, ``partitions``, ``results``: as for ``subscribe``. A checkpoint that was stored for others, or for another kind of
       backend, is refused with ``Validation`` and left as it is.
     - ``selection``: what a filter of your own admits, in words that change when it does. Needed with any filter but
       ``ScannerFilter``, because two objects of one class may admit different things, and what the one did not admit
@@ -65,7 +66,7 @@ def checkpointed(
     Entering raises ``Unavailable`` if the backend is not resumable, and what subscribing and ``store`` raise. What
     ``store.save`` raises later, the loop raises.
     """
-    return Checkpointed(backend, store, name, filter, start, partitions, save_interval, selection)
+    return Checkpointed(backend, store, name, filter, start, partitions, results, save_interval, selection)
 
 
 @final
@@ -107,6 +108,7 @@ class Checkpointed:
         wanted: CompletionFilter | None,
         start: StreamCursor | None,
         partitions: Collection[int] | None,
+        results: bool,
         save_interval: float,
         selection: str | None,
     ) -> None:
@@ -116,9 +118,10 @@ class Checkpointed:
         self._store = store
         self._name = check_text("checkpoint", "the name", name)
         self._filter = wanted
-        self._selection = _selection(wanted, partitions, selection)
+        self._selection = selection_text(wanted, partitions, selection)
         self._start = start or StreamCursor.empty()
         self._partitions = partitions
+        self._results = results
         self._interval_s = save_interval
         self._progress = Progress()
         self._finish: Callable[[], None] | None = None
@@ -136,7 +139,9 @@ class Checkpointed:
             self._check(stored)
             self._saved = stored.cursor
         cursor = self._start if stored is None else stored.cursor
-        self._stream = await open_stream(self._backend, self._filter, cursor, self._partitions)
+        self._stream = await open_stream(
+            self._backend, self._filter, cursor=cursor, partitions=self._partitions, results=self._results
+        )
         try:
             # Also before anything is processed: a restart must not begin at a later "now".
             await self._save()
@@ -270,25 +275,6 @@ class Checkpointed:
                 f"{self._name!r} was stored for {stored.selection or 'everything'}, and this is for"
                 f" {selection or 'everything'}; what that did not admit has been passed over",
             )
-
-
-def _selection(wanted: CompletionFilter | None, partitions: Collection[int] | None, named: str | None) -> str:
-    """Which completions are asked for, as text that is the same whenever they are. Raises ``Validation``."""
-    parts: list[str] = []
-    if isinstance(wanted, ScannerFilter):
-        parts += [f"namespace={wanted.namespace!r}"] * (wanted.namespace is not None)
-        parts += [f"tag={wanted.instance_tag!r}"] * (wanted.instance_tag is not None)
-    elif wanted is not None and not is_noop(wanted):
-        if not named:
-            raise Validation(
-                "selection",
-                f"what a {name_of(wanted)} admits cannot be told from outside; say it in words that change when it does",
-            )
-        parts.append(f"filter={check_text('selection', 'the text', named)!r}")
-    if partitions is not None:
-        shown = partitions if isinstance(partitions, range) else sorted(partitions)
-        parts.append(f"partitions={shown!r}")
-    return " ".join(parts)
 
 
 def _checked(stored: object) -> Checkpoint | None:
