@@ -69,7 +69,9 @@ async def test_moving_over_keeps_ids_grants_and_stored_cursors(database: str) ->
     """Every row has its id, the sequence goes on, readers' rights stay, and a cursor of before resumes."""
     async with await AsyncConnection.connect(database, autocommit=True) as conn:
         await conn.execute(PARTITIONED.encode())
-        await conn.execute("CREATE ROLE mover_reader; GRANT SELECT ON ff_completion_event, ff_exec_core TO mover_reader")
+        await conn.execute(
+            "CREATE ROLE mover_reader; GRANT SELECT ON ff_completion_event, ff_exec_core TO mover_reader"
+        )
         try:
             for number in range(20):
                 await conn.execute(EMIT.encode(), (number, "a"))
