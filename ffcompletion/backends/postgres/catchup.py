@@ -9,17 +9,17 @@ import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import Final, cast, final
+from typing import Final, final
 
 import msgspec
 import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
 from ffcompletion.backends.postgres.filtering import Needs, Records, facts_of
-from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_rows
+from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_outbox
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, foreign, stored_sizes
-from ffcompletion.backends.postgres.rows import Batch, Row, decode, unreadable_row, with_results
+from ffcompletion.backends.postgres.rows import Batch, Row, decode, with_results
 from ffcompletion.backends.postgres.session import Pool
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
@@ -155,13 +155,7 @@ class PageReader:
             self._conn = conn
             try:
                 with deadline(conn, self._timeout_s):
-                    rows = cast(
-                        "list[Row]",
-                        await fetch_rows(
-                            conn, self._queries.page(), (after, limit),
-                            prepare=not self._pooled, unreadable=unreadable_row,
-                        ),
-                    )  # fmt: skip
+                    rows = await fetch_outbox(conn, self._queries.page(), (after, limit), prepare=not self._pooled)
                 reached = min(rows[-1][0], upto) if len(rows) == limit else upto
                 # The query has no upper bound, and what lies beyond is somebody else's to deliver.
                 if rows and rows[-1][0] > upto:

@@ -128,6 +128,9 @@ class Feed:
         # What is buffered while joining is newer than what is pending, and must not be consumed first.
         if self._standing.overflowed(tracker.high, union(tracker.spans(), in_hand)):
             self._buffer.drop()
+        if not self._buffer.size:
+            # Nothing that came before is left to be taken first.
+            self._standing.drained()
         self._buffer.wake()
 
     def rewind(self, high: int) -> None:

@@ -6,11 +6,24 @@ to be prepared, with ``plan_cache_mode = force_generic_plan``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, LiteralString, final
 
+import msgspec
 from psycopg import sql
 
-__all__ = ["BACKEND_PID", "CHANNEL", "CORE", "ECHO", "GENERIC_PLAN", "OUTBOX", "SERVER", "TUNE_LOCALLY", "Queries"]
+__all__ = [
+    "BACKEND_PID",
+    "CHANNEL",
+    "CORE",
+    "ECHO",
+    "GENERIC_PLAN",
+    "OUTBOX",
+    "SERVER",
+    "TUNE_LOCALLY",
+    "Queries",
+    "Query",
+]
 
 CHANNEL: Final = "ff_completion"
 OUTBOX: Final = "ff_completion_event"
@@ -21,12 +34,25 @@ _COLUMNS: Final[LiteralString] = (
     "e.event_id, CASE WHEN e.partition_key >= 0 THEN '{{fp:' || e.partition_key || '}}:' || e.execution_id END,"
     " e.outcome, e.occurred_at_ms, e.flow_id::text, e.namespace"
 )
+# The same with texts as they are stored, byte for byte, for rows that the server cannot render in UTF8.
+_RAW_COLUMNS: Final[LiteralString] = (
+    "e.event_id, CASE WHEN e.partition_key >= 0 THEN '{{fp:' || e.partition_key || '}}:' || e.execution_id END,"
+    " convert_to(e.outcome, getdatabaseencoding()), e.occurred_at_ms, e.flow_id::text,"
+    " convert_to(e.namespace, getdatabaseencoding())"
+)
 # What a record says: its tags as text, and how large the result is. Or the result itself, and whose it is. Last, whether
 # all of it could be read.
 _RECORD: Final[LiteralString] = (
     "c.raw_fields->>'namespace' AS namespace, (c.raw_fields->'tags')::text AS tags, octet_length(c.result) AS size"
 )
+_RAW_RECORD: Final[LiteralString] = (
+    "convert_to(c.raw_fields->>'namespace', getdatabaseencoding()) AS namespace,"
+    " convert_to((c.raw_fields->'tags')::text, getdatabaseencoding()) AS tags, octet_length(c.result) AS size"
+)
 _RESULT: Final[LiteralString] = "c.raw_fields->>'namespace' AS namespace, c.result AS result"
+_RAW_RESULT: Final[LiteralString] = (
+    "convert_to(c.raw_fields->>'namespace', getdatabaseencoding()) AS namespace, c.result AS result"
+)
 
 SERVER: Final = (
     "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), pg_backend_pid(), current_user::text,"
@@ -46,6 +72,15 @@ GENERIC_PLAN: Final = (
     " set_config('max_parallel_workers_per_gather', '0', false)"
 )
 TUNE_LOCALLY: Final = "SELECT set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)"
+
+
+@final
+class Query(msgspec.Struct, frozen=True):
+    """A text, the same for rows whose texts are no UTF8, and which columns those are."""
+
+    text: bytes
+    raw: bytes
+    columns: tuple[int, ...]
 
 
 @final
@@ -133,41 +168,47 @@ class Queries:
             "SELECT event_id FROM {outbox} WHERE event_id > %s AND event_id <= %s ORDER BY event_id LIMIT %s"
         )
 
-    def page(self) -> bytes:
+    def page(self) -> Query:
         """Rows after ``%s``, ascending, at most ``%s``.
 
         One bound only: with two, a generic plan expects few rows, reads the whole range and sorts it.
         """
         return self._select(" WHERE e.event_id > %s ORDER BY e.event_id LIMIT %s")
 
-    def span(self) -> bytes:
+    def span(self) -> Query:
         """Rows in ``(%s, %s]``, in no order: merging 256 sorted partitions costs ten times what probing them does."""
         return self._select(" WHERE e.event_id > %s AND e.event_id <= %s")
 
-    def picked(self) -> bytes:
+    def picked(self) -> Query:
         """Rows whose id is in ``%s`` (bigint[]), in no order."""
         return self._select(" WHERE e.event_id = ANY(%s)")
 
-    def records(self, *, results: bool) -> bytes:
+    def records(self, *, results: bool) -> Query:
         """What the records say of executions ``%s`` (smallint[]), ``%s`` (uuid[]), in no order: partition, bare id, …
 
         ``OFFSET 0`` keeps the planner from making a join of it: one probe for each, whatever the statistics say.
         """
-        what: LiteralString = _RESULT if results else _RECORD
-        return self._compose(
-            "SELECT w.partition_key, w.execution_id::text, c.*, true"  # noqa: S608  # literals only
-            " FROM unnest(%s::smallint[], %s::uuid[]) AS w(partition_key, execution_id)"
-            " CROSS JOIN LATERAL (SELECT " + what + " FROM {core} c"
-            " WHERE c.partition_key = w.partition_key AND c.execution_id = w.execution_id OFFSET 0) c"
-        )
 
-    def records_in_partition(self, *, results: bool) -> bytes:
+        def text(what: LiteralString) -> bytes:
+            return self._compose(
+                "SELECT w.partition_key, w.execution_id::text, c.*, true"  # noqa: S608  # literals only
+                " FROM unnest(%s::smallint[], %s::uuid[]) AS w(partition_key, execution_id)"
+                " CROSS JOIN LATERAL (SELECT " + what + " FROM {core} c"
+                " WHERE c.partition_key = w.partition_key AND c.execution_id = w.execution_id OFFSET 0) c"
+            )
+
+        return _of_records(text, results=results)
+
+    def records_in_partition(self, *, results: bool) -> Query:
         """The same for executions ``%s`` (uuid[]) of one partition, which is named first, ``%s``."""
-        what: LiteralString = _RESULT if results else _RECORD
-        return self._compose(
-            "SELECT c.partition_key, c.execution_id::text, " + what + ", true FROM {core} c"  # noqa: S608  # the same
-            " WHERE c.partition_key = %s::smallint AND c.execution_id = ANY(%s::uuid[])"
-        )
+
+        def text(what: LiteralString) -> bytes:
+            return self._compose(
+                "SELECT c.partition_key, c.execution_id::text, " + what + ", true FROM {core} c"  # noqa: S608  # the same
+                " WHERE c.partition_key = %s::smallint AND c.execution_id = ANY(%s::uuid[])"
+            )
+
+        return _of_records(text, results=results)
 
     def described(self, *, results: bool) -> bytes:
         """Executions by partition keys ``%s`` (smallint[]) and ids ``%s`` (uuid[]), each with its newest completion.
@@ -195,8 +236,12 @@ class Queries:
         text: LiteralString = "SELECT partition_key, execution_id::text FROM {core} WHERE flow_id = %s::uuid"
         return self._compose(text if everywhere else text + " AND partition_key = %s")
 
-    def _select(self, tail: LiteralString) -> bytes:
-        return self._compose("SELECT " + _COLUMNS + " FROM {outbox} e" + tail)  # noqa: S608  # literals only
+    def _select(self, tail: LiteralString) -> Query:
+        return Query(
+            self._compose("SELECT " + _COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # literals only
+            self._compose("SELECT " + _RAW_COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # the same
+            (2, 5),
+        )
 
     def owners(self) -> LiteralString:
         """Transactions that hold a write lock on one of these relations; parameter: their oids (bigint[]).
@@ -215,3 +260,9 @@ class Queries:
             "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint"
             " FROM (SELECT pg_current_snapshot() AS s) t"
         )
+
+
+def _of_records(text: Callable[[LiteralString], bytes], *, results: bool) -> Query:
+    if results:
+        return Query(text(_RESULT), text(_RAW_RESULT), (2,))
+    return Query(text(_RECORD), text(_RAW_RECORD), (2, 3))

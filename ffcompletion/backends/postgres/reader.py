@@ -12,7 +12,7 @@ from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.lanes import Lane
-from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.queries import Queries, Query
 from ffcompletion.backends.postgres.rows import Row, decode
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.backends.postgres.spans import missing, run_from
@@ -99,6 +99,10 @@ class Reader:
         """One read of what was announced, or of all that is new. True if there may be more at once."""
         tracker = self.tracker
         more = False
+        if hints.ids and hints.ids[0] <= tracker.high and await self._replaced(session):
+            # Ids that are known already: a read was quicker than the notification, or somebody was late; or ids began
+            # anew, and then nothing is to be handed out before that is settled.
+            return False
         if hints.look or (session.plain and hints.ids and hints.ids[-1] > tracker.high):
             more = await self._look(session)
         elif hints.ids and hints.ids[-1] > tracker.high:
@@ -110,9 +114,6 @@ class Reader:
         late = tracker.may_be_late(hints.ids) if hints.ids else []
         if late:
             await self._read(session, self._queries.picked(), (late,))
-        elif hints.ids and hints.ids[-1] <= tracker.high and not hints.look:
-            # All of it is known already. So it is when a read was quicker than the notification; or ids began anew.
-            await self._suspect(session)
         return more
 
     async def poll(self, session: Session) -> bool:
@@ -139,11 +140,10 @@ class Reader:
         after = max(self.tracker.watermark, self.tracker.high - _REREAD)
         return await self._read(session, self._queries.page(), (after, _PAGE)) == _PAGE
 
-    async def _suspect(self, session: Session) -> None:
-        sequence = await session.sequence()
-        self.history.replaced_by(sequence, session.identity, self.tracker.high)
+    async def _replaced(self, session: Session) -> bool:
+        return self.history.replaced_by(await session.sequence(), session.identity, self.tracker.high)
 
-    async def _read(self, session: Session, query: bytes, values: Sequence[object]) -> int:
+    async def _read(self, session: Session, query: Query, values: Sequence[object]) -> int:
         """Read and hand out rows. Returns how many were read."""
         rows = await session.read(query, values)
         if rows:

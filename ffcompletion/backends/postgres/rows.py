@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Final, final
 
 import msgspec
-from psycopg.pq.abc import PGresult
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
 
-__all__ = ["Batch", "Row", "decode", "salvaged", "tags_of", "unreadable_row", "with_results"]
+__all__ = ["Batch", "Row", "decode", "tags_of", "with_results"]
 
 # As `queries` selects them: event_id, execution id, outcome, occurred_at_ms, flow id; and the row's own namespace.
 Row = tuple[int, str | None, str | None, int | None, str | None, str | None]
@@ -102,51 +101,3 @@ def _rendered(text: str) -> Mapping[str, str]:
         for key, value in found
         if value != "null"
     }
-
-
-def unreadable_row(row: tuple[object, ...]) -> tuple[object, ...]:
-    """A row with bytes in it that are no text: it keeps its id, and makes no completion."""
-    return (row[0], *([None] * (len(row) - 1)))
-
-
-# ── bytes that are no text ────────────────────────────────────────────────────────────────────────────────────────
-
-_INTEGERS: Final = frozenset({20, 21, 23})
-_BOOL: Final = 16
-_BYTEA: Final = 17
-_BAD: Final = object()
-
-
-def salvaged(
-    result: PGresult, unreadable: Callable[[tuple[object, ...]], tuple[object, ...]]
-) -> list[tuple[object, ...]]:
-    """A binary result's rows, one by one, where the driver would give up on all of them. (A server that stores without
-    an encoding, SQL_ASCII, takes any bytes.)
-
-    A row with a text that is no UTF-8 is what ``unreadable`` makes of it; that text is None there.
-    """
-    return [_salvaged(result, number, unreadable) for number in range(result.ntuples)]
-
-
-def _salvaged(
-    result: PGresult, number: int, unreadable: Callable[[tuple[object, ...]], tuple[object, ...]]
-) -> tuple[object, ...]:
-    values = [_value(result.get_value(number, at), result.ftype(at)) for at in range(result.nfields)]
-    if _BAD not in values:
-        return tuple(values)
-    return unreadable(tuple(None if value is _BAD else value for value in values))
-
-
-def _value(data: bytes | None, oid: int) -> object:
-    if data is None:
-        return None
-    if oid in _INTEGERS:
-        return int.from_bytes(data, "big", signed=True)
-    if oid == _BOOL:
-        return data != b"\x00"
-    if oid == _BYTEA:
-        return data
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return _BAD

@@ -13,9 +13,9 @@ from psycopg_pool import AsyncConnectionPool
 
 from ffcompletion.backends.postgres.connection import Connection, Listener, Target, abandon, deadline
 from ffcompletion.backends.postgres.history import Identity, Issue
-from ffcompletion.backends.postgres.lookups import Lookups, fetch_rows
-from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries
-from ffcompletion.backends.postgres.rows import Row, unreadable_row
+from ffcompletion.backends.postgres.lookups import Lookups, fetch_outbox
+from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries, Query
+from ffcompletion.backends.postgres.rows import Row
 from ffcompletion.contract.errors import Unavailable
 
 __all__ = ["Pool", "Session"]
@@ -157,14 +157,13 @@ class Session:
             self._queries, prepare=not self.pooled, tuned_already=self.tuned and not self.pooled, plain=self._core_plain
         )
 
-    async def read(self, query: bytes, values: Sequence[object]) -> list[Row]:
+    async def read(self, query: Query, values: Sequence[object]) -> list[Row]:
         """Rows of the outbox, in binary, and prepared where there is no pooler in between."""
         conn = self._conn
         if conn is None:
             raise psycopg.OperationalError("not connected")
         with deadline(conn, self._timeout_s):
-            rows = await fetch_rows(conn, query, values, prepare=not self.pooled, unreadable=unreadable_row)
-            return cast("list[Row]", rows)
+            return await fetch_outbox(conn, query, values, prepare=not self.pooled)
 
     async def fetch(
         self, query: LiteralString | bytes, values: Sequence[object] = (), *, read: bool = False
