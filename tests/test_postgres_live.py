@@ -326,7 +326,7 @@ async def test_results_come_in_pieces_bounded_by_bytes(server: PostgresWorld) ->
         for stream in (live, filtered, stored):
             got = await some(stream, len(items), 20)
             assert [(p.execution_id, p.payload_bytes) for p in got] == [(i.execution_id, i.result) for i in items]
-            assert [p.cursor.position for p in got] == sorted(p.cursor.position for p in got)  # type: ignore[union-attr]
+            assert [p.cursor.position for p in got] == sorted(p.cursor.position for p in got)
             await stream.aclose()
 
 

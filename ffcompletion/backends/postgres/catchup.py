@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -17,17 +16,18 @@ import psycopg
 from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
 from ffcompletion.backends.postgres.filtering import Needs, Records, facts_of
 from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_outbox
+from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, foreign, stored_sizes
 from ffcompletion.backends.postgres.rows import Batch, Row, decode, with_results
-from ffcompletion.backends.postgres.session import Pool
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.hub import Facts, Group, Selector
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Page", "PageReader", "Piece"]
 
-_log = logging.getLogger("ffcompletion.postgres")
+_log: Final = logger("ffcompletion.postgres")
 
 # Each query opens 256 partitions, some 1 ms; 5,000 rows make that little. After a failure fewer are asked for.
 _PAGE: Final = 5_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 from psycopg import sql
 from psycopg.errors import Diagnostic
 
-from ffcompletion.backends.postgres.connection import Target, driver_errors
+from ffcompletion.backends.postgres.connection import Target
+from ffcompletion.backends.postgres.errors import driver_errors
 from ffcompletion.contract.errors import Unavailable
 
 __all__ = ["install_producer"]

@@ -8,7 +8,6 @@ lane has a place of its own, behind the reader's: a stream of this lane joins, f
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from bisect import bisect_right
 from collections import deque
@@ -17,22 +16,23 @@ from typing import Final, Protocol, TypeVar, cast, final
 
 import msgspec
 import psycopg
-from psycopg_pool import AsyncConnectionPool
 
 from ffcompletion.backends.postgres.connection import Connection, shut_down
 from ffcompletion.backends.postgres.filtering import Needs, Record, facts_of
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.lookups import Lookups, Result
+from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.results import Budget, admitted, foreign, stored_sizes
 from ffcompletion.backends.postgres.rows import Batch, with_results
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.hub import Facts, Hub
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Lane"]
 
 _T = TypeVar("_T")
-_log: Final = logging.getLogger("ffcompletion.postgres")
+_log: Final = logger("ffcompletion.postgres")
 
 # Rows looked up in one question, unless one read brought more.
 _TOGETHER: Final = 2_000
@@ -81,6 +81,7 @@ class Lane:
         """Changes when what waits is no longer what it was: it is to be looked at anew."""
         self.budget: Budget = Budget()
         self._conn: Connection | None = None
+        self._stopping = False
 
     # ── the reader's side ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -91,6 +92,7 @@ class Lane:
         self.tracker = tracker.copy()
         # An event belongs to the loop that it is first waited on.
         self._arrived = asyncio.Event()
+        self._stopping = False
 
     def admit(self, ids: Sequence[int], batch: Batch) -> None:
         """The reader hands out these rows."""
@@ -171,17 +173,23 @@ class Lane:
         """A question is under way on this connection; None: no longer."""
         self._conn = conn
 
-    def abort(self) -> None:
-        """Make a question that is under way fail at once."""
+    async def stop(self, task: asyncio.Task[None], seconds: float) -> None:
+        """End ``run``, which is this task, within so many seconds."""
+        self._stopping = True
+        self.history += 1
         if self._conn is not None:
+            # It fails at once; cancelling it would have the driver ask the server to cancel.
             shut_down(self._conn)
+            await asyncio.wait({task}, timeout=seconds)
+        task.cancel()
+        await asyncio.wait({task}, timeout=seconds)
 
-    async def run(self, pool: AsyncConnectionPool[Connection], lookups: Callable[[], Lookups], seconds: float) -> None:
+    async def run(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
         """Until cancelled. ``lookups``: the questions as the server of now wants them, each to be answered in time."""
-        while True:
+        while not self._stopping:
             await self._arrived.wait()
             self._arrived.clear()
-            while self._queue:
+            while self._queue and not self._stopping:
                 item = self._queue[0]
                 if isinstance(item, _Retired):
                     self._queue.popleft()
@@ -284,9 +292,7 @@ def _names(batch: Batch) -> list[str]:
 class _Asking:
     """One turn of asking: each question is put again until it is answered, or the history is another one."""
 
-    def __init__(
-        self, lane: Lane, pool: AsyncConnectionPool[Connection], lookups: Callable[[], Lookups], seconds: float
-    ) -> None:
+    def __init__(self, lane: Lane, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
         self._lane = lane
         self._history = lane.history
         self._pool = pool

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.contract.errors import CursorExpired, Validation
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["resume_after"]
 
-_log = logging.getLogger("ffcompletion.postgres")
+_log: Final = logger("ffcompletion.postgres")
 
 # A sequence that was in use when the server crashed skips up to 32 ids (it logs ahead by that many), and a rolled
 # back insert skips one: a short hole below the oldest row need not mean that rows were trimmed.
@@ -22,8 +22,8 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
     """``event_id``, checked against what the outbox holds. Raises ``CursorExpired`` or ``Validation``."""
     if event_id == 0:
         return 0
-    low = await (await conn.execute(queries.low())).fetchone()
-    high = await (await conn.execute(queries.high())).fetchone()
+    low = await (await conn.execute(queries.low(), prepare=False)).fetchone()
+    high = await (await conn.execute(queries.high(), prepare=False)).fetchone()
     oldest: int | None = low[0] if low else None
     newest: int = high[0] if high else 0
     if event_id > newest:
@@ -43,5 +43,5 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
 
 async def _issued(conn: Connection, queries: Queries) -> int | None:
     """The last id that the outbox's sequence gave out; None where the right to see it is missing."""
-    row = await (await conn.execute(*queries.issued())).fetchone()
+    row = await (await conn.execute(*queries.issued(), prepare=False)).fetchone()
     return row[0] if row else None
