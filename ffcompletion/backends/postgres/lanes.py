@@ -11,12 +11,12 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Protocol, TypeVar, cast, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol, cast, final
 
 import msgspec
-import psycopg
 
+from ffcompletion.backends.postgres.asking import Asking
 from ffcompletion.backends.postgres.connection import Connection, shut_down
 from ffcompletion.backends.postgres.filtering import Needs, Record, facts_of
 from ffcompletion.backends.postgres.gaps import GapTracker
@@ -25,13 +25,11 @@ from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.results import Budget, admitted, foreign, stored_sizes
 from ffcompletion.backends.postgres.rows import Batch, with_results
 from ffcompletion.contract.cursor import StreamCursor
-from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.hub import Facts, Hub
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Lane"]
 
-_T = TypeVar("_T")
 _log: Final = logger("ffcompletion.postgres")
 
 # Rows looked up in one question, unless one read brought more.
@@ -196,7 +194,7 @@ class Lane:
                     self._give_up(item.gaps)
                     continue
                 try:
-                    await self._decide(self._next_rows(), _Asking(self, pool, lookups, seconds))
+                    await self._decide(self._next_rows(), Asking(self, pool, lookups, seconds))
                 except Exception:  # noqa: BLE001  # it is logged, and nothing is lost by it
                     _log.exception("an error of our own; filtered streams go on from what is stored")
                     self._fall_behind()
@@ -212,7 +210,7 @@ class Lane:
             count += len(item.ids)
         return taken
 
-    async def _decide(self, items: Sequence[_Rows], asking: _Asking) -> None:
+    async def _decide(self, items: Sequence[_Rows], asking: Asking) -> None:
         rows = [row for item in items for row in item.batch.rows]
         records: dict[str, Record] = {}
         looked_up: set[str] = set()
@@ -238,7 +236,7 @@ class Lane:
                 self._done(len(item.batch.rows), facts)
 
     async def _decide_with_results(
-        self, facts: Sequence[Facts | None], records: Mapping[str, Record], asking: _Asking
+        self, facts: Sequence[Facts | None], records: Mapping[str, Record], asking: Asking
     ) -> None:
         """A piece at a time, bounded by the bytes of its results."""
         facts = list(facts)
@@ -286,60 +284,3 @@ class Lane:
 
 def _names(batch: Batch) -> list[str]:
     return [payload.execution_id for payload in batch.payloads]
-
-
-@final
-class _Asking:
-    """One turn of asking: each question is put again until it is answered, or the history is another one."""
-
-    def __init__(self, lane: Lane, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
-        self._lane = lane
-        self._history = lane.history
-        self._pool = pool
-        self._lookups = lookups
-        self._seconds = seconds
-        self._backoff = Backoff(0.05, 2.0)
-        self.budget: Budget = lane.budget
-
-    @property
-    def outdated(self) -> bool:
-        """What waits now is no longer what was asked about."""
-        return self._history != self._lane.history
-
-    async def records(self, names: Sequence[str]) -> Mapping[str, Record]:
-        """The records; empty if outdated meanwhile."""
-        while not self.outdated:
-            found = await self._try(lambda conn: self._lookups().records(conn, names, self._seconds))
-            if found is not None:
-                return found
-        return {}
-
-    async def results(self, names: Sequence[str]) -> Mapping[str, Result] | None:
-        """The results; None after a failure: then fewer are to be asked for."""
-        seconds = self._seconds * self.budget.patience
-        started = time.monotonic()
-        found = await self._try(lambda conn: self._lookups().results(conn, names, seconds))
-        if found is None:
-            self.budget.shrink(len(names))
-        else:
-            self.budget.grow(time.monotonic() - started)
-        return found
-
-    async def _try(self, question: Callable[[Connection], Awaitable[_T]]) -> _T | None:
-        try:
-            async with self._pool.connection(timeout=self._seconds) as conn:
-                self._lane.asks_on(conn)
-                try:
-                    answer = await question(conn)
-                finally:
-                    self._lane.asks_on(None)
-        except (psycopg.Error, OSError) as exc:
-            if self._backoff.attempt == 0:
-                _log.warning(
-                    "records could not be asked for (%s); %d rows are withheld, and it is tried again",
-                    type(exc).__name__, self._lane.waiting,
-                )  # fmt: skip
-            await asyncio.sleep(self._backoff.next_delay())
-            return None
-        self._backoff.reset()
-        return answer
