@@ -10,9 +10,21 @@ from typing import Final, LiteralString, final
 
 from psycopg import sql
 
+from ffcompletion.backends.postgres.names import checked, in_statement, quoted
 from ffcompletion.contract.filter import ScannerFilter
 
-__all__ = ["BACKEND_PID", "CHANNEL", "CORE", "ECHO", "GENERIC_PLAN", "OUTBOX", "SERVER", "Queries", "filter_values"]
+__all__ = [
+    "BACKEND_PID",
+    "CHANNEL",
+    "CORE",
+    "ECHO",
+    "GENERIC_PLAN",
+    "LIMIT",
+    "OUTBOX",
+    "SERVER",
+    "Queries",
+    "filter_values",
+]
 
 CHANNEL: Final = "ff_completion"
 OUTBOX: Final = "ff_completion_event"
@@ -39,6 +51,7 @@ SERVER: Final = (
 )
 ECHO: Final = "SELECT pg_notify(%s, %s)"
 BACKEND_PID: Final = "SELECT pg_backend_pid()"
+LIMIT: Final = "SELECT set_config('statement_timeout', %s, false)"
 GENERIC_PLAN: Final = "SET plan_cache_mode = force_generic_plan"
 
 
@@ -47,14 +60,14 @@ class Queries:
     """The texts for one schema (None: wherever ``search_path`` finds the tables)."""
 
     def __init__(self, schema: str | None) -> None:
-        def name(table: str) -> sql.Identifier:
-            return sql.Identifier(table) if schema is None else sql.Identifier(schema, table)
+        def name(table: str) -> tuple[str, ...]:
+            return (table,) if schema is None else (checked("schema", schema), table)
 
-        self._names: Final = {"outbox": name(OUTBOX), "core": name(CORE)}
+        self._names: Final = {"outbox": in_statement(*name(OUTBOX)), "core": in_statement(*name(CORE))}
         self._composed: dict[str, bytes] = {}
         self.schema: Final = schema
-        self.outbox_text: Final = name(OUTBOX).as_string()
-        self.core_text: Final = name(CORE).as_string()
+        self.outbox_text: Final = quoted(*name(OUTBOX))
+        self.core_text: Final = quoted(*name(CORE))
 
     def _compose(self, text: LiteralString) -> bytes:
         # Composing costs more than a short query takes, and there are only a handful of texts.
@@ -64,10 +77,11 @@ class Queries:
         return found
 
     def rights(self) -> tuple[LiteralString, tuple[str, str]]:
-        """One row: outbox exists, is readable, its schema is usable; core exists, is readable."""
+        """One row: outbox exists, is readable; core exists, is readable; row security hides rows of either from us."""
         return (
             "SELECT o IS NOT NULL, coalesce(has_table_privilege(o, 'SELECT'), false),"
-            " c IS NOT NULL, coalesce(has_table_privilege(c, 'SELECT'), false)"
+            " c IS NOT NULL, coalesce(has_table_privilege(c, 'SELECT'), false),"
+            " o IS NOT NULL AND row_security_active(o), c IS NOT NULL AND row_security_active(c)"
             " FROM (SELECT to_regclass(%s)::oid AS o, to_regclass(%s)::oid AS c) t",
             (self.outbox_text, self.core_text),
         )

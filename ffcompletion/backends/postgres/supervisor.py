@@ -1,0 +1,328 @@
+"""The run: from the first open stream on an event loop to the last. One task that wakes on notifications, polls as a
+safety net, and reconnects for ever.
+
+It takes all that was announced, then has the reader read once; an echo keeps the connection honest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Final, Self, final
+from weakref import WeakSet
+
+import msgspec
+import psycopg
+
+from ffcompletion.backends.postgres.catchup import PageReader
+from ffcompletion.backends.postgres.connection import Target
+from ffcompletion.backends.postgres.errors import kind_of, translated
+from ffcompletion.backends.postgres.feed import Feed
+from ffcompletion.backends.postgres.pool import Pool
+from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.reader import Reader, log
+from ffcompletion.backends.postgres.session import Session
+from ffcompletion.contract.errors import EngineError, Transport, Unavailable
+from ffcompletion.contract.stats import BackendState
+from ffcompletion.delivery.buffer import Signal
+from ffcompletion.delivery.connection_state import ConnectionState
+from ffcompletion.delivery.heartbeat import Heartbeat
+from ffcompletion.delivery.hub import Hub, Selector
+from ffcompletion.delivery.tenure import Lease
+
+__all__ = ["Counters", "Settings", "Supervisor"]
+
+_ECHO_EVERY_S: Final = 3.0
+_ECHO_DEADLINE_S: Final = 1.5
+# So many echoes in a row let a polling reader trust its listener after all.
+_ECHOES_TO_LEAVE_POLLING: Final = 2
+_CLOSE_GRACE_S: Final = 0.2
+# From so many rows in one read on, the next one waits for this many times as long as the last one took.
+_BURST: Final = 32
+_GATHER: Final = 4.0
+_GATHER_S: Final = 0.025
+# How long a read may take before the connection counts as dead: first this, because it usually takes a millisecond,
+# then twice as long each time, up to `read_timeout`, because a server may really be that slow.
+_READ_TIMEOUT_S: Final = 3.0
+
+
+@final
+class Settings(msgspec.Struct, frozen=True):
+    """The backend's options, as a run needs them."""
+
+    target: Target
+    queries: Queries
+    poll_interval_s: float
+    read_timeout_s: float
+    buffer_size: int
+
+
+@final
+class Counters:
+    """What is counted over all runs of a backend."""
+
+    def __init__(self) -> None:
+        self.received: int = 0
+        """Of runs that are over."""
+        self.malformed: int = 0
+        """Of runs that are over."""
+        self.interruptions: int = 0
+
+
+@final
+class Supervisor:
+    """Owns the session, the reader and the task that drives it. Made whole by ``open``; ended by ``aclose`` or ``abort``."""
+
+    def __init__(self, settings: Settings, connection: ConnectionState, counters: Counters, pool: Pool) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._counters: Counters | None = counters
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._hub = Hub()
+        self._read_timeout_s = min(_READ_TIMEOUT_S, settings.read_timeout_s)
+        self._session: Session | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._stopped = asyncio.Event()
+        self._changed = Signal()
+        self._timeline = ""
+        self._warned: set[str] = set()
+        self._echoes_while_polling = 0
+        self._heartbeat = Heartbeat(0.0, interval_s=_ECHO_EVERY_S, deadline_s=_ECHO_DEADLINE_S)
+        self._sources: WeakSet[Feed] = WeakSet()
+        self.reader: Reader = Reader(settings.queries, self._hub, self._rewound)
+
+    # ── from the first stream to the last ────────────────────────────────────────────────────────────────────────
+
+    @classmethod
+    async def open(cls, settings: Settings, connection: ConnectionState, counters: Counters, pool: Pool) -> Self:
+        """Connect, find the position to start from, begin to read. Raises driver errors and ``EngineError``."""
+        run = cls(settings, connection, counters, pool)
+        try:
+            session = await run._open_session()
+            await run.reader.find_start(session)
+            run._timeline = session.timeline
+            if not await session.first_echo(_ECHO_DEADLINE_S) and not settings.poll_interval_s:
+                raise Unavailable("subscribe", f"{session.polling_reason}; and polling is turned off (poll_interval=0)")
+        except BaseException:
+            run.abort()
+            raise
+        run._connected(session)
+        run._task = run._loop.create_task(run._run(session), name="ffcompletion-postgres-reader")
+        return run
+
+    async def aclose(self) -> None:
+        """Release everything on the server. Within about half a second, also when it is mute."""
+        self._stop()
+        task = self._task
+        if task is not None:
+            done, _ = await asyncio.wait({task}, timeout=_CLOSE_GRACE_S)
+            if not done and self._session is not None:
+                # The driver answers a cancellation by asking the server, which may take long; this it notices at once.
+                self._session.shut_down()
+                task.cancel()
+                await asyncio.wait({task}, timeout=_CLOSE_GRACE_S)
+            elif not done:
+                task.cancel()
+                await asyncio.wait({task}, timeout=_CLOSE_GRACE_S)
+        if task is None:
+            await self._close_session()
+        self.abort()
+
+    def abort(self) -> None:
+        """The same at once, without waiting for the task. Also where the loop is closed."""
+        self._stop()
+        counters, self._counters = self._counters, None
+        if counters is not None:
+            counters.received += self.reader.received
+            counters.malformed += self.reader.malformed
+        task, session = self._task, self._session
+        if task is None or task.done() or self._loop.is_closed():
+            self._session = None
+            if session is not None:
+                session.abort()
+        elif session is not None:
+            # Its own task still waits on the socket, and closes it.
+            session.shut_down()
+            task.cancel()
+        else:
+            task.cancel()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        if not self._loop.is_closed():
+            self._stopped.set()
+            if self._session is not None:
+                self._session.inbox.changed.set()
+            self._changed.wake()
+
+    # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def session(self) -> Session:
+        """The session, once completions flow. Its caller bounds the wait."""
+        await self._changed.until(lambda: self._connection.flowing or self._stopping)
+        session = self._session
+        if session is None:
+            raise Transport(self._settings.target.shown, "the connection is being mended; try again")
+        return session
+
+    def open_source(self, session: Session, after: int | None, selector: Selector, lease: Lease) -> Feed:
+        """One more stream, live, or reading what is stored after a position."""
+        settings = self._settings
+        pages = PageReader(self._pool, settings.queries, pooled=session.pooled, read_timeout_s=settings.read_timeout_s)
+        source = Feed(self.reader, self._hub, pages, selector, settings.buffer_size, lambda _: lease.aclose(), after)
+        self._sources.add(source)
+        return source
+
+    def _rewound(self, high: int) -> None:
+        for source in tuple(self._sources):
+            source.rewind(high)
+
+    # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _open_session(self) -> Session:
+        settings = self._settings
+        session = self._session = await Session.open(
+            settings.target, self._pool, settings.queries, self._read_timeout_s
+        )
+        for table in session.restricted:
+            if table not in self._warned:
+                self._warned.add(table)
+                log.warning(
+                    "row-level security is in force for our role on %s: rows that no policy admits are never delivered",
+                    table,
+                )
+        return session
+
+    def _connected(self, session: Session) -> None:
+        self._echoes_while_polling = 0
+        self._heartbeat.restart(time.monotonic())
+        if session.polling_reason:
+            every = self._settings.poll_interval_s
+            how = f"polling every {every:g} s" if every else "and polling is turned off: nothing will be delivered"
+            self._connection.polling(f"{session.polling_reason}; {how}")
+        else:
+            self._connection.live()
+        self._changed.wake()
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run(self, session: Session | None) -> None:
+        try:
+            while not self._stopping:
+                try:
+                    if session is None:
+                        session = await self._reconnect()
+                    await self._read(session)
+                except Exception as exc:  # noqa: BLE001  # whatever it is, the streams must not stand still for ever
+                    session = None
+                    await self._broken(exc)
+            await self._close_session()
+        finally:
+            # Nobody waits on its connections any more.
+            if self._session is not None:
+                self._session.abort()
+                self._session = None
+
+    async def _close_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.aclose()
+
+    async def _reconnect(self) -> Session:
+        session = await self._open_session()
+        # Names of transactions mean nothing on a server that was restarted or replaced.
+        self.reader.tracker.forget_owners()
+        if session.timeline != self._timeline:
+            await self.reader.compare_history(session)
+            self._timeline = session.timeline
+        if not await session.first_echo(_ECHO_DEADLINE_S) and not self._settings.poll_interval_s:
+            # It was promised that polling is not needed.
+            raise Transport(self._settings.target.shown, f"{session.polling_reason}; and polling is turned off")
+        self._connected(session)
+        return session
+
+    async def _broken(self, exc: Exception) -> None:
+        """Let go of the connection, and wait as long as the backoff says."""
+        if not isinstance(exc, psycopg.Error | OSError | EngineError):
+            log.exception("an error of our own; reconnecting as for a fault")
+        self._read_timeout_s = min(self._read_timeout_s * 2, self._settings.read_timeout_s)
+        if self._counters is not None:
+            self._counters.interruptions += self._connection.flowing
+        session, self._session = self._session, None
+        if session is not None:
+            session.abort()
+        shown = self._settings.target.shown
+        fault = translated(exc, shown, "reading") if isinstance(exc, psycopg.Error) else exc
+        delay = self._connection.broken(str(fault) or type(exc).__name__, fault, kind=kind_of(exc))
+        # What broke this connection has broken the idle ones too; each would cost a time-out to find out.
+        await self._pool.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._stopped.wait()
+
+    async def _read(self, session: Session) -> None:
+        while not self._stopping:
+            # Cleared before looking, so that whatever comes meanwhile is seen the next time.
+            session.inbox.changed.clear()
+            if session.inbox.lost is not None:
+                raise session.inbox.lost
+            more = await self._drain(session)
+            self._read_timeout_s = min(_READ_TIMEOUT_S, self._settings.read_timeout_s)
+            # Every time: under a load that never pauses, gaps must come to an end as well.
+            await self.reader.settle(session)
+            await self._check_echo(session, time.monotonic())
+            if not more:
+                await self._sleep(session)
+
+    async def _sleep(self, session: Session) -> None:
+        """Until something is announced, or it is time to look without."""
+        now = time.monotonic()
+        poll_s, look_at = self._settings.poll_interval_s, self._heartbeat.next_at
+        if poll_s:
+            look_at = min(look_at, now + poll_s)
+        if self.reader.tracker.gaps:
+            look_at = min(look_at, self.reader.settle_at)
+        changed = session.inbox.changed
+        timer = self._loop.call_later(max(0.0, look_at - now), changed.set)
+        try:
+            await changed.wait()
+        finally:
+            timer.cancel()
+
+    async def _drain(self, session: Session) -> bool:
+        """One read. True if there is more to read at once."""
+        announced = session.inbox.take_announced()
+        started, before = time.monotonic(), self.reader.received
+        full = await self.reader.drain(session, announced)
+        if not full and self.reader.received - before >= _BURST:
+            # A burst is under way: let it gather, so that reading does not take the server's time from writing.
+            await asyncio.sleep(min(_GATHER_S, _GATHER * (time.monotonic() - started)))
+            return True
+        return full or session.inbox.pending
+
+    # ── liveness ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _check_echo(self, session: Session, now: float) -> None:
+        for echo in session.inbox.take_echoes():
+            self._received_echo(echo, now)
+        if self._heartbeat.expired(now):
+            if self._connection.state is BackendState.LIVE:
+                raise psycopg.OperationalError("the listener went silent: no echo")
+            self._echoes_while_polling = 0
+            self._heartbeat.restart(now)
+        nonce = self._heartbeat.due(now)
+        if nonce is not None:
+            if session.in_recovery and await session.promoted():
+                raise psycopg.OperationalError("the replica was promoted")
+            await session.echo(nonce)
+
+    def _received_echo(self, nonce: str, now: float) -> None:
+        if not self._heartbeat.received(nonce, now) or self._connection.state is not BackendState.POLLING:
+            return
+        # The first echo was late, not lost. Through a pooler one may come by chance, but hardly two in a row.
+        self._echoes_while_polling += 1
+        if self._echoes_while_polling == _ECHOES_TO_LEAVE_POLLING:
+            self._connection.live()
