@@ -23,7 +23,7 @@ from ffcompletion.backends.postgres.supervisor import Counters, Settings, Superv
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
-from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, FlowReader, ResumableCompletionBackend
+from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendStats, Observer
 from ffcompletion.delivery.backoff import Backoff
@@ -33,6 +33,7 @@ from ffcompletion.delivery.hub import Selector
 from ffcompletion.delivery.lifecycle import NetworkedBackend
 from ffcompletion.delivery.stream import Subscription
 from ffcompletion.delivery.tenure import Lease
+from ffcompletion.foreign.filters import checked_filter
 
 __all__ = ["PostgresBackend"]
 
@@ -156,7 +157,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
     async def _subscribe(
         self, cursor: StreamCursor | None, wanted: CompletionFilter | None, results: bool
     ) -> Subscription:
-        selector = Selector(None if wanted is None or wanted.is_noop() else wanted, results)
+        selector = Selector(checked_filter(wanted), results)
         after = None if cursor is None or cursor.is_empty else _event_id(cursor)
 
         async def make(run: Supervisor, lease: Lease) -> Feed:
@@ -243,6 +244,4 @@ def _event_id(cursor: StreamCursor) -> int:
 
 
 if TYPE_CHECKING:
-    _: type[ResumableCompletionBackend] = PostgresBackend
-    _reader: type[ExecutionReader] = PostgresBackend
-    _flows: type[FlowReader] = PostgresBackend
+    _: type[ResumableBackend] = PostgresBackend
