@@ -11,15 +11,17 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 from typing_extensions import override
 
+from ffcompletion.backends.postgres.borrowed import BorrowedPool
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline, make_ready
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.feed import Feed
-from ffcompletion.backends.postgres.pool import BorrowedPool, OwnPool, Pool
+from ffcompletion.backends.postgres.options import Counters, Settings
+from ffcompletion.backends.postgres.pool import OwnPool, Pool
 from ffcompletion.backends.postgres.position import resume_after
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import log
 from ffcompletion.backends.postgres.snapshots import describe, members
-from ffcompletion.backends.postgres.supervisor import Counters, Settings, Supervisor
+from ffcompletion.backends.postgres.supervisor import Supervisor
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId

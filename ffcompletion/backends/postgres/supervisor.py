@@ -12,15 +12,13 @@ import time
 from typing import Final, Self, final
 from weakref import WeakSet
 
-import msgspec
 import psycopg
 
 from ffcompletion.backends.postgres.catchup import PageReader
-from ffcompletion.backends.postgres.connection import Target
 from ffcompletion.backends.postgres.errors import kind_of, translated
 from ffcompletion.backends.postgres.feed import Feed
+from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.pool import Pool
-from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import Reader, log
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
@@ -31,7 +29,7 @@ from ffcompletion.delivery.heartbeat import Heartbeat
 from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.tenure import Lease
 
-__all__ = ["Counters", "Settings", "Supervisor"]
+__all__ = ["Supervisor"]
 
 _ECHO_EVERY_S: Final = 3.0
 _ECHO_DEADLINE_S: Final = 1.5
@@ -45,29 +43,6 @@ _GATHER_S: Final = 0.025
 # How long a read may take before the connection counts as dead: first this, because it usually takes a millisecond,
 # then twice as long each time, up to `read_timeout`, because a server may really be that slow.
 _READ_TIMEOUT_S: Final = 3.0
-
-
-@final
-class Settings(msgspec.Struct, frozen=True):
-    """The backend's options, as a run needs them."""
-
-    target: Target
-    queries: Queries
-    poll_interval_s: float
-    read_timeout_s: float
-    buffer_size: int
-
-
-@final
-class Counters:
-    """What is counted over all runs of a backend."""
-
-    def __init__(self) -> None:
-        self.received: int = 0
-        """Of runs that are over."""
-        self.malformed: int = 0
-        """Of runs that are over."""
-        self.interruptions: int = 0
 
 
 @final

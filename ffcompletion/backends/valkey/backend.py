@@ -21,6 +21,7 @@ from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState, BackendStats, Observer
 from ffcompletion.delivery.adapter import Adapter
 from ffcompletion.delivery.backoff import Backoff
+from ffcompletion.delivery.credentials import Password
 from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.link import Link
 from ffcompletion.delivery.stream import Subscription
@@ -56,7 +57,7 @@ class ValkeyBackend(Adapter):
         url: str = "valkey://localhost:6379",
         *,
         username: str | None = None,
-        password: str | None = None,
+        password: Password | None = None,
         database: int | None = None,
         tls_ca: str | Path | None = None,
         tls_cert: str | Path | None = None,
@@ -75,6 +76,8 @@ class ValkeyBackend(Adapter):
         for lane in lanes:
             if not is_lane(lane):
                 raise Validation("lane", f"{lane[:80]!r} is not 1 to 64 bytes of printable ASCII")
+        if not isinstance(password, str | None):
+            raise Validation("option", "password must be a string here")
         self._options = Options.from_url(
             url,
             username=username,
