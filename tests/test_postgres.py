@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend, supervisor
+from ffcompletion.backends.postgres import PostgresBackend, echoes
 from ffcompletion.backends.postgres.reader import Reader
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.contract.stats import BackendState
@@ -145,7 +145,7 @@ async def test_an_echo_that_was_only_late_ends_polling(
         return False
 
     monkeypatch.setattr(Session, "first_echo", late)
-    monkeypatch.setattr(supervisor, "_ECHO_EVERY_S", 0.05)
+    monkeypatch.setattr(echoes, "_ECHO_EVERY_S", 0.05)
     async with PostgresBackend(postgres.url, poll_interval=5) as backend:
         async with ffc.subscribe(backend) as stream:
             assert backend.stats().state is BackendState.POLLING

@@ -228,6 +228,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             reconnects=self._connection.reconnects,
             gaps=counters.interruptions,
             held=0 if reader is None else reader.tracker.held,
+            waiting=0 if reader is None else reader.lane.waiting,
             held_since_s=time.monotonic() - min(gap.since for gap in gaps) if gaps else 0.0,
         )
 

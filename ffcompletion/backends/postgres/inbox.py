@@ -6,13 +6,12 @@ import asyncio
 from collections import deque
 from typing import Final, final
 
+from ffcompletion.backends.postgres.announced import Announced, Hints
+
 __all__ = ["Inbox"]
 
-# Rows are read by position; only an id far below it needs its announcement. More of those than this come with a load
-# that has the outbox read all the time.
-_MOST: Final = 10_000
-# A bigint has no more digits: anything longer is somebody else's, and no more than a wake-up.
-_MOST_DIGITS: Final = 20
+# Anybody may notify the channel.
+_MOST: Final = 100
 
 
 @final
@@ -26,13 +25,12 @@ class Inbox:
         """Set by whoever changes something; cleared by whoever is about to look."""
         self.lost: BaseException | None = None
         """Why nothing is heard any more, once the listener is gone."""
-        self._announced: deque[str] = deque(maxlen=_MOST)
+        self._announced = Announced()
         self._echoes: deque[str] = deque(maxlen=_MOST)
 
     def announced(self, payload: str) -> None:
         """A notification on the engine's channel."""
-        if len(payload) <= _MOST_DIGITS:
-            self._announced.append(payload)
+        self._announced.add(payload)
         self.changed.set()
 
     def echoed(self, nonce: str) -> None:
@@ -45,11 +43,9 @@ class Inbox:
         self.lost = why
         self.changed.set()
 
-    def take_announced(self) -> list[str]:
+    def take_announced(self) -> Hints:
         """What was announced since the last look."""
-        taken = list(self._announced)
-        self._announced.clear()
-        return taken
+        return self._announced.take()
 
     def take_echoes(self) -> list[str]:
         """The echoes since the last look."""

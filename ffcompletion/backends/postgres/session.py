@@ -11,10 +11,12 @@ import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, Listener, Target, deadline, is_direct, shut_down
 from ffcompletion.backends.postgres.errors import first_line
+from ffcompletion.backends.postgres.history import Identity, Issue
 from ffcompletion.backends.postgres.inbox import Inbox
+from ffcompletion.backends.postgres.lookups import Lookups, fetch_outbox
 from ffcompletion.backends.postgres.names import quoted
 from ffcompletion.backends.postgres.pool import Pool
-from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries
+from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries, Query
 from ffcompletion.backends.postgres.rows import Row
 from ffcompletion.contract.errors import Unavailable
 
@@ -24,15 +26,6 @@ _OLDEST: Final = 15
 _OP: Final = "subscribe"
 # How often two connections are compared to tell whether a pooler gives each statement another server session.
 _COMPARED: Final = 3
-
-
-@final
-class _Server(msgspec.Struct, frozen=True):
-    """What the server said about itself."""
-
-    in_recovery: bool
-    user: str
-    timeline: str
 
 
 @final
@@ -49,10 +42,18 @@ class Session:
         self._conn = conn
         self._relations: list[int] = []
         self._xmaxes: list[int] = []
-        self._server = _Server(in_recovery=False, user="", timeline="")
+        self._core_plain = False
+        self._user = ""
         self.inbox: Final = inbox
         self.listener: Listener | None = None
+        self.in_recovery: bool = False
+        """This is a replica."""
         self.pooled: bool = False
+        self.tuned: bool = False
+        """Connections of this pool use neither parallel workers nor JIT."""
+        self.plain: bool = False
+        """The outbox is one table, not partitioned."""
+        self.identity: Identity = Identity()
         self.has_core: bool = False
         self.core_problem: str = ""
         self.polling_reason: str = ""
@@ -69,8 +70,8 @@ class Session:
             await session._listen(target)
             await session._inspect()
             await session._check_rights()
-            rows = await session.fetch(*queries.relations())
-            session._relations = [row[0] for row in rows]
+            await session._check_numbering()
+            await session.identify()
         except BaseException:
             await session.aclose()
             raise
@@ -99,23 +100,14 @@ class Session:
 
     async def _inspect(self) -> None:
         (row,) = await self.fetch(SERVER)
-        version, in_recovery, _, user, timeline = cast("tuple[int, bool, int, str, str]", row)
+        facts = cast("tuple[int, bool, int, str, str, bool, int, str]", row)
+        version, self.in_recovery, _, self._user, timeline, self.tuned, database, system = facts
+        self.identity = Identity(timeline, system, database)
         if version < _OLDEST * 10_000:
             raise Unavailable(_OP, f"PostgreSQL {version // 10_000} is too old; {_OLDEST} or later is needed")
-        self._server = _Server(in_recovery, user, timeline)
-
-    @property
-    def in_recovery(self) -> bool:
-        """Whether this is a replica."""
-        return self._server.in_recovery
-
-    @property
-    def timeline(self) -> str:
-        """Which history its log is of; empty on a replica."""
-        return self._server.timeline
 
     async def _check_rights(self) -> None:
-        queries, user = self._queries, quoted(self._server.user)
+        queries, user = self._queries, quoted(self._user)
         if queries.schema is not None:
             found = await self.fetch(queries.schema_exists(), (queries.schema,))
             if not found:
@@ -126,7 +118,9 @@ class Session:
                 )
         text, values = queries.rights()
         (row,) = await self.fetch(text, values)
-        outbox, readable, core, core_readable, hides, core_hides = cast("tuple[bool, ...]", row)
+        rights = cast("tuple[bool, ...]", row)
+        outbox, readable, core, core_readable, partitioned, core_partitioned, hides, core_hides = rights
+        self.plain, self._core_plain = not partitioned, not core_partitioned
         if not outbox:
             where = f"in schema {queries.schema!r}" if queries.schema else "on the search_path"
             raise Unavailable(
@@ -145,6 +139,43 @@ class Session:
         )
         self.has_core = core and core_readable
         self.restricted = [name for name, hidden in ((OUTBOX, hides), (CORE, core_hides)) if hidden]
+
+    async def _check_numbering(self) -> None:
+        rows = await self.fetch(*self._queries.numbering())
+        cache, step = cast("tuple[int, int]", rows[0]) if rows else (1, 1)
+        if cache > 1 or step < 1:
+            # A session would keep ids in store and use them long after higher ones, in transactions of later: nothing
+            # tells then whether a missing id is still to come.
+            raise Unavailable(
+                _OP,
+                f"the outbox's sequence was altered (CACHE {cache} INCREMENT {step}), and rows would be missed;"
+                f" ALTER TABLE {self._queries.outbox_text} ALTER event_id SET CACHE 1 SET INCREMENT 1",
+            )
+
+    async def identify(self) -> None:
+        """Which outbox this is, by now: it may be replaced while we are connected."""
+        rows = await self.fetch(*self._queries.relations())
+        self._relations = [row[0] for row in rows]
+        sequence = await self.sequence()
+        self.identity = msgspec.structs.replace(self.identity, outbox=sequence.outbox, sequence=sequence.file)
+
+    async def sequence(self) -> Issue:
+        """What the outbox's sequence has given out."""
+        ((issued, outbox, file),) = cast(
+            "list[tuple[int | None, int | None, int | None]]", await self.fetch(*self._queries.sequence())
+        )
+        return Issue(issued, outbox or 0, file or 0)
+
+    def lookups(self) -> Lookups:
+        """Questions about records, as this server wants them."""
+        return Lookups(
+            self._queries, prepare=not self.pooled, tuned_already=self.tuned and not self.pooled, plain=self._core_plain
+        )
+
+    async def read(self, query: Query, values: Sequence[object]) -> list[Row]:
+        """Rows of the outbox, in binary, and prepared where there is no pooler in between."""
+        with deadline(self._conn, self._timeout_s):
+            return await fetch_outbox(self._conn, query, values, prepare=not self.pooled)
 
     async def fetch(
         self, query: LiteralString | bytes, values: Sequence[object] = (), *, read: bool = False

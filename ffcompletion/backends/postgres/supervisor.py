@@ -14,27 +14,25 @@ from weakref import WeakSet
 
 import psycopg
 
+from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.catchup import PageReader
+from ffcompletion.backends.postgres.echoes import ECHO_DEADLINE_S, Echoes
 from ffcompletion.backends.postgres.errors import kind_of, translated
 from ffcompletion.backends.postgres.feed import Feed
+from ffcompletion.backends.postgres.history import Identity
+from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.reader import Reader, log
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
-from ffcompletion.contract.stats import BackendState
 from ffcompletion.delivery.buffer import Signal
 from ffcompletion.delivery.connection_state import ConnectionState
-from ffcompletion.delivery.heartbeat import Heartbeat
 from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.tenure import Lease
 
 __all__ = ["Supervisor"]
 
-_ECHO_EVERY_S: Final = 3.0
-_ECHO_DEADLINE_S: Final = 1.5
-# So many echoes in a row let a polling reader trust its listener after all.
-_ECHOES_TO_LEAVE_POLLING: Final = 2
 _CLOSE_GRACE_S: Final = 0.2
 # From so many rows in one read on, the next one waits for this many times as long as the last one took.
 _BURST: Final = 32
@@ -62,10 +60,14 @@ class Supervisor:
         self._stopping = False
         self._stopped = asyncio.Event()
         self._changed = Signal()
-        self._timeline = ""
+        self._identity = Identity()
+        self._lookups: Lookups | None = None
+        self._deciding: asyncio.Task[None] | None = None
+        # Everything is to be looked at, whatever is announced; and when that is due in any case.
+        self._look = True
+        self._poll_at = 0.0
         self._warned: set[str] = set()
-        self._echoes_while_polling = 0
-        self._heartbeat = Heartbeat(0.0, interval_s=_ECHO_EVERY_S, deadline_s=_ECHO_DEADLINE_S)
+        self._echoes = Echoes(connection)
         self._sources: WeakSet[Feed] = WeakSet()
         self.reader: Reader = Reader(settings.queries, self._hub, self._rewound)
 
@@ -78,19 +80,27 @@ class Supervisor:
         try:
             session = await run._open_session()
             await run.reader.find_start(session)
-            run._timeline = session.timeline
-            if not await session.first_echo(_ECHO_DEADLINE_S) and not settings.poll_interval_s:
+            run._identity = session.identity
+            if not await session.first_echo(ECHO_DEADLINE_S) and not settings.poll_interval_s:
                 raise Unavailable("subscribe", f"{session.polling_reason}; and polling is turned off (poll_interval=0)")
         except BaseException:
             run.abort()
             raise
         run._connected(session)
+        lookups = run._lookups = session.lookups()
+        run._deciding = run._loop.create_task(
+            run.reader.lane.run(pool, lambda: run._lookups or lookups, settings.read_timeout_s),
+            name="ffcompletion-postgres-lookups",
+        )
         run._task = run._loop.create_task(run._run(session), name="ffcompletion-postgres-reader")
         return run
 
     async def aclose(self) -> None:
         """Release everything on the server. Within about half a second, also when it is mute."""
         self._stop()
+        deciding, self._deciding = self._deciding, None
+        if deciding is not None:
+            await self.reader.lane.stop(deciding, _CLOSE_GRACE_S)
         task = self._task
         if task is not None:
             done, _ = await asyncio.wait({task}, timeout=_CLOSE_GRACE_S)
@@ -113,6 +123,10 @@ class Supervisor:
         if counters is not None:
             counters.received += self.reader.received
             counters.malformed += self.reader.malformed
+        deciding, self._deciding = self._deciding, None
+        if deciding is not None and not self._loop.is_closed():
+            # Its connection is the pool's, which is closed with it.
+            deciding.cancel()
         task, session = self._task, self._session
         if task is None or task.done() or self._loop.is_closed():
             self._session = None
@@ -146,8 +160,18 @@ class Supervisor:
     def open_source(self, session: Session, after: int | None, selector: Selector, lease: Lease) -> Feed:
         """One more stream, live, or reading what is stored after a position."""
         settings = self._settings
-        pages = PageReader(self._pool, settings.queries, pooled=session.pooled, read_timeout_s=settings.read_timeout_s)
-        source = Feed(self.reader, self._hub, pages, selector, settings.buffer_size, lambda _: lease.aclose(), after)
+        pages = PageReader(
+            self._pool,
+            settings.queries,
+            session.lookups(),
+            pooled=session.pooled,
+            read_timeout_s=settings.read_timeout_s,
+        )
+        # Streams that need records looked up stand behind the reader, in a lane of their own.
+        reader, hub = self.reader, self._hub
+        plain = selector.filter is None and not selector.results
+        stand, hub = (reader, hub) if plain else (reader.lane, reader.lane.hub)
+        source = Feed(stand, hub, pages, selector, settings.buffer_size, lambda _: lease.aclose(), after)
         self._sources.add(source)
         return source
 
@@ -162,6 +186,7 @@ class Supervisor:
         session = self._session = await Session.open(
             settings.target, self._pool, settings.queries, self._read_timeout_s
         )
+        self._look = True
         for table in session.restricted:
             if table not in self._warned:
                 self._warned.add(table)
@@ -172,8 +197,7 @@ class Supervisor:
         return session
 
     def _connected(self, session: Session) -> None:
-        self._echoes_while_polling = 0
-        self._heartbeat.restart(time.monotonic())
+        self._echoes.restart(time.monotonic())
         if session.polling_reason:
             every = self._settings.poll_interval_s
             how = f"polling every {every:g} s" if every else "and polling is turned off: nothing will be delivered"
@@ -210,10 +234,11 @@ class Supervisor:
         session = await self._open_session()
         # Names of transactions mean nothing on a server that was restarted or replaced.
         self.reader.tracker.forget_owners()
-        if session.timeline != self._timeline:
+        self._lookups = session.lookups()
+        if session.identity != self._identity:
             await self.reader.compare_history(session)
-            self._timeline = session.timeline
-        if not await session.first_echo(_ECHO_DEADLINE_S) and not self._settings.poll_interval_s:
+            self._identity = session.identity
+        if not await session.first_echo(ECHO_DEADLINE_S) and not self._settings.poll_interval_s:
             # It was promised that polling is not needed.
             raise Transport(self._settings.target.shown, f"{session.polling_reason}; and polling is turned off")
         self._connected(session)
@@ -248,16 +273,16 @@ class Supervisor:
             self._read_timeout_s = min(_READ_TIMEOUT_S, self._settings.read_timeout_s)
             # Every time: under a load that never pauses, gaps must come to an end as well.
             await self.reader.settle(session)
-            await self._check_echo(session, time.monotonic())
+            await self._echoes.check(session, time.monotonic())
             if not more:
                 await self._sleep(session)
 
     async def _sleep(self, session: Session) -> None:
         """Until something is announced, or it is time to look without."""
         now = time.monotonic()
-        poll_s, look_at = self._settings.poll_interval_s, self._heartbeat.next_at
-        if poll_s:
-            look_at = min(look_at, now + poll_s)
+        look_at = self._echoes.next_at
+        if self._settings.poll_interval_s:
+            look_at = min(look_at, self._poll_at)
         if self.reader.tracker.gaps:
             look_at = min(look_at, self.reader.settle_at)
         changed = session.inbox.changed
@@ -268,36 +293,27 @@ class Supervisor:
             timer.cancel()
 
     async def _drain(self, session: Session) -> bool:
-        """One read. True if there is more to read at once."""
-        announced = session.inbox.take_announced()
+        """One read, if there is anything to read for. True if there is more to read at once."""
+        hints, look = session.inbox.take_announced(), self._look
         started, before = time.monotonic(), self.reader.received
-        full = await self.reader.drain(session, announced)
-        if not full and self.reader.received - before >= _BURST:
+        due = bool(self._settings.poll_interval_s) and started >= self._poll_at
+        if look or due:
+            self._poll_at = started + self._settings.poll_interval_s
+        more = False
+        if hints or look:
+            more = await self.reader.drain(session, Hints(hints.ids, look=hints.look or look))
+        if due and not look and not more:
+            more = await self.reader.poll(session)
+        # Not before: a read that fails is to be made again.
+        self._look = more
+        if self.reader.history.doubtful:
+            await session.identify()
+            await self.reader.compare_history(session)
+            self._identity = session.identity
+            self._look = True
+            return True
+        if not more and self.reader.received - before >= _BURST:
             # A burst is under way: let it gather, so that reading does not take the server's time from writing.
             await asyncio.sleep(min(_GATHER_S, _GATHER * (time.monotonic() - started)))
             return True
-        return full or session.inbox.pending
-
-    # ── liveness ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _check_echo(self, session: Session, now: float) -> None:
-        for echo in session.inbox.take_echoes():
-            self._received_echo(echo, now)
-        if self._heartbeat.expired(now):
-            if self._connection.state is BackendState.LIVE:
-                raise psycopg.OperationalError("the listener went silent: no echo")
-            self._echoes_while_polling = 0
-            self._heartbeat.restart(now)
-        nonce = self._heartbeat.due(now)
-        if nonce is not None:
-            if session.in_recovery and await session.promoted():
-                raise psycopg.OperationalError("the replica was promoted")
-            await session.echo(nonce)
-
-    def _received_echo(self, nonce: str, now: float) -> None:
-        if not self._heartbeat.received(nonce, now) or self._connection.state is not BackendState.POLLING:
-            return
-        # The first echo was late, not lost. Through a pooler one may come by chance, but hardly two in a row.
-        self._echoes_while_polling += 1
-        if self._echoes_while_polling == _ECHOES_TO_LEAVE_POLLING:
-            self._connection.live()
+        return more or session.inbox.pending
