@@ -221,6 +221,8 @@ async def test_a_locked_table_gathers_no_sessions(server: embedded.Server, world
             await nothing(stream, done(), world)
             locker = await world.connect(autocommit=False)
             await locker.execute("LOCK TABLE ff_completion_event")
+            # There is something to look for.
+            await world.sql("SELECT nextval('ff_completion_event_event_id_seq')")
             most = 0
             end = time.monotonic() + 6
             while time.monotonic() < end:
