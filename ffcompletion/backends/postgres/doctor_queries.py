@@ -65,6 +65,7 @@ HOLDERS: Final[LiteralString] = (
     " AND l.relation IN (SELECT relid FROM pg_partition_tree(%s::oid::regclass) UNION SELECT %s::oid))"
     " SELECT h.pid, a.application_name, a.state, extract(epoch FROM clock_timestamp() - a.xact_start)::float8,"
     " left(a.query, 80), p.gid FROM holders h LEFT JOIN pg_stat_activity a ON a.pid = h.pid"
-    " LEFT JOIN pg_prepared_xacts p ON h.pid IS NULL AND p.transaction::text = split_part(h.virtualtransaction, '/', 2)"
+    " LEFT JOIN pg_locks x ON h.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = h.virtualtransaction"
+    " AND x.locktype = 'transactionid' LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
     " ORDER BY 4 DESC NULLS FIRST"
 )
