@@ -51,6 +51,7 @@ class _Which(StrEnum):
 
 class _Kind(StrEnum):
     POSTGRES = "postgres"
+    POSTGRES_PLAIN = "postgres-plain"
     VALKEY = "valkey"
 
 
@@ -193,6 +194,8 @@ def producers_install(
 
 
 @producers.command("show")
-def producers_show(kind: Annotated[_Kind, typer.Argument(help="postgres or valkey.")]) -> None:
-    """Print the text that `install` would run."""
+def producers_show(
+    kind: Annotated[_Kind, typer.Argument(help="postgres or valkey; postgres-plain: moving old tables over.")],
+) -> None:
+    """Print the text that `install` would run; postgres-plain: the script that makes partitioned tables plain."""
     typer.echo(text(kind.value), nl=False)

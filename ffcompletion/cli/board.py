@@ -16,7 +16,8 @@ from ffcompletion.cli.running import run
 from ffcompletion.cli.tail import ends_on_interrupt
 from ffcompletion.contract.errors import ResourceExhausted, Unavailable
 from ffcompletion.contract.protocols import CompletionBackend
-from ffcompletion.urls import ConnectOptions, connect, scheme_of
+from ffcompletion.options import ConnectOptions
+from ffcompletion.urls import connect, scheme_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request

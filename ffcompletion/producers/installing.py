@@ -10,12 +10,16 @@ from ffcompletion.urls import scheme_of
 
 __all__ = ["Kind", "install", "text"]
 
-Kind = Literal["postgres", "valkey"]
-_FILES: Final[dict[Kind, str]] = {"postgres": "postgres.sql", "valkey": "valkey.lua"}
+Kind = Literal["postgres", "postgres-plain", "valkey"]
+_FILES: Final[dict[Kind, str]] = {
+    "postgres": "postgres.sql",
+    "postgres-plain": "postgres_plain.sql",
+    "valkey": "valkey.lua",
+}
 
 
 def text(kind: Kind) -> str:
-    """The SQL or Lua, as shipped."""
+    """The SQL or Lua, as shipped. ``postgres-plain`` moves tables of earlier versions over to plain ones."""
     return files("ffcompletion.producers").joinpath(_FILES[kind]).read_text(encoding="utf-8")
 
 

@@ -28,7 +28,8 @@ async def install_producer(conninfo: str, script: str, schema: str | None) -> st
         conn.add_notice_handler(on_notice)
         # The package's own file, not a caller's text.
         await conn.execute(script.encode())
-    left_alone = [notice for notice in notices if "nothing was changed" in notice]
-    return (
-        f"{target.shown}: {left_alone[0] if left_alone else 'ff_completion_event and ff_emit_completion() are ready'}"
-    )
+    told = [notice for notice in notices if "nothing was changed" in notice or "partitioned" in notice]
+    ready = "ff_completion_event and ff_emit_completion() are ready"
+    if not told:
+        return f"{target.shown}: {ready}"
+    return f"{target.shown}: {told[0] if 'nothing was changed' in told[0] else f'{ready}; {told[0]}'}"
