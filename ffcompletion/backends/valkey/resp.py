@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, final
 
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.delivery.credentials import ask_password
 
 __all__ = ["Refused", "Reply", "Wire"]
 
@@ -43,7 +44,8 @@ class Wire:
         wire = cls(reader, writer, seconds)
         try:
             if options.password is not None:
-                await wire.ask("AUTH", *([options.username] if options.username else []), options.password)
+                password = await ask_password(options.password, options.shown)
+                await wire.ask("AUTH", *([options.username] if options.username else []), password)
             if options.database:
                 await wire.ask("SELECT", str(options.database))
         except BaseException:
