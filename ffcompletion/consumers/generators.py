@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import warnings
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, final
 
@@ -84,8 +84,10 @@ class _Pump:
             await self._finish()
 
     async def _finish(self) -> None:
-        if isinstance(self._generator, AsyncGenerator):
-            await self._generator.aclose()
+        # A plain iterator has nothing to be closed.
+        close: Callable[[], Awaitable[object]] | None = getattr(self._generator, "aclose", None)
+        if close is not None:
+            await close()
 
     def abandon(self) -> None:
         self.closed = True

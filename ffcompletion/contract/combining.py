@@ -71,7 +71,7 @@ class Matching(msgspec.Struct, frozen=True):
         """What the function says; no where it is not asked. Raises ``TypeError`` for an answer that is no bool."""
         if not self.unknown and (core_namespace is None or (self.tag_key is not None and tag_value is None)):
             return False
-        answer: object = self.predicate(core_namespace, tag_value)
+        answer = _asked(self.predicate, core_namespace, tag_value)
         if isinstance(answer, bool):
             return answer
         raise TypeError(f"the predicate answered a {type(answer).__name__}, which is no bool")
@@ -115,6 +115,13 @@ def matching(
     return Matching(predicate, wanted.tag_key, unknown)
 
 
+def _asked(
+    question: Callable[[str | None, str | None], object], core_namespace: str | None, tag_value: str | None
+) -> object:
+    # Somebody else's code may answer other things than it promises.
+    return question(core_namespace, tag_value)
+
+
 def _decided(
     parts: Iterable[CompletionFilter], deciding: bool, core_namespace: str | None, tag_value: str | None
 ) -> bool:
@@ -122,7 +129,7 @@ def _decided(
     failure: Exception | None = None
     for part in parts:
         try:
-            answer: object = part.matches(core_namespace, tag_value)
+            answer = _asked(part.matches, core_namespace, tag_value)
         except Exception as exc:  # noqa: BLE001  # another part may decide it
             failure = exc
             continue
