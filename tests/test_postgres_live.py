@@ -17,6 +17,7 @@ from ffcompletion.backends.postgres.filtering import Needs, Record, facts_of
 from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.results import Budget
 from ffcompletion.backends.postgres.rows import Row, tags_of
+from ffcompletion.contract.protocols import ResumableBackend
 from ffcompletion.delivery.hub import Selector
 from tests.worlds import Done, PostgresWorld, done, eventually, first, insert, nothing, some
 
@@ -173,7 +174,7 @@ async def test_a_tag_nested_too_deep_is_undecided_alone(server: PostgresWorld) -
         await conn.commit()
         await conn.close()
         assert (await first(stream)).execution_id == good.execution_id
-        assert stream.stats().undecided == 1  # type: ignore[attr-defined]
+        assert stream.stats().undecided == 1
         async with ffc.subscribe(backend, wanted, cursor=ffc.StreamCursor.beginning()) as stored:
             assert (await first(stored)).execution_id == good.execution_id
         found = await backend.describe_execution(poison.execution_id)
@@ -197,15 +198,22 @@ async def test_unfiltered_streams_never_wait_for_records(server: PostgresWorld) 
                 await conn.close()
             assert [p.execution_id for p in await some(plain, 5)] == [item.execution_id for item in items]
             assert backend.stats().waiting == 5
-            before = mine.cursor  # type: ignore[attr-defined]
+            before = mine.cursor
             await nothing_yet(mine)
-            assert mine.cursor == before  # type: ignore[attr-defined]
-            assert mine.cursor.position < plain.cursor.position  # type: ignore[attr-defined]
+            assert mine.cursor == before
+            assert mine.cursor is not None
+            assert plain.cursor is not None
+            assert mine.cursor.position < plain.cursor.position
             await locking.commit()
             await locking.close()
             assert [p.execution_id for p in await some(mine, 5, 20)] == [item.execution_id for item in items]
-            await eventually(lambda: mine.cursor == plain.cursor)  # type: ignore[attr-defined]
+            await eventually(lambda: mine.cursor == plain.cursor)
             assert backend.stats().waiting == 0
+
+
+def resumable(backend: object) -> ResumableBackend:
+    assert isinstance(backend, ResumableBackend)
+    return backend
 
 
 async def nothing_yet(stream: ffc.CompletionStream) -> None:
@@ -229,7 +237,7 @@ async def test_a_filtered_stream_that_joins_while_others_wait_gets_each_once(ser
         await eventually(lambda: backend.stats().waiting == 3)
         now = await backend.subscribe_completions_filtered(wanted)
         start = ffc.StreamCursor.outbox(newest) if newest else ffc.StreamCursor.beginning()
-        resumed = await backend.subscribe_completions_from(start, wanted)  # type: ignore[attr-defined]
+        resumed = await resumable(backend).subscribe_completions_from(start, wanted)
         for item in items[3:]:
             await insert(conn, item, core=False)
         await locking.commit()
@@ -260,12 +268,12 @@ async def test_a_lane_that_waits_too_long_is_bounded(server: PostgresWorld, monk
         for item in items:
             await insert(conn, item, core=False)
         await conn.close()
-        await eventually(lambda: mine.stats().overflows >= 1)  # type: ignore[attr-defined]
+        await eventually(lambda: mine.stats().overflows >= 1)
         assert backend.stats().waiting <= 20
         await locking.commit()
         await locking.close()
         assert [p.execution_id for p in await some(mine, 60, 20)] == [item.execution_id for item in items]
-        await eventually(lambda: not mine.stats().catching_up)  # type: ignore[attr-defined]
+        await eventually(lambda: not mine.stats().catching_up)
         await nothing(mine, done(namespace="a"), server)
 
 
@@ -279,14 +287,14 @@ async def test_another_s_result_is_handed_to_nobody(server: PostgresWorld) -> No
         " VALUES (%s, %s, 'success', 'attacker', 0)"
     )
     async with server.backend() as backend:
-        live = await backend.subscribe_completions_filtered(theirs, results=True)  # type: ignore[call-arg]
+        live = await backend.subscribe_completions_filtered(theirs, results=True)
         await server.announce(item)
         await server.sql(row, (partition, bare))
         last = done(namespace="attacker", result=b"own")
         await server.announce(last)
         assert (await first(live)).payload_bytes == b"own"
-        assert live.stats().undecided == 1  # type: ignore[attr-defined]
-        stored = await backend.subscribe_completions_from(ffc.StreamCursor.beginning(), theirs, results=True)  # type: ignore[attr-defined]
+        assert live.stats().undecided == 1
+        stored = await resumable(backend).subscribe_completions_from(ffc.StreamCursor.beginning(), theirs, results=True)
         assert (await first(stored)).payload_bytes == b"own"
         assert stored.stats().undecided == 1
         await live.aclose()
@@ -315,14 +323,14 @@ async def test_results_come_in_pieces_bounded_by_bytes(server: PostgresWorld) ->
     """More than fit one question, live and stored, in order, with those that have none in between."""
     items = [done(namespace="a", result=None if n % 3 == 2 else bytes([n]) * 400_000) for n in range(12)]
     async with server.backend() as backend:
-        live = await backend.subscribe_completions(results=True)  # type: ignore[call-arg]
-        filtered = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"), results=True)  # type: ignore[call-arg]
+        live = await backend.subscribe_completions(results=True)
+        filtered = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"), results=True)
         conn = await server.connect(autocommit=False)
         for item in items:
             await insert(conn, item)
         await conn.commit()
         await conn.close()
-        stored = await backend.subscribe_completions_from(ffc.StreamCursor.beginning(), None, results=True)  # type: ignore[attr-defined]
+        stored = await resumable(backend).subscribe_completions_from(ffc.StreamCursor.beginning(), None, results=True)
         for stream in (live, filtered, stored):
             got = await some(stream, len(items), 20)
             assert [(p.execution_id, p.payload_bytes) for p in got] == [(i.execution_id, i.result) for i in items]

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from ffcompletion import __version__
+from ffcompletion.cli.board import board
 from ffcompletion.cli.demo import run_demo
 from ffcompletion.cli.tail import TailOptions, run_tail
 from ffcompletion.cli.wait import WaitOptions, run_wait
@@ -37,6 +38,7 @@ app.add_typer(producers, name="producers")
 
 _TROUBLE = 2
 _INTERRUPTED = 130
+app.command()(board)
 
 
 class _Which(StrEnum):
@@ -165,11 +167,14 @@ def wait(
 @app.command()
 def demo(
     backend: Annotated[_Which, typer.Option(help="Which servers to start.")] = _Which.BOTH,
-    seconds: Annotated[float, typer.Option(min=1, help="How long the workload runs.")] = 10.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="How long the workload runs: 10, or an hour with --board.")
+    ] = None,
+    board: Annotated[bool, typer.Option("--board", help="Show them on a web page too.")] = False,
 ) -> None:
     """Start throw-away servers, run two tenants' workload on them, and show the completions arrive."""
     kinds = ("valkey", "postgres") if backend is _Which.BOTH else (backend.value,)
-    _run(run_demo(kinds, seconds))
+    _run(run_demo(kinds, seconds or (3_600.0 if board else 10.0), board=board))
 
 
 @producers.command("install")

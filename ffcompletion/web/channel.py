@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, final
 
-from ffcompletion.consumers.subscribing import position_of
+from ffcompletion.consumers.shards import position_of
 from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream, ExecutionReader
@@ -125,8 +125,8 @@ class Channel:
             batch = tuple(self._arrived)
             self._arrived.clear()
             self._room.set()
-            names = await self._names(batch)
             now_ms = time.time_ns() // 1_000_000
+            names = await self._names(batch)
             for completion, name in zip(batch, names, strict=True):
                 if self._paced:
                     for outbox in tuple(self._outboxes):

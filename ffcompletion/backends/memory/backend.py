@@ -20,9 +20,10 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, FlowReader, ResumableCompletionBackend
+from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer
+from ffcompletion.contract.text import check_text
 from ffcompletion.delivery.stream import Subscription
 from ffcompletion.foreign.filters import checked_filter
 from ffcompletion.foreign.observers import contained_observer
@@ -36,11 +37,24 @@ class MemoryBackend:
 
     ``retention``: how many completions the log keeps; a consumer that falls further behind loses the oldest, visibly
     in ``stats().lost``. Usable from any loop; ``emit`` may be called from any thread.
+
+    - ``buffer_size``: completions that a stream takes out of the log at a time; what it has not taken waits there.
+    - ``setup_timeout``: seconds within which subscribing succeeds or raises.
+    - ``observer``: told of each change of state.
     """
 
-    def __init__(self, *, retention: int = 100_000, observer: Observer | None = None) -> None:
-        if retention < 1:
-            raise Validation("retention", "must be at least 1")
+    def __init__(
+        self,
+        *,
+        retention: int = 100_000,
+        buffer_size: int = 10_000,
+        setup_timeout: float = 8.0,
+        observer: Observer | None = None,
+    ) -> None:
+        if retention < 1 or buffer_size < 1 or setup_timeout <= 0:
+            raise Validation("option", "retention ≥ 1, buffer_size ≥ 1 and setup_timeout > 0 are needed")
+        self._buffer_size = buffer_size
+        self._setup_s = setup_timeout
         self._records = Log(retention)
         self._readers: set[Reader] = set()
         self._observer = contained_observer(observer, log)
@@ -64,6 +78,7 @@ class MemoryBackend:
         """
         if self._state is BackendState.CLOSED:
             raise Unavailable("emit", "the backend is closed")
+        _check(namespace, tags)
         records = self._records
         submitted = records.states.get(ExecutionId(execution_id))
         if submitted is not None and not submitted.is_terminal:
@@ -111,6 +126,7 @@ class MemoryBackend:
         """
         if self._state is BackendState.CLOSED:
             raise Unavailable("submit", "the backend is closed")
+        _check(namespace, tags)
         snapshot = ExecutionSnapshot(
             execution_id=ExecutionId(execution_id),
             namespace=namespace,
@@ -190,7 +206,7 @@ class MemoryBackend:
         if os.getpid() != self._pid:
             raise Unavailable("subscribe", "the backend was made before fork(); make a new one in the child process")
         narrowed = checked_filter(wanted)
-        reader = Reader(self._records, position, narrowed, results, self._forget)
+        reader = Reader(self._records, position, narrowed, results, self._buffer_size, self._forget)
         self._readers.add(reader)
         self._enter(BackendState.LIVE)
         return Subscription(reader, "memory")
@@ -229,7 +245,14 @@ class MemoryBackend:
         return f"<MemoryBackend {self._state.value}, {len(self._readers)} streams>"
 
 
+def _check(namespace: str | None, tags: Mapping[str, str] | None) -> None:
+    """The same as the servers keep: text. Raises ``Validation``; a number would match no filter, and nobody would know."""
+    if namespace is not None:
+        check_text("namespace", "it", namespace)
+    for key, value in (tags or {}).items():
+        check_text("tags", "a tag's key", key)
+        check_text("tags", "a tag's value", value)
+
+
 if TYPE_CHECKING:
-    _: type[ResumableCompletionBackend] = MemoryBackend
-    _reader: type[ExecutionReader] = MemoryBackend
-    _flows: type[FlowReader] = MemoryBackend
+    _: type[ResumableBackend] = MemoryBackend

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from glide import AllPrimaries, GlideClusterClient
 
-from ffcompletion.backends.valkey.connection import driver_errors, make_client
+from ffcompletion.backends.valkey.connection import make_client
+from ffcompletion.backends.valkey.errors import driver_errors
 from ffcompletion.backends.valkey.options import Options
 
 __all__ = ["install_producer"]
