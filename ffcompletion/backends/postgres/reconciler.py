@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, cast, final
 
 import msgspec
@@ -17,7 +17,7 @@ import psycopg
 from ffcompletion.backends.postgres.changes import Changes
 from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
 from ffcompletion.backends.postgres.filtering import Record
-from ffcompletion.backends.postgres.lookups import Lookups, fetch_rows
+from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_rows
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import LANES, SERVER_MS, Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, stored_sizes
@@ -308,7 +308,7 @@ class Reconciler:
         sizes = stored_sizes(mine, admitted([Group(receiver.selector)], mine, facts), records)
         count = self._budget.fit(sizes)
         names = [end.name for end, size in zip(ends[:count], sizes[:count], strict=True) if size is not None]
-        found = await lookups.results(conn, names, seconds) if names else {}
+        found: Mapping[str, Result] = await lookups.results(conn, names, seconds) if names else {}
         for at, end in enumerate(ends[:count]):
             # Another run by now, or another's.
             if end.name in found and found[end.name].namespace != end.namespace:
