@@ -111,7 +111,7 @@ class Reconciler:
         self._silent.start_anew(server_ms)
 
     def request(self) -> None:
-        """Look soon: a stream has a backlog."""
+        """A stream has a backlog."""
         self._wake.set()
 
     async def stop(self, task: asyncio.Task[None], seconds: float) -> None:
@@ -145,9 +145,8 @@ class Reconciler:
                 self._planned = False
             if due:
                 look_at = time.monotonic() + self._interval_s
-            if not self._stopping:
-                wait_s = look_at - time.monotonic()
-                await self._sleep(wait_s if failed or not self._behind() else min(wait_s, _AGAIN_S))
+            wait_s = look_at - time.monotonic()
+            await self._sleep(wait_s if failed or not self._behind() else min(wait_s, _AGAIN_S))
 
     async def _turn(self, pool: Pool, lookups: Lookups, seconds: float, *, look: bool) -> bool:
         """Look, and serve those that are behind. False: there is nothing to look for on this server."""
@@ -188,9 +187,9 @@ class Reconciler:
         text, values = self._silent_queries.reconcilable()
         (row,) = await (await conn.execute(text, values, prepare=False)).fetchall()
         has_lanes, readable, indexed, own = cast("tuple[bool, bool, bool, bool]", row)
+        lanes: list[str] | None = None
         if own:
             return None
-        lanes: list[str] | None = None
         if has_lanes and readable:
             rows = await (await conn.execute(self._silent_queries.lanes(), prepare=False)).fetchall()
             lanes = [cast("str", lane) for (lane,) in rows] or None
@@ -200,10 +199,7 @@ class Reconciler:
                 f" GRANT SELECT ON {self._queries.lanes_text}"
             )
         if not indexed:
-            self._say(
-                "no index on the records' (partition_key, lane_id, lifecycle_phase): what ends without a row is looked for"
-                " in whole partitions"
-            )
+            self._say("no index on the records' (partition_key, lane_id, lifecycle_phase): whole partitions are read")
         core = self._queries.core_text
         found = await (await conn.execute(self._silent_queries.record_keys(), (core, core), prepare=False)).fetchall()
         self._plan = _Plan({cast("int", key): cast("int", oid) for key, oid in found}, lanes)
@@ -236,8 +232,8 @@ class Reconciler:
     async def _keys(self, conn: Connection, plan: _Plan) -> Sequence[int]:
         if not plan.keys or not self._changes.counts_wanted:
             return list(plan.keys)
-        tables = list(plan.keys.values())
-        rows = await (await conn.execute(self._silent_queries.written(), (tables,), prepare=False)).fetchall()
+        text, tables = self._silent_queries.written(), list(plan.keys.values())
+        rows = await (await conn.execute(text, (tables,), prepare=False)).fetchall()
         counts = dict(cast("list[tuple[int, int]]", rows))
         return self._changes.to_look_at({key: counts.get(oid, 0) for key, oid in plan.keys.items()})
 
