@@ -54,6 +54,7 @@ class PostgresOptions(CommonOptions, total=False):
     schema: str | None
     poll_interval: float
     read_timeout: float
+    reconcile_interval: float
     pool: AsyncConnectionPool[Connection] | None
     pool_size: int
     password: Password | None

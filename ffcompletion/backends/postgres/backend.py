@@ -17,7 +17,7 @@ from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.feed import Feed
 from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.pool import OwnPool, Pool
-from ffcompletion.backends.postgres.position import resume_after
+from ffcompletion.backends.postgres.position import resume_after, time_at
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import log
 from ffcompletion.backends.postgres.snapshots import describe, members
@@ -58,6 +58,8 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
     - ``buffer_size``: completions that may wait for one consumer before it is left to read at its own pace.
     - ``setup_timeout``: seconds within which subscribing succeeds or raises. ``read_timeout``: seconds after which a
       read counts as failed and is tried again on a new connection.
+    - ``reconcile_interval``: seconds between looks for executions that ended without a row in the outbox (the engine
+      writes none when it cancels); each stream gets each of them once, at most this much later. 0 turns it off.
     - ``pool``: a pool of your own, opened and closed by you; the reader keeps one connection of it while streams are
       open. Its connections must be in autocommit and speak UTF8.
     - ``password``: instead of one in ``conninfo``. It may be a callable, plain or ``async``, which is asked at each
@@ -78,18 +80,24 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         buffer_size: int = 10_000,
         setup_timeout: float = 8.0,
         read_timeout: float = 10.0,
+        reconcile_interval: float = 15.0,
         pool: AsyncConnectionPool[Connection] | None = None,
         pool_size: int = 4,
         password: Password | None = None,
         observer: Observer | None = None,
     ) -> None:
-        finite = map(math.isfinite, (poll_interval, buffer_size, setup_timeout, read_timeout, pool_size))
+        finite = map(math.isfinite, (poll_interval, buffer_size, setup_timeout, read_timeout, reconcile_interval))
         if not all(finite) or (
-            poll_interval < 0 or buffer_size < 1 or setup_timeout <= 0 or read_timeout <= 0 or pool_size < 2
+            reconcile_interval < 0
+            or poll_interval < 0
+            or buffer_size < 1
+            or setup_timeout <= 0
+            or read_timeout <= 0
+            or pool_size < 2
         ):
             raise Validation(
                 "option",
-                "poll_interval ≥ 0, buffer_size ≥ 1, pool_size ≥ 2, and timeouts above 0 are needed, all finite",
+                "poll_interval and reconcile_interval ≥ 0, buffer_size ≥ 1, pool_size ≥ 2, and timeouts above 0 are needed, all finite",
             )
         target = Target(conninfo, setup_timeout, password)
         self._settings = Settings(
@@ -98,6 +106,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             poll_interval_s=poll_interval,
             read_timeout_s=read_timeout,
             buffer_size=buffer_size,
+            reconcile_interval_s=reconcile_interval,
         )
         self._given_pool = pool
         self._pool_size = pool_size
@@ -166,8 +175,14 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             session = await run.session()
             if (selector.filter is not None or selector.results) and not session.has_core:
                 raise Unavailable("subscribe_completions_filtered", session.core_problem)
-            start = None if after is None else await self._checked(session.pool, after)
-            return run.open_source(session, start, selector, lease)
+            start, since_ms = after, None
+            if after is not None:
+                start = await self._checked(session.pool, after)
+                if run.reconciler is not None:
+                    since_ms = await self._execute(
+                        session.pool, lambda conn: time_at(conn, self._settings.queries, after)
+                    )
+            return run.open_source(session, start, selector, lease, since_ms)
 
         async with driver_errors(self._shown, "subscribe"):
             return Subscription(await self._open_stream("subscribe", make), "postgres")
@@ -227,6 +242,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             malformed=counters.malformed + (0 if reader is None else reader.malformed),
             reconnects=self._connection.reconnects,
             gaps=counters.interruptions,
+            reconciled=counters.reconciled + (0 if run is None or run.reconciler is None else run.reconciler.found),
             held=0 if reader is None else reader.tracker.held,
             waiting=0 if reader is None else reader.lane.waiting,
             held_since_s=time.monotonic() - min(gap.since for gap in gaps) if gaps else 0.0,

@@ -21,6 +21,7 @@ class Settings(msgspec.Struct, frozen=True):
     poll_interval_s: float
     read_timeout_s: float
     buffer_size: int
+    reconcile_interval_s: float
 
 
 @final
@@ -33,3 +34,5 @@ class Counters:
         self.malformed: int = 0
         """Of runs that are over."""
         self.interruptions: int = 0
+        self.reconciled: int = 0
+        """Of runs that are over."""

@@ -15,15 +15,17 @@ from weakref import WeakSet
 import psycopg
 
 from ffcompletion.backends.postgres.announced import Hints
+from ffcompletion.backends.postgres.background import Background
 from ffcompletion.backends.postgres.catchup import PageReader
 from ffcompletion.backends.postgres.echoes import ECHO_DEADLINE_S, Echoes
 from ffcompletion.backends.postgres.errors import kind_of, translated
 from ffcompletion.backends.postgres.feed import Feed
 from ffcompletion.backends.postgres.history import Identity
-from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.pool import Pool
+from ffcompletion.backends.postgres.queries import SERVER_MS
 from ffcompletion.backends.postgres.reader import Reader, log
+from ffcompletion.backends.postgres.reconciler import Reconciler
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
 from ffcompletion.delivery.buffer import Signal
@@ -61,8 +63,6 @@ class Supervisor:
         self._stopped = asyncio.Event()
         self._changed = Signal()
         self._identity = Identity()
-        self._lookups: Lookups | None = None
-        self._deciding: asyncio.Task[None] | None = None
         # Everything is to be looked at, whatever is announced; and when that is due in any case.
         self._look = True
         self._poll_at = 0.0
@@ -70,6 +70,12 @@ class Supervisor:
         self._echoes = Echoes(connection)
         self._sources: WeakSet[Feed] = WeakSet()
         self.reader: Reader = Reader(settings.queries, self._hub, self._rewound)
+        self.reconciler: Reconciler | None = (
+            Reconciler(settings.queries, self._open_sources, settings.reconcile_interval_s)
+            if settings.reconcile_interval_s
+            else None
+        )
+        self._background = Background(pool, self.reader.lane, self.reconciler, settings.read_timeout_s)
 
     # ── from the first stream to the last ────────────────────────────────────────────────────────────────────────
 
@@ -81,26 +87,22 @@ class Supervisor:
             session = await run._open_session()
             await run.reader.find_start(session)
             run._identity = session.identity
+            if run.reconciler is not None:
+                run.reconciler.begin((await session.fetch(SERVER_MS))[0][0])
             if not await session.first_echo(ECHO_DEADLINE_S) and not settings.poll_interval_s:
                 raise Unavailable("subscribe", f"{session.polling_reason}; and polling is turned off (poll_interval=0)")
         except BaseException:
             run.abort()
             raise
         run._connected(session)
-        lookups = run._lookups = session.lookups()
-        run._deciding = run._loop.create_task(
-            run.reader.lane.run(pool, lambda: run._lookups or lookups, settings.read_timeout_s),
-            name="ffcompletion-postgres-lookups",
-        )
+        run._background.start(session)
         run._task = run._loop.create_task(run._run(session), name="ffcompletion-postgres-reader")
         return run
 
     async def aclose(self) -> None:
         """Release everything on the server. Within about half a second, also when it is mute."""
         self._stop()
-        deciding, self._deciding = self._deciding, None
-        if deciding is not None:
-            await self.reader.lane.stop(deciding, _CLOSE_GRACE_S)
+        await self._background.aclose()
         task = self._task
         if task is not None:
             done, _ = await asyncio.wait({task}, timeout=_CLOSE_GRACE_S)
@@ -123,10 +125,8 @@ class Supervisor:
         if counters is not None:
             counters.received += self.reader.received
             counters.malformed += self.reader.malformed
-        deciding, self._deciding = self._deciding, None
-        if deciding is not None and not self._loop.is_closed():
-            # Its connection is the pool's, which is closed with it.
-            deciding.cancel()
+            counters.reconciled += 0 if self.reconciler is None else self.reconciler.found
+        self._background.abort()
         task, session = self._task, self._session
         if task is None or task.done() or self._loop.is_closed():
             self._session = None
@@ -157,26 +157,33 @@ class Supervisor:
             raise Transport(self._settings.target.shown, "the connection is being mended; try again")
         return session
 
-    def open_source(self, session: Session, after: int | None, selector: Selector, lease: Lease) -> Feed:
-        """One more stream, live, or reading what is stored after a position."""
-        settings = self._settings
+    def open_source(
+        self, session: Session, after: int | None, selector: Selector, lease: Lease, since_ms: int | None
+    ) -> Feed:
+        """One more stream, live, or reading what is stored after a position, which was reached at that time."""
         pages = PageReader(
             self._pool,
-            settings.queries,
+            self._settings.queries,
             session.lookups(),
             pooled=session.pooled,
-            read_timeout_s=settings.read_timeout_s,
+            read_timeout_s=self._settings.read_timeout_s,
         )
         # Streams that need records looked up stand behind the reader, in a lane of their own.
-        reader, hub = self.reader, self._hub
         plain = selector.filter is None and not selector.results
-        stand, hub = (reader, hub) if plain else (reader.lane, reader.lane.hub)
-        source = Feed(stand, hub, pages, selector, settings.buffer_size, lambda _: lease.aclose(), after)
+        stand, hub = (self.reader, self._hub) if plain else (self.reader.lane, self.reader.lane.hub)
+        source = Feed(stand, hub, pages, selector, self._settings.buffer_size, lambda _: lease.aclose(), after)
+        if self.reconciler is not None:
+            source.opened(self.reconciler.now_ms, since_ms)
+            if since_ms is not None:
+                self.reconciler.request()
         self._sources.add(source)
         return source
 
+    def _open_sources(self) -> list[Feed]:
+        return [source for source in self._sources if not source.closed]
+
     def _rewound(self, high: int) -> None:
-        for source in tuple(self._sources):
+        for source in self._open_sources():
             source.rewind(high)
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -234,7 +241,7 @@ class Supervisor:
         session = await self._open_session()
         # Names of transactions mean nothing on a server that was restarted or replaced.
         self.reader.tracker.forget_owners()
-        self._lookups = session.lookups()
+        self._background.lookups = session.lookups()
         if session.identity != self._identity:
             await self.reader.compare_history(session)
             self._identity = session.identity
