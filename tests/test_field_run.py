@@ -215,7 +215,7 @@ async def test_closing_fifty_streams_that_catch_up_on_a_frozen_server(
 
 
 async def test_a_locked_table_gathers_no_sessions(server: embedded.Server, world: PostgresWorld) -> None:
-    """However long it is locked: never more than one session of a reader waits; then everything arrives."""
+    """However long it is locked: one session of the reader waits, and one of the reconciler."""
     async with PostgresBackend(server.url, read_timeout=1.0, poll_interval=0.1) as backend:
         async with ffc.subscribe(backend) as stream:
             await nothing(stream, done(), world)
@@ -232,7 +232,7 @@ async def test_a_locked_table_gathers_no_sessions(server: embedded.Server, world
                 )
                 most = max(most, int(rows[0][0]))
                 await asyncio.sleep(0.05)
-            assert most == 1
+            assert 1 <= most <= 2
             await locker.rollback()
             item = done()
             await world.announce(item)

@@ -70,11 +70,9 @@ class Supervisor:
         self._echoes = Echoes(connection)
         self._sources: WeakSet[Feed] = WeakSet()
         self.reader: Reader = Reader(settings.queries, self._hub, self._rewound)
-        self.reconciler: Reconciler | None = (
-            Reconciler(settings.queries, self._open_sources, settings.reconcile_interval_s)
-            if settings.reconcile_interval_s
-            else None
-        )
+        self.reconciler: Reconciler | None = None
+        if settings.reconcile_interval_s:
+            self.reconciler = Reconciler(settings.queries, self._open_sources, settings.reconcile_interval_s)
         self._background = Background(pool, self.reader.lane, self.reconciler, settings.read_timeout_s)
 
     # ── from the first stream to the last ────────────────────────────────────────────────────────────────────────
@@ -106,12 +104,10 @@ class Supervisor:
         task = self._task
         if task is not None:
             done, _ = await asyncio.wait({task}, timeout=_CLOSE_GRACE_S)
-            if not done and self._session is not None:
-                # The driver answers a cancellation by asking the server, which may take long; this it notices at once.
-                self._session.shut_down()
-                task.cancel()
-                await asyncio.wait({task}, timeout=_CLOSE_GRACE_S)
-            elif not done:
+            if not done:
+                if self._session is not None:
+                    # The driver answers a cancellation by asking the server, which may take long; this it sees at once.
+                    self._session.shut_down()
                 task.cancel()
                 await asyncio.wait({task}, timeout=_CLOSE_GRACE_S)
         if task is None:
