@@ -175,20 +175,19 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             session = await run.session()
             if (selector.filter is not None or selector.results) and not session.has_core:
                 raise Unavailable("subscribe_completions_filtered", session.core_problem)
-            start, since_ms = after, None
-            if after is not None:
-                start = await self._checked(session.pool, after)
-                if run.reconciler is not None:
-                    since_ms = await self._execute(
-                        session.pool, lambda conn: time_at(conn, self._settings.queries, after)
-                    )
+            if after is None:
+                return run.open_source(session, None, selector, lease, None)
+            start, since_ms = await self._position(session.pool, after)
             return run.open_source(session, start, selector, lease, since_ms)
 
         async with driver_errors(self._shown, "subscribe"):
             return Subscription(await self._open_stream("subscribe", make), "postgres")
 
-    async def _checked(self, pool: Pool, after: int) -> int:
-        return await self._execute(pool, lambda conn: resume_after(conn, self._settings.queries, after))
+    async def _position(self, pool: Pool, after: int) -> tuple[int, int | None]:
+        """Where to resume, and when that was."""
+        queries = self._settings.queries
+        start = await self._execute(pool, lambda conn: resume_after(conn, queries, after))
+        return start, await self._execute(pool, lambda conn: time_at(conn, queries, after))
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,5 +1,4 @@
-"""The run: from the first open stream on an event loop to the last. One task that wakes on notifications, polls as a
-safety net, and reconnects for ever.
+"""The run: from the first open stream on an event loop to the last. Its task wakes on notifications, polls, reconnects.
 
 It takes all that was announced, then has the reader read once; an echo keeps the connection honest.
 """
