@@ -189,13 +189,11 @@ class Supervisor:
             settings.target, self._pool, settings.queries, self._read_timeout_s
         )
         self._look = True
-        for table in session.restricted:
-            if table not in self._warned:
-                self._warned.add(table)
-                log.warning(
-                    "row-level security is in force for our role on %s: rows that no policy admits are never delivered",
-                    table,
-                )
+        for table in set(session.restricted) - self._warned:
+            self._warned.add(table)
+            log.warning(
+                "row-level security is in force for our role on %s: what no policy admits is not delivered", table
+            )
         return session
 
     def _connected(self, session: Session) -> None:
