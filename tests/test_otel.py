@@ -44,7 +44,7 @@ class Metrics:
 
     def value(self, name: str) -> float:
         points = self.collect()[name]
-        return sum(point.value for point in points)
+        return float(sum(point.value for point in points))
 
 
 async def test_everything_that_is_counted_is_a_metric_and_adds_up() -> None:
@@ -99,10 +99,8 @@ async def test_counters_never_fall_when_streams_come_and_go() -> None:
 
 async def test_the_lag_is_sampled_in_a_flood_and_told_in_full_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most one value a millisecond, by the clock."""
-    import ffcompletion.otel as module
-
     metrics, now = Metrics(), [10**18]
-    monkeypatch.setattr(module.time, "time_ns", lambda: now[0])
+    monkeypatch.setattr("ffcompletion.otel.time.time_ns", lambda: now[0])
     async with MemoryBackend() as backend:
         async with metered(await backend.subscribe_completions(), "app", "w", provider=metrics.provider) as stream:
             for step, records in ((1_000_000, 5), (100_000, 1)):
