@@ -38,7 +38,11 @@ METRICS: Final[Mapping[str, tuple[str, str, str]]] = {
     "ffcompletion.lag": ("histogram", "s", "From the completion to its delivery, by the two machines' clocks"),
     "ffcompletion.stream.buffered": ("gauge", "{completion}", "Completions that wait in memory for a consumer"),
     "ffcompletion.stream.filtered": ("counter", "{completion}", "Completions that a filter did not admit"),
-    "ffcompletion.stream.undecided": ("counter", "{completion}", "Completions withheld for want of anything to decide by"),
+    "ffcompletion.stream.undecided": (
+        "counter",
+        "{completion}",
+        "Completions withheld for want of anything to decide by",
+    ),
     "ffcompletion.stream.lost": ("counter", "{completion}", "Completions announced and not delivered"),
     "ffcompletion.stream.overflows": ("counter", "{overflow}", "Times that a consumer was too slow for its buffer"),
     "ffcompletion.backend.received": ("counter", "{completion}", "Announcements or rows read from the server"),
@@ -115,15 +119,22 @@ class _Registry:
         kept = METRICS[name][0] == "counter"
         return [
             Observation(
-                sum(read(stream.stats()) for stream in tuple(streams)) + (self.past.get((*labels, name), 0.0) if kept else 0.0),
-                {"messaging.system": "ffcompletion", "ffcompletion.backend": labels[0], "ffcompletion.stream": labels[1]},
+                sum(read(stream.stats()) for stream in tuple(streams))
+                + (self.past.get((*labels, name), 0.0) if kept else 0.0),
+                {
+                    "messaging.system": "ffcompletion",
+                    "ffcompletion.backend": labels[0],
+                    "ffcompletion.stream": labels[1],
+                },
             )
             for labels, streams in tuple(self.streams.items())
         ]
 
     def _states(self) -> list[Observation]:
         return [
-            Observation(int(backend.stats().state is state), {"ffcompletion.backend": label, "ffcompletion.state": state.value})
+            Observation(
+                int(backend.stats().state is state), {"ffcompletion.backend": label, "ffcompletion.state": state.value}
+            )
             for label, backend in tuple(self.backends.items())
             for state in BackendState
         ]

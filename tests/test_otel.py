@@ -53,7 +53,10 @@ async def test_everything_that_is_counted_is_a_metric_and_adds_up() -> None:
     async with MemoryBackend() as backend:
         with observed(backend, "app", provider=metrics.provider):
             stream = metered(
-                await backend.subscribe_completions_filtered(ffc.ScannerFilter("a")), "app", "worker", provider=metrics.provider
+                await backend.subscribe_completions_filtered(ffc.ScannerFilter("a")),
+                "app",
+                "worker",
+                provider=metrics.provider,
             )
             for number in range(10):
                 backend.emit(ID % number, "success", namespace="a" if number % 2 else "b")
@@ -72,7 +75,9 @@ async def test_everything_that_is_counted_is_a_metric_and_adds_up() -> None:
                 assert point.value == value, name
                 assert point.attributes["ffcompletion.backend"] == "app"
             assert found["messaging.client.consumed.messages"][0].attributes["ffcompletion.stream"] == "worker"
-            states = {point.attributes["ffcompletion.state"]: point.value for point in found["ffcompletion.backend.state"]}
+            states = {
+                point.attributes["ffcompletion.state"]: point.value for point in found["ffcompletion.backend.state"]
+            }
             assert states == {state.value: int(state is BackendState.LIVE) for state in BackendState}
             (lag,) = found["ffcompletion.lag"]
             assert lag.count >= 1
@@ -86,7 +91,9 @@ async def test_counters_never_fall_when_streams_come_and_go() -> None:
     metrics = Metrics()
     async with MemoryBackend() as backend:
         for total in (2, 4, 6):
-            async with metered(await backend.subscribe_completions(), "app", "worker", provider=metrics.provider) as stream:
+            async with metered(
+                await backend.subscribe_completions(), "app", "worker", provider=metrics.provider
+            ) as stream:
                 for number in range(3):
                     backend.emit(ID % number, "success")
                 for _ in range(2):
@@ -135,11 +142,19 @@ def test_the_dashboard_asks_for_what_there_is() -> None:
     units = {"s": "_seconds"}
     known: set[str] = set()
     for name, (kind, unit, _) in METRICS.items():
-        spelt = name.replace(".", "_") + units.get(unit, "") + {"counter": "_total", "histogram": "_bucket", "gauge": ""}[kind]
+        spelt = (
+            name.replace(".", "_")
+            + units.get(unit, "")
+            + {"counter": "_total", "histogram": "_bucket", "gauge": ""}[kind]
+        )
         known.add(spelt)
     labels = {"ffcompletion_backend", "ffcompletion_stream", "ffcompletion_state"}
     assert asked - labels <= known, asked - known
-    assert {"ffcompletion_stream_lost_total", "ffcompletion_lag_seconds_bucket", "ffcompletion_backend_held_age_seconds"} <= asked
+    assert {
+        "ffcompletion_stream_lost_total",
+        "ffcompletion_lag_seconds_bucket",
+        "ffcompletion_backend_held_age_seconds",
+    } <= asked
     page = (ROOT / "docs" / "metrics.md").read_text()
     assert all(f"`{name}`" in page for name in METRICS)
 
