@@ -15,6 +15,7 @@ from rich.console import Console
 from ffcompletion import __version__
 from ffcompletion.cli.board import board
 from ffcompletion.cli.demo import run_demo
+from ffcompletion.cli.describe import describe
 from ffcompletion.cli.doctor import doctor
 from ffcompletion.cli.tail import TailOptions, run_tail
 from ffcompletion.cli.wait import WaitOptions, run_wait
@@ -41,6 +42,7 @@ _TROUBLE = 2
 _INTERRUPTED = 130
 app.command()(board)
 app.command()(doctor)
+app.command()(describe)
 
 
 class _Which(StrEnum):
