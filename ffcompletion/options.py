@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
     from ffcompletion.backends.postgres.connection import Connection
+    from ffcompletion.delivery.credentials import Password
 
 __all__ = ["CommonOptions", "ConnectOptions", "MemoryOptions", "PostgresOptions", "ValkeyOptions"]
 
@@ -37,7 +38,7 @@ class ValkeyOptions(CommonOptions, total=False):
     """What ``ValkeyBackend`` takes, beside its URL."""
 
     username: str | None
-    password: str | None
+    password: Password | None
     database: int | None
     tls_ca: str | Path | None
     tls_cert: str | Path | None
