@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from ffcompletion.contract.stats import Observer
+from ffcompletion.delivery.credentials import Password
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -54,8 +55,10 @@ class PostgresOptions(CommonOptions, total=False):
     schema: str | None
     poll_interval: float
     read_timeout: float
+    reconcile_interval: float
     pool: AsyncConnectionPool[Connection] | None
     pool_size: int
+    password: Password | None
 
 
 class ConnectOptions(MemoryOptions, ValkeyOptions, PostgresOptions, total=False):
