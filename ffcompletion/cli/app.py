@@ -15,6 +15,7 @@ from rich.console import Console
 from ffcompletion import __version__
 from ffcompletion.cli.board import board
 from ffcompletion.cli.demo import run_demo
+from ffcompletion.cli.doctor import doctor
 from ffcompletion.cli.tail import TailOptions, run_tail
 from ffcompletion.cli.wait import WaitOptions, run_wait
 from ffcompletion.contract.cursor import StreamCursor
@@ -39,6 +40,7 @@ app.add_typer(producers, name="producers")
 _TROUBLE = 2
 _INTERRUPTED = 130
 app.command()(board)
+app.command()(doctor)
 
 
 class _Which(StrEnum):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar, final
+from typing import TYPE_CHECKING, Final, TypeVar, cast, final
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
@@ -20,6 +21,7 @@ from ffcompletion.backends.postgres.pool import BorrowedPool, OwnPool, Pool
 from ffcompletion.backends.postgres.position import resume_after
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import log
+from ffcompletion.backends.postgres.reconciler import Reconciler
 from ffcompletion.backends.postgres.snapshots import describe, members
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
@@ -55,6 +57,8 @@ class PostgresBackend(Adapter):
     - ``buffer_size``: completions that may wait for one consumer before it is left to read at its own pace.
     - ``setup_timeout``: seconds within which subscribing succeeds or raises. ``read_timeout``: seconds after which a
       read counts as failed and is tried again on a new connection.
+    - ``reconcile_interval``: seconds between looks for executions that ended without a row in the outbox (the engine
+      writes none when it cancels); each stream gets each of them once, at most this much later. 0 turns it off.
     - ``pool``: a pool of your own, opened and closed by you; the reader keeps one connection of it while streams are
       open. Its connections must be in autocommit.
     - ``observer``: told of each change of state.
@@ -72,6 +76,7 @@ class PostgresBackend(Adapter):
         buffer_size: int = 10_000,
         setup_timeout: float = 8.0,
         read_timeout: float = 10.0,
+        reconcile_interval: float = 15.0,
         pool: AsyncConnectionPool[Connection] | None = None,
         pool_size: int = 4,
         observer: Observer | None = None,
@@ -91,12 +96,18 @@ class PostgresBackend(Adapter):
         self._own: OwnPool | None = None
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._hub = Hub()
+        if not (math.isfinite(reconcile_interval) and reconcile_interval >= 0):
+            raise Validation("option", "reconcile_interval is a number of seconds, 0 for never")
+        self._reconciler = (
+            Reconciler(self._queries, self._open_feeds, reconcile_interval) if reconcile_interval else None
+        )
         self._live = Live(
             self._target,
             self._queries,
             self._hub,
             self._link,
             self._rewound,
+            self._reconciler,
             poll_interval_s=poll_interval,
             read_timeout_s=read_timeout,
         )
@@ -157,8 +168,25 @@ class PostgresBackend(Adapter):
             feed = Feed(reader, self._hub, pages, selector, self._buffer_size, self._closed, after)
         else:
             feed = Feed(reader.lane, reader.lane.hub, pages, selector, self._buffer_size, self._closed, after)
+        if self._reconciler is not None:
+            since = None if after is None else await self._execute(self._time_at(after))
+            feed.opened(self._reconciler.now_ms, since)
+            if since is not None:
+                self._reconciler.request()
         self._feeds.add(feed)
         return feed
+
+    def _time_at(self, after: int) -> Callable[[Connection], Awaitable[int | None]]:
+        async def ask(conn: Connection) -> int | None:
+            cursor = await conn.execute(self._queries.time_at(), (after,), prepare=False)
+            row = await cursor.fetchone()
+            # A second before: what ended with the row at the cursor may bear a slightly earlier time.
+            return None if row is None else max(0, cast("int", row[0]) - 1_000)
+
+        return ask
+
+    def _open_feeds(self) -> list[Feed]:
+        return [feed for feed in self._feeds if isinstance(feed, Feed)]
 
     async def _ensure_started(self) -> Pool:
         pool = self._connections()
@@ -234,9 +262,8 @@ class PostgresBackend(Adapter):
             own.abort()
 
     def _rewound(self, high: int) -> None:
-        for feed in self._feeds:
-            if isinstance(feed, Feed):
-                feed.rewind(high)
+        for feed in self._open_feeds():
+            feed.rewind(high)
 
     @override
     async def _stop(self) -> None:
@@ -255,6 +282,7 @@ class PostgresBackend(Adapter):
             malformed=reader.malformed,
             reconnects=self._link.reconnects,
             gaps=self._link.reconnects,
+            reconciled=0 if self._reconciler is None else self._reconciler.found,
             held=reader.tracker.held,
             waiting=reader.lane.waiting,
             held_since_s=time.monotonic() - min(gap.since for gap in gaps) if gaps else 0.0,

@@ -18,8 +18,9 @@ from ffcompletion.backends.postgres.connection import Target
 from ffcompletion.backends.postgres.errors import translated
 from ffcompletion.backends.postgres.history import Identity
 from ffcompletion.backends.postgres.pool import Pool
-from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.queries import SERVER_MS, Queries
 from ffcompletion.backends.postgres.reader import Reader, log
+from ffcompletion.backends.postgres.reconciler import Reconciler
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
 from ffcompletion.contract.stats import BackendState
@@ -55,6 +56,7 @@ class Live:
         hub: Hub,
         link: Link,
         on_rewind: Callable[[int], None],
+        reconciler: Reconciler | None,
         *,
         poll_interval_s: float,
         read_timeout_s: float,
@@ -77,6 +79,8 @@ class Live:
         self._last_error: BaseException | None = None
         self._identity = Identity()
         self._deciding: asyncio.Task[None] | None = None
+        self._reconciler = reconciler
+        self._reconciling: asyncio.Task[None] | None = None
         self._echoes_while_polling = 0
         self._watchdog = Watchdog(0.0, interval_s=_ECHO_EVERY_S, deadline_s=_ECHO_DEADLINE_S)
         self.reader: Reader = Reader(queries, hub, on_rewind)
@@ -92,6 +96,8 @@ class Live:
             session = await self._open()
             await self.reader.find_start(session)
             self._identity = session.identity
+            if self._reconciler is not None:
+                self._reconciler.begin((await session.fetch(SERVER_MS))[0][0])
             heard = await session.first_echo(_ECHO_DEADLINE_S)
             if not heard and not self._poll_s:
                 raise Unavailable("subscribe", f"{session.deaf_because}; and polling is turned off (poll_interval=0)")
@@ -105,6 +111,13 @@ class Live:
         self._deciding = asyncio.create_task(
             lane.run(pool, lambda: self._lookups, self._read_timeout_s), name="ffcompletion-postgres-lookups"
         )
+        if self._reconciler is not None and session.has_core:
+            self._reconciling = asyncio.create_task(
+                self._reconciler.run(pool, lambda: self._lookups, self._read_timeout_s),
+                name="ffcompletion-postgres-reconciler",
+            )
+        elif self._reconciler is not None:
+            log.warning("what ends without a row in the outbox is not found: %s", session.core_problem)
         self._task = asyncio.create_task(self._run(session), name="ffcompletion-postgres-reader")
 
     async def stop(self) -> None:
@@ -115,6 +128,9 @@ class Live:
         deciding, self._deciding = self._deciding, None
         if deciding is not None:
             await self.reader.lane.stop(deciding, _STOP_S)
+        reconciling, self._reconciling = self._reconciling, None
+        if reconciling is not None and self._reconciler is not None:
+            await self._reconciler.stop(reconciling, _STOP_S)
         task, self._task = self._task, None
         if task is not None:
             done, _ = await asyncio.wait({task}, timeout=_STOP_S)

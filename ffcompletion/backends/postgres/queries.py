@@ -18,8 +18,13 @@ __all__ = [
     "CORE",
     "ECHO",
     "GENERIC_PLAN",
+    "LANES",
     "OUTBOX",
+    "OWN_MARK",
+    "RAW_RECORD",
+    "RECORD",
     "SERVER",
+    "SERVER_MS",
     "TUNE_LOCALLY",
     "Queries",
     "Query",
@@ -28,6 +33,10 @@ __all__ = [
 CHANNEL: Final = "ff_completion"
 OUTBOX: Final = "ff_completion_event"
 CORE: Final = "ff_exec_core"
+LANES: Final = "ff_lane_registry"
+OWN_MARK: Final = "ffcompletion producer"
+"""The comment by which our own producers' tables are known: in them nothing ends without a row."""
+SERVER_MS: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 # The server formats ids: a text column decodes in C, and a negative partition (no valid id) becomes NULL.
 _COLUMNS: Final[LiteralString] = (
@@ -42,10 +51,10 @@ _RAW_COLUMNS: Final[LiteralString] = (
 )
 # What a record says: its tags as text, and how large the result is. Or the result itself, and whose it is. Last, whether
 # all of it could be read.
-_RECORD: Final[LiteralString] = (
+RECORD: Final[LiteralString] = (
     "c.raw_fields->>'namespace' AS namespace, (c.raw_fields->'tags')::text AS tags, octet_length(c.result) AS size"
 )
-_RAW_RECORD: Final[LiteralString] = (
+RAW_RECORD: Final[LiteralString] = (
     "convert_to(c.raw_fields->>'namespace', getdatabaseencoding()) AS namespace,"
     " convert_to((c.raw_fields->'tags')::text, getdatabaseencoding()) AS tags, octet_length(c.result) AS size"
 )
@@ -91,13 +100,15 @@ class Queries:
         def name(table: str) -> sql.Identifier:
             return sql.Identifier(table) if schema is None else sql.Identifier(schema, table)
 
-        self._names: Final = {"outbox": name(OUTBOX), "core": name(CORE)}
+        self._names: Final = {"outbox": name(OUTBOX), "core": name(CORE), "lanes": name(LANES)}
         self._composed: dict[str, bytes] = {}
         self.schema: Final = schema
         self.outbox_text: Final = name(OUTBOX).as_string()
         self.core_text: Final = name(CORE).as_string()
+        self.lanes_text: Final = name(LANES).as_string()
 
-    def _compose(self, text: LiteralString) -> bytes:
+    def compose(self, text: LiteralString) -> bytes:
+        """The text, with ``{outbox}``, ``{core}`` and ``{lanes}`` filled in."""
         # Composing costs more than a short query takes, and there are only a handful of texts.
         found = self._composed.get(text)
         if found is None:
@@ -129,11 +140,11 @@ class Queries:
 
     def high(self) -> bytes:
         """The highest visible id, or no row. Ids begin at 1: what somebody wrote below by hand is no position."""
-        return self._compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id DESC LIMIT 1")
+        return self.compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id DESC LIMIT 1")
 
     def low(self) -> bytes:
         """The lowest visible id, or no row."""
-        return self._compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1")
+        return self.compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1")
 
     def sequence(self) -> tuple[LiteralString, tuple[str, str]]:
         """One row: the last id given out (0 if none; NULL where that may not be seen), the outbox's oid, the sequence's
@@ -164,7 +175,7 @@ class Queries:
 
     def ids(self) -> bytes:
         """Visible ids in ``(%s, %s]``, ascending, at most ``%s``."""
-        return self._compose(
+        return self.compose(
             "SELECT event_id FROM {outbox} WHERE event_id > %s AND event_id <= %s ORDER BY event_id LIMIT %s"
         )
 
@@ -190,7 +201,7 @@ class Queries:
         """
 
         def text(what: LiteralString) -> bytes:
-            return self._compose(
+            return self.compose(
                 "SELECT w.partition_key, w.execution_id::text, c.*, true"  # noqa: S608  # literals only
                 " FROM unnest(%s::smallint[], %s::uuid[]) AS w(partition_key, execution_id)"
                 " CROSS JOIN LATERAL (SELECT " + what + " FROM {core} c"
@@ -203,7 +214,7 @@ class Queries:
         """The same for executions ``%s`` (uuid[]) of one partition, which is named first, ``%s``."""
 
         def text(what: LiteralString) -> bytes:
-            return self._compose(
+            return self.compose(
                 "SELECT c.partition_key, c.execution_id::text, " + what + ", true FROM {core} c"  # noqa: S608  # the same
                 " WHERE c.partition_key = %s::smallint AND c.execution_id = ANY(%s::uuid[])"
             )
@@ -229,18 +240,26 @@ class Queries:
             " WHERE e.partition_key = w.partition_key AND e.execution_id = w.execution_id AND e.outcome <> 'resumable'"
             " ORDER BY e.event_id DESC LIMIT 1) o ON true"
         )
-        return self._compose(text)
+        return self.compose(text)
 
     def members(self, *, everywhere: bool) -> bytes:
         """``partition_key, execution_id`` of flow ``%s``, in partition ``%s`` alone unless everywhere."""
         text: LiteralString = "SELECT partition_key, execution_id::text FROM {core} WHERE flow_id = %s::uuid"
-        return self._compose(text if everywhere else text + " AND partition_key = %s")
+        return self.compose(text if everywhere else text + " AND partition_key = %s")
 
     def _select(self, tail: LiteralString) -> Query:
         return Query(
-            self._compose("SELECT " + _COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # literals only
-            self._compose("SELECT " + _RAW_COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # the same
+            self.compose("SELECT " + _COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # literals only
+            self.compose("SELECT " + _RAW_COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # the same
             (2, 5),
+        )
+
+    def time_at(self) -> bytes:
+        """When the newest row at or below ``%s`` occurred; else the oldest one that is left. In ms, or no row."""
+        return self.compose(
+            "(SELECT occurred_at_ms FROM {outbox} WHERE event_id <= %s AND event_id > 0 ORDER BY event_id DESC LIMIT 1)"
+            " UNION ALL"
+            " (SELECT occurred_at_ms FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1) LIMIT 1"
         )
 
     def owners(self) -> LiteralString:
@@ -265,4 +284,4 @@ class Queries:
 def _of_records(text: Callable[[LiteralString], bytes], *, results: bool) -> Query:
     if results:
         return Query(text(_RESULT), text(_RAW_RESULT), (2,))
-    return Query(text(_RECORD), text(_RAW_RECORD), (2, 3))
+    return Query(text(RECORD), text(RAW_RECORD), (2, 3))
