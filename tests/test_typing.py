@@ -71,7 +71,7 @@ def test_every_exported_symbol_has_a_known_type(python: Path, tmp_path: Path) ->
         ],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    found = json.loads(done.stdout)["typeCompleteness"]
+    found = json.loads(done.stdout[done.stdout.find("{") :])["typeCompleteness"]
     unknown = [s["name"] for s in found["symbols"] if s["isExported"] and s["diagnostics"] and not s["isTypeKnown"]]
     assert not unknown
     assert found["completenessScore"] == 1

@@ -68,14 +68,16 @@ def mypy(folder: Path, python: Path) -> Found:
 def pyright(folder: Path, python: Path, checker: str = "pyright") -> Found:
     """``pyright``, in its strict mode."""
     done = _run(folder, checker, "--outputjson", "--pythonpath", str(python))
-    assert done.stdout.startswith("{"), done.stdout + done.stderr
+    # Behind what the launcher may have said.
+    start = done.stdout.find("{")
+    assert start >= 0, done.stdout + done.stderr
     return _by_line(
         (
             item["file"],
             (1 if item["severity"] == "error" else -1) * (item["range"]["start"]["line"] + 1),
             item["message"],
         )
-        for item in json.loads(done.stdout)["generalDiagnostics"]
+        for item in json.loads(done.stdout[start:])["generalDiagnostics"]
     )
 
 

@@ -67,6 +67,9 @@ class PostgresBackend(Adapter):
     results, on ``ff_exec_core``. Writes nothing. Belongs to the event loop that it is first used on.
     """
 
+    cursor_prefix: Final = 0x02
+    """The first byte of its cursors."""
+
     def __init__(
         self,
         conninfo: str,
