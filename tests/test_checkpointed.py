@@ -337,8 +337,7 @@ async def test_the_table(postgres: PostgresWorld) -> None:
         await store.save("a", CHECKPOINT)
         assert await store.load("a") == CHECKPOINT
         await postgres.drop_connections()
-        with pytest.raises(ffc.Transport):
-            await store.load("a")
+        # On a fresh one, once more.
         assert await store.load("a") == CHECKPOINT
     with pytest.raises(ffc.Unavailable, match="closed"):
         await store.load("a")
