@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Coroutine
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ffcompletion import __version__
 from ffcompletion.cli.demo import run_demo
+from ffcompletion.cli.producing import producers
+from ffcompletion.cli.running import run
 from ffcompletion.cli.tail import TailOptions, run_tail
 from ffcompletion.cli.wait import WaitOptions, run_wait
 from ffcompletion.contract.cursor import StreamCursor
-from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import FlowId
 from ffcompletion.contract.payload import Outcome
-from ffcompletion.producers import install, text
 
 __all__ = ["app"]
 
@@ -32,22 +29,13 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-producers: typer.Typer = typer.Typer(help="The announcing side, for servers without FlowFabric.", no_args_is_help=True)
 app.add_typer(producers, name="producers")
-
-_TROUBLE = 2
-_INTERRUPTED = 130
 
 
 class _Which(StrEnum):
     VALKEY = "valkey"
     POSTGRES = "postgres"
     BOTH = "both"
-
-
-class _Kind(StrEnum):
-    POSTGRES = "postgres"
-    VALKEY = "valkey"
 
 
 class _Missing(StrEnum):
@@ -71,18 +59,6 @@ def _root(
     # The library logs one line per change of state; drivers' own retries are not news.
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     logging.getLogger("psycopg").setLevel(logging.ERROR)
-
-
-def _run(work: Coroutine[object, object, int]) -> None:
-    """Run to the end; trouble is one line on stderr and exit status 2, Ctrl-C is a clean end."""
-    try:
-        status = asyncio.run(work)
-    except EngineError as exc:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"ffcompletion: {exc}", markup=False, style="red")
-        raise typer.Exit(_TROUBLE) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
-    raise typer.Exit(status)
 
 
 @app.command()
@@ -127,7 +103,7 @@ def tail(
         )
         return await run_tail(url, options)
 
-    _run(work())
+    run(work())
 
 
 def _cursor(text: str | None) -> StreamCursor | None:
@@ -158,7 +134,7 @@ def wait(
         options = WaitOptions(any=any_, timeout=timeout, result=result, missing=missing.value, schema=schema, json=json)
         return await run_wait(url, ids, options)
 
-    _run(work())
+    run(work())
 
 
 @app.command()
@@ -168,24 +144,4 @@ def demo(
 ) -> None:
     """Start throw-away servers, run two tenants' workload on them, and show the completions arrive."""
     kinds = ("valkey", "postgres") if backend is _Which.BOTH else (backend.value,)
-    _run(run_demo(kinds, seconds))
-
-
-@producers.command("install")
-def producers_install(
-    url: Annotated[str, typer.Argument(help="The server to install on.")],
-    schema: Annotated[str | None, typer.Option(help="Postgres: into this schema.")] = None,
-) -> None:
-    """Install the tables and the function (Postgres) or the function library (Valkey). Safe to run again."""
-
-    async def work() -> int:
-        typer.echo(await install(url, schema=schema))
-        return 0
-
-    _run(work())
-
-
-@producers.command("show")
-def producers_show(kind: Annotated[_Kind, typer.Argument(help="postgres or valkey.")]) -> None:
-    """Print the text that `install` would run."""
-    typer.echo(text(kind.value), nl=False)
+    run(run_demo(kinds, seconds))

@@ -14,6 +14,9 @@ __all__ = ["decode"]
 # An announcement has some 150 bytes. What is a hundred times that is none, and is not worth parsing.
 _LONGEST: Final = 16_384
 
+# Our own producers announce an execution without a flow too; the message has to name one.
+_NO_FLOW: Final = "00000000-0000-0000-0000-000000000000"
+
 
 class _Announcement(msgspec.Struct, gc=False):
     """The JSON object: three strings; a missing outcome reads as empty, unknown members are ignored."""
@@ -43,4 +46,5 @@ def decode(raw: bytes) -> CompletionPayload | None:
     execution_id, flow_id = found.execution_id, found.flow_id
     if not (is_execution_id(execution_id) and is_flow_id(flow_id)):
         return None
-    return CompletionPayload(trusted_execution_id(execution_id), found.outcome, None, 0, trusted_flow_id(flow_id))
+    flow = None if flow_id == _NO_FLOW else trusted_flow_id(flow_id)
+    return CompletionPayload(trusted_execution_id(execution_id), found.outcome, None, 0, flow)

@@ -1,0 +1,44 @@
+"""From a command's coroutine to an exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Final
+
+import typer
+from rich.console import Console
+
+from ffcompletion.contract.errors import EngineError
+
+__all__ = ["duration", "run"]
+
+_TROUBLE: Final = 2
+_INTERRUPTED: Final = 130
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)?")
+_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def run(work: Coroutine[object, object, int]) -> None:
+    """Run to the end; trouble is one line on stderr and exit status 2, Ctrl-C is a clean end."""
+    try:
+        status = asyncio.run(work)
+    except EngineError as exc:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"ffcompletion: {exc}", markup=False, style="red")
+        raise typer.Exit(_TROUBLE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(_INTERRUPTED) from None
+    raise typer.Exit(status)
+
+
+def duration(text: str) -> timedelta:
+    """``90s``, ``15m``, ``24h``, ``7d``; a number alone is seconds. Raises ``BadParameter``."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no duration; write 90s, 15m, 24h or 7d")
+    try:
+        return timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} is too long") from None
