@@ -1,4 +1,4 @@
-"""Backoff, watchdog, link, buffer, spans: decisions without I/O."""
+"""Backoff, heartbeat, connection state, buffer, spans: decisions without I/O."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ffcompletion.backends.postgres.spans import merged, missing, union, without
 from ffcompletion.contract.stats import BackendEvent, BackendState
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.buffer import Buffer, Signal
-from ffcompletion.delivery.link import Link
+from ffcompletion.delivery.connection_state import ConnectionState
+from ffcompletion.delivery.heartbeat import Heartbeat
 from ffcompletion.delivery.ratelog import RateLog
-from ffcompletion.delivery.watchdog import Watchdog
 from tests.worlds import done, some
 
 ID = ffc.ExecutionId("{fp:7}:550e8400-e29b-41d4-a716-446655440000")
@@ -46,38 +46,38 @@ def test_backoff_outlasts_days() -> None:
         Backoff(2, 1)
 
 
-def test_watchdog_sends_hears_and_expires() -> None:
+def test_heartbeat_sends_hears_and_expires() -> None:
     """One echo at a time; a late or foreign one proves nothing."""
-    dog = Watchdog(0.0, interval_s=3, deadline_s=1)
-    assert dog.due(0.0) == "1"
-    assert dog.due(0.5) is None
-    assert not dog.heard("7", 0.5)
-    assert dog.heard("1", 0.5)
-    assert not dog.heard("1", 0.6)
-    assert dog.next_at == 3.5
-    assert dog.due(3.4) is None
-    assert dog.due(3.5) == "2"
-    assert not dog.expired(4.4)
-    assert dog.expired(4.5)
-    dog.reset(5.0)
-    assert not dog.waiting
-    assert dog.next_at == 8.0
+    heart = Heartbeat(0.0, interval_s=3, deadline_s=1)
+    assert heart.due(0.0) == "1"
+    assert heart.due(0.5) is None
+    assert not heart.received("7", 0.5)
+    assert heart.received("1", 0.5)
+    assert not heart.received("1", 0.6)
+    assert heart.next_at == 3.5
+    assert heart.due(3.4) is None
+    assert heart.due(3.5) == "2"
+    assert not heart.expired(4.4)
+    assert heart.expired(4.5)
+    heart.restart(5.0)
+    assert not heart.waiting
+    assert heart.next_at == 8.0
 
 
-def test_link_tells_each_change_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A hundred failed attempts are one line; coming back resets the backoff and counts."""
+def test_connection_state_tells_each_change_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A hundred failed attempts of one kind are one line; coming back resets the backoff and counts."""
     heard: list[BackendEvent] = []
     caplog.set_level(logging.DEBUG)
-    link = Link("x", logging.getLogger("ffcompletion.test"), heard.append, Backoff(random=lambda: 1.0))
-    link.connecting()
-    link.live()
-    delays = [link.broken("gone") for _ in range(100)]
+    state_of = ConnectionState("x", logging.getLogger("ffcompletion.test"), heard.append, Backoff(random=lambda: 1.0))
+    state_of.connecting()
+    state_of.live()
+    delays = [state_of.broken("gone") for _ in range(100)]
     assert delays[0] == 0.05
     assert delays[-1] == 5.0
-    link.live()
-    assert link.broken("again") == 0.05
-    link.closed()
-    link.live()
+    state_of.live()
+    assert state_of.broken("again") == 0.05
+    state_of.closed()
+    state_of.live()
     states = [event.state for event in heard]
     assert states == [
         BackendState.CONNECTING,
@@ -88,7 +88,7 @@ def test_link_tells_each_change_once(caplog: pytest.LogCaptureFixture) -> None:
         BackendState.CLOSED,
     ]
     assert len(caplog.records) == len(states)
-    assert link.reconnects == 1
+    assert state_of.reconnects == 1
 
 
 def test_ratelog_bounds_the_rate(caplog: pytest.LogCaptureFixture) -> None:

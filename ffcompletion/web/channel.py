@@ -1,0 +1,168 @@
+"""One stream of the backend for all clients that see the same: read, named and encoded once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, final
+
+from ffcompletion.consumers.subscribing import position_of
+from ffcompletion.contract.errors import EngineError
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.protocols import CompletionStream, ExecutionReader
+from ffcompletion.web.frames import completion_frame, id_frame
+from ffcompletion.web.outbox import Outbox
+
+__all__ = ["Channel"]
+
+log = logging.getLogger("ffcompletion.web")
+
+_BATCH: Final = 256
+# A tenant's name is for show: it must not hold up the completion for long.
+_NAMES_S: Final = 2.0
+
+
+@final
+class Channel:
+    """Reads a stream and hands each frame to every client's outbox.
+
+    An event's id is ``cursor.channel.number``: the cursor resumes anywhere, also after a restart; channel and number
+    say exactly where a client stood that comes back to the same channel, which then repeats nothing.
+
+    ``paced``: it has one client, and reads no faster than that one takes.
+    """
+
+    def __init__(
+        self,
+        stream: CompletionStream,
+        *,
+        buffer_size: int,
+        resumable: bool,
+        paced: bool,
+        namespace: str | None,
+        reader: ExecutionReader | None,
+    ) -> None:
+        self._stream = stream
+        self._limit = buffer_size
+        self._paced = paced
+        self._namespace = namespace
+        self._reader = reader
+        self._nonce = secrets.token_hex(4)
+        self._number = 0
+        start = position_of(stream)
+        self.resumable = resumable
+        # The tail is no place to come back to: what happens meanwhile would be missed.
+        self._last_cursor = "" if start is None or start.is_empty else str(start)
+        self._recent: deque[bytes] = deque(maxlen=buffer_size)
+        self._outboxes: dict[Outbox, None] = {}
+        self._arrived: deque[CompletionPayload] = deque()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._read(), name="ffcompletion-web-read"),
+            asyncio.create_task(self._distribute(), name="ffcompletion-web-distribute"),
+        ]
+
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return len(self._outboxes)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its stream is over, which only the backend's end can bring about."""
+        return any(task.done() for task in self._tasks)
+
+    def join(self, last_id: str | None = None) -> Outbox | None:
+        """A client's outbox. ``last_id``: what it had last; None is returned where that is not remembered here."""
+        missed: Sequence[bytes] = ()
+        if last_id is not None:
+            _, nonce, number = (*last_id.split("."), "", "")[:3]
+            behind = self._number - int(number) if nonce == self._nonce and number.isdecimal() else -1
+            if not 0 <= behind <= len(self._recent):
+                return None
+            missed = tuple(self._recent)[len(self._recent) - behind :]
+        outbox = Outbox(max(self._limit, len(missed) + 1), lossy=not self.resumable)
+        if self.resumable and self._last_cursor and last_id is None:
+            outbox.put(id_frame(f"{self._last_cursor}.{self._nonce}.{self._number}"))
+        for frame in missed:
+            outbox.put(frame)
+        if self.ended:
+            outbox.end()
+        self._outboxes[outbox] = None
+        return outbox
+
+    def leave(self, outbox: Outbox) -> None:
+        """Idempotent."""
+        outbox.end()
+        self._outboxes.pop(outbox, None)
+
+    async def _read(self) -> None:
+        try:
+            async for completion in self._stream:
+                while len(self._arrived) >= _BATCH:
+                    self._room.clear()
+                    await self._room.wait()
+                self._arrived.append(completion)
+                self._news.set()
+        except EngineError as exc:
+            # A contract-abiding stream never does; its clients come back and are told by the subscribe call.
+            log.warning("web: a stream ended with %s", exc)
+        finally:
+            for outbox in tuple(self._outboxes):
+                self.leave(outbox)
+
+    async def _distribute(self) -> None:
+        while True:
+            while not self._arrived:
+                self._news.clear()
+                await self._news.wait()
+            batch = tuple(self._arrived)
+            self._arrived.clear()
+            self._room.set()
+            names = await self._names(batch)
+            now_ms = time.time_ns() // 1_000_000
+            for completion, name in zip(batch, names, strict=True):
+                if self._paced:
+                    for outbox in tuple(self._outboxes):
+                        await outbox.room()
+                self._hand_out(completion, name, now_ms)
+
+    def _hand_out(self, completion: CompletionPayload, namespace: str | None, now_ms: int) -> None:
+        position = None
+        if self.resumable and completion.cursor is not None:
+            self._number += 1
+            self._last_cursor = str(completion.cursor)
+            position = f"{self._last_cursor}.{self._nonce}.{self._number}"
+        frame = completion_frame(completion, position, now_ms, namespace)
+        if position is not None:
+            self._recent.append(frame)
+        for outbox in tuple(self._outboxes):
+            outbox.put(frame)
+            if outbox.ended:
+                self._outboxes.pop(outbox, None)
+
+    async def _names(self, batch: Sequence[CompletionPayload]) -> Sequence[str | None]:
+        if self._namespace is not None or self._reader is None:
+            return [self._namespace] * len(batch)
+        try:
+            async with asyncio.timeout(_NAMES_S):
+                found = await self._reader.describe_executions([completion.execution_id for completion in batch])
+        except (EngineError, TimeoutError):
+            return [None] * len(batch)
+        return [None if snapshot is None else snapshot.namespace for snapshot in found]
+
+    async def aclose(self) -> None:
+        """End every client's stream and close the backend's."""
+        for outbox in tuple(self._outboxes):
+            self.leave(outbox)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        with contextlib.suppress(EngineError):
+            await self._stream.aclose()
