@@ -9,9 +9,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
+
+import psycopg
 
 from ffcompletion import embedded
 from ffcompletion.embedded import Server
@@ -33,6 +35,46 @@ def standby_of(primary: Server) -> Server:
     # The program itself may lie below the primary's directory, and stays there.
     command = [str(program), *(word.replace(old, new) for word in primary._command[1:])]
     return Server("postgres", primary.url.replace(old, new), directory, command, signal.SIGINT, user).start()
+
+
+PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+
+@contextlib.contextmanager
+def pgbouncer(url: str, folder: Path, mode: str = "transaction", **settings: object) -> Iterator[str]:
+    """PgBouncer in front of an embedded Postgres, in a folder of its own; its URL."""
+    assert PGBOUNCER is not None
+    port = embedded.free_port()
+    info = psycopg.conninfo.conninfo_to_dict(url)
+    options = {"pool_mode": mode, "default_pool_size": 5, "auth_type": "any", **settings}
+    path = folder / "pgbouncer.ini"
+    path.write_text(
+        f"[databases]\npostgres = host={info['host']} port={info['port']} dbname=postgres user=postgres\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        + "".join(f"{name} = {value}\n" for name, value in options.items())
+    )
+    for above in (folder, *folder.parents):
+        if above.stat().st_uid == path.stat().st_uid and above != Path("/"):
+            above.chmod(above.stat().st_mode | 0o011)
+    path.chmod(0o644)
+    process = subprocess.Popen(
+        [PGBOUNCER, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=embedded.unprivileged_user()
+    )
+    through = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    end = time.monotonic() + 10
+    try:
+        while True:
+            try:
+                psycopg.connect(through, connect_timeout=2).close()
+                break
+            except psycopg.OperationalError:
+                assert process.poll() is None, "pgbouncer did not start"
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        yield through
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
 
 
 SLOTS = 16_384

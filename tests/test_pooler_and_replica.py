@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +14,8 @@ import ffcompletion as ffc
 from ffcompletion import embedded
 from ffcompletion.backends.postgres import PostgresBackend
 from tests.conftest import engine_schema
-from tests.servers import standby_of
+from tests.servers import PGBOUNCER, pgbouncer, standby_of
 from tests.worlds import PostgresWorld, done, eventually, nothing, some
-
-PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 
 @pytest.fixture
@@ -28,35 +23,8 @@ def bouncer(postgres18_url: str, tmp_path: Path) -> Iterator[str]:
     """A pooler in transaction mode in front of the server; its URL."""
     if PGBOUNCER is None:
         pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
-    port = embedded.free_port()
-    settings = tmp_path / "pgbouncer.ini"
-    info = psycopg.conninfo.conninfo_to_dict(postgres18_url)
-    settings.write_text(
-        f"[databases]\npostgres = host={info['host']} port={info['port']} dbname=postgres user=postgres\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-        "pool_mode = transaction\ndefault_pool_size = 5\n"
-    )
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == settings.stat().st_uid and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o011)
-    settings.chmod(0o644)
-    user = embedded.unprivileged_user()
-    process = subprocess.Popen(
-        [PGBOUNCER, str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user
-    )
-    url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    end = time.monotonic() + 10
-    while True:
-        try:
-            psycopg.connect(url, connect_timeout=2).close()
-            break
-        except psycopg.OperationalError:
-            assert process.poll() is None, "pgbouncer did not start"
-            assert time.monotonic() < end
-            time.sleep(0.02)
-    yield url
-    process.send_signal(signal.SIGINT)
-    process.wait(10)
+    with pgbouncer(postgres18_url, tmp_path) as url:
+        yield url
 
 
 async def test_a_transaction_pooler_is_noticed_and_polled(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Final, final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
+import psycopg
 from psycopg_pool import AsyncConnectionPool
 from typing_extensions import override
 
 from ffcompletion.backends.postgres.catchup import PageReader
-from ffcompletion.backends.postgres.connection import Connection, Target, deadline, driver_errors, plan_generically
+from ffcompletion.backends.postgres.connection import Connection, Target, deadline, plan_generically
+from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.feed import Feed
 from ffcompletion.backends.postgres.live import Live
+from ffcompletion.backends.postgres.pool import BorrowedPool, OwnPool, Pool
 from ffcompletion.backends.postgres.position import resume_after
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import log
-from ffcompletion.backends.postgres.session import Pool
 from ffcompletion.backends.postgres.snapshots import describe, members
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
@@ -33,7 +35,9 @@ from ffcompletion.delivery.stream import Subscription
 
 __all__ = ["PostgresBackend"]
 
-_CLOSE_S: Final = 0.5
+# A connection that nobody uses is closed after so many seconds: the next question of a series finds one.
+_IDLE_S: Final = 5.0
+_T = TypeVar("_T")
 
 
 @final
@@ -67,7 +71,7 @@ class PostgresBackend(Adapter):
         buffer_size: int = 10_000,
         setup_timeout: float = 8.0,
         read_timeout: float = 10.0,
-        pool: Pool | None = None,
+        pool: AsyncConnectionPool[Connection] | None = None,
         pool_size: int = 4,
         observer: Observer | None = None,
     ) -> None:
@@ -80,10 +84,11 @@ class PostgresBackend(Adapter):
         super().__init__(Link("postgres", log, observer, Backoff()), setup_timeout)
         self._read_s = read_timeout
         self._buffer_size = buffer_size
-        # A pool of the caller's, who opens and closes it; else None.
-        self._given_pool = pool
+        self._borrowed = None if pool is None else BorrowedPool(pool)
         self._pool_size = pool_size
-        self._pool: Pool | None = None
+        # Ours, of one event loop.
+        self._own: OwnPool | None = None
+        self._own_loop: asyncio.AbstractEventLoop | None = None
         self._hub = Hub()
         self._live = Live(
             self._target,
@@ -143,46 +148,40 @@ class PostgresBackend(Adapter):
         if (selector.filter is not None or selector.results) and not session.has_core:
             raise Unavailable("subscribe_completions_filtered", session.core_problem)
         if after is not None:
-            async with pool.connection(timeout=self._setup_s * 0.8) as conn:
-                after = await resume_after(conn, self._queries, after)
+            wanted = after
+            after = await self._execute(lambda conn: resume_after(conn, self._queries, wanted))
         pages = PageReader(pool, self._queries, pooled=session.pooled, read_timeout_s=self._read_s)
         feed = Feed(self._live.reader, self._hub, pages, selector, self._buffer_size, self._closed, after)
         self._feeds.add(feed)
         return feed
 
     async def _ensure_started(self) -> Pool:
-        pool = self._pool
-        if self._link.state is not BackendState.IDLE and pool is not None:
+        pool = self._connections()
+        if self._link.state is not BackendState.IDLE:
             await self._live.flowing(self._setup_s)
             return pool
-        try:
-            pool = await self._open_pool()
-            await self._live.start(pool, ours=pool is not self._given_pool)
-        except BaseException:
-            await self._close_pool()
-            raise
+        await self._live.start(pool)
         return pool
 
-    async def _open_pool(self) -> Pool:
-        if self._pool is None:
-            pool = self._pool = self._given_pool or self._new_pool()
-            if pool is not self._given_pool:
-                await pool.open()
-        return self._pool
+    def _connections(self) -> Pool:
+        if self._borrowed is not None:
+            return self._borrowed
+        loop = asyncio.get_running_loop()
+        if self._own is None or self._own_loop is not loop:
+            if self._own is not None and self._own_loop is not None and self._own_loop.is_closed():
+                self._own.bury()
+            self._own, self._own_loop = OwnPool(self._connect, self._pool_size, _IDLE_S), loop
+        return self._own
 
-    def _new_pool(self) -> Pool:
-        return AsyncConnectionPool(
-            self._target.conninfo,
-            connection_class=Connection,
-            kwargs={"autocommit": True},
-            min_size=0,
-            max_size=self._pool_size,
-            open=False,
-            configure=plan_generically,
-            timeout=self._setup_s,
-            max_idle=60.0,
-            name="ffcompletion",
-        )
+    async def _connect(self) -> Connection:
+        conn = await self._target.connect()
+        try:
+            with deadline(conn, self._setup_s):
+                await plan_generically(conn)
+        except BaseException:
+            conn.pgconn.finish()
+            raise
+        return conn
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -192,29 +191,42 @@ class PostgresBackend(Adapter):
     ) -> Sequence[ExecutionSnapshot | None]:
         """The executions as core record and outbox say, in one query; None where neither knows it."""
         ids = [ExecutionId(execution_id) for execution_id in execution_ids]
-        async with self._lent("describe_execution") as conn:
-            return await describe(conn, self._queries, ids, result=result, prepare=False)
+        return await self._ask(
+            "describe_execution", lambda conn: describe(conn, self._queries, ids, result=result, prepare=False)
+        )
 
     async def flow_members(self, flow_id: str, /) -> Sequence[ExecutionId]:
         """The flow's members as the core records say; empty where there is none. Raises ``Validation``."""
         flow = FlowId(flow_id)
-        async with self._lent("flow_members") as conn:
-            return await members(conn, self._queries, flow)
+        return await self._ask("flow_members", lambda conn: members(conn, self._queries, flow))
 
-    @contextlib.asynccontextmanager
-    async def _lent(self, op: str) -> AsyncGenerator[Connection]:
+    async def _ask(self, op: str, question: Callable[[Connection], Awaitable[_T]]) -> _T:
         async with driver_errors(self._target.shown, op), self._asking(op):
-            pool = await self._open_pool()
+            return await self._execute(question)
+
+    async def _execute(self, question: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """The answer. A question changes nothing: one that meets a connection gone stale is asked once more."""
+        pool = self._connections()
+        for last in (False, True):
             async with pool.connection(timeout=self._setup_s * 0.8) as conn:
-                with deadline(conn, self._read_s):
-                    yield conn
+                try:
+                    with deadline(conn, self._read_s):
+                        return await question(conn)
+                except psycopg.Error as exc:
+                    if last or not conn.broken or not may_pass(exc):
+                        raise
+            # The idle ones are as old.
+            await pool.drain()
+        raise AssertionError("unreachable")
 
     # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     @override
     async def aclose(self) -> None:
         await super().aclose()
-        await self._close_pool()
+        own, self._own = self._own, None
+        if own is not None and self._own_loop is asyncio.get_running_loop():
+            own.abort()
 
     def _rewound(self, high: int) -> None:
         for feed in self._feeds:
@@ -224,13 +236,6 @@ class PostgresBackend(Adapter):
     @override
     async def _stop(self) -> None:
         await self._live.stop()
-        await self._close_pool()
-
-    async def _close_pool(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None and pool is not self._given_pool:
-            with contextlib.suppress(TimeoutError):
-                await pool.close(_CLOSE_S)
 
     # ── looking at it ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -12,9 +12,9 @@ import msgspec
 import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
+from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries, filter_values
 from ffcompletion.backends.postgres.rows import Row, decode
-from ffcompletion.backends.postgres.session import Pool
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, final
+from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
+import psycopg
 from psycopg import sql
 
-from ffcompletion.backends.postgres.connection import Connection, Target, abandon, deadline, driver_errors
+from ffcompletion.backends.postgres.connection import Connection, Target, abandon, deadline, shut_down
+from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
@@ -26,6 +27,7 @@ _SAVE: Final = sql.SQL(
     "INSERT INTO {} AS kept (name, cursor, backend, selection) VALUES (%s, %s, %s, %s) ON CONFLICT (name) DO UPDATE"
     " SET cursor = excluded.cursor, backend = excluded.backend, selection = excluded.selection, saved_at = now()"
 )
+_T = TypeVar("_T")
 
 
 @final
@@ -56,9 +58,12 @@ class PostgresCheckpoints:
 
     async def load(self, name: str, /) -> Checkpoint | None:
         """What was saved last under this name; None if nothing ever was."""
-        async with self._connected("load a checkpoint") as conn:
-            cursor = await conn.execute(_LOAD.format(self._table), (name,))
-            row = await cursor.fetchone()
+
+        async def load(conn: Connection) -> tuple[bytes, str, str] | None:
+            cursor = await conn.execute(_LOAD.format(self._table), (name,), prepare=False)
+            return await cursor.fetchone()
+
+        row = await self._connected("load a checkpoint", load)
         if row is None:
             return None
         return Checkpoint(cursor=StreamCursor.from_bytes(row[0]), backend=row[1], selection=row[2])
@@ -66,40 +71,68 @@ class PostgresCheckpoints:
     async def save(self, name: str, checkpoint: Checkpoint, /) -> None:
         """Keep this one instead, committed when it returns."""
         values = (name, checkpoint.cursor.to_bytes(), checkpoint.backend, checkpoint.selection)
-        async with self._connected("save a checkpoint") as conn:
-            await conn.execute(_SAVE.format(self._table), values)
 
-    @asynccontextmanager
-    async def _connected(self, op: str) -> AsyncGenerator[Connection]:
+        async def save(conn: Connection) -> None:
+            await conn.execute(_SAVE.format(self._table), values, prepare=False)
+
+        await self._connected("save a checkpoint", save)
+
+    async def _connected(self, op: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """Loading and saving change nothing when done twice: what meets a connection gone stale is done once more."""
         async with self._turn, driver_errors(self._target.shown, op):
-            if self._closed:
-                raise Unavailable(op, "the store is closed")
-            conn = self._conn
+            stale = self._conn is not None
+            try:
+                return await self._attempt(op, work)
+            except psycopg.Error as exc:
+                if not stale or self._conn is not None or not may_pass(exc):
+                    raise
+            return await self._attempt(op, work)
+
+    async def _attempt(self, op: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        if self._closed:
+            raise Unavailable(op, "the store is closed")
+        conn = self._conn
+        try:
             if conn is None or conn.closed:
                 async with asyncio.timeout(self._timeout_s):
-                    conn = self._conn = await self._target.connect()
+                    conn = await self._target.connect()
                 with deadline(conn, self._timeout_s):
                     await self._make_table(conn)
-            try:
-                with deadline(conn, self._timeout_s):
-                    yield conn
-            except BaseException:
-                # In whatever state it is, also where a save was cancelled half-way.
-                self._conn = None
+                self._conn = conn
+            with deadline(conn, self._timeout_s):
+                return await work(conn)
+        except BaseException:
+            # In whatever state it is, also where a save was cancelled half-way.
+            self._conn = None
+            if conn is not None:
                 abandon(conn)
-                raise
+            raise
 
     async def _make_table(self, conn: Connection) -> None:
         # Asked first, because making it needs a right that using it does not.
-        cursor = await conn.execute("SELECT to_regclass(%s) IS NOT NULL", (self._table.as_string(),))
-        if await cursor.fetchone() != (True,):
-            await conn.execute(_MAKE.format(self._table))
+        if await self._exists(conn):
+            return
+        try:
+            await conn.execute(_MAKE.format(self._table), prepare=False)
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject):
+            # "IF NOT EXISTS" does not see one that is being made by another at this moment.
+            if not await self._exists(conn):
+                raise
+
+    async def _exists(self, conn: Connection) -> bool:
+        cursor = await conn.execute("SELECT to_regclass(%s) IS NOT NULL", (self._table.as_string(),), prepare=False)
+        return await cursor.fetchone() == (True,)
 
     async def aclose(self) -> None:
         """Close the connection. Idempotent."""
         self._closed = True
         conn, self._conn = self._conn, None
-        if conn is not None:
+        if conn is None:
+            return
+        if self._turn.locked():
+            # Whoever uses it still waits on its socket, and gives it up.
+            shut_down(conn)
+        else:
             abandon(conn)
 
     async def __aenter__(self) -> Self:

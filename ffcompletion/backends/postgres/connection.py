@@ -1,14 +1,13 @@
-"""Connections: the listener, deadlines that a mute server cannot outlast, and the driver's errors in our words."""
+"""Connections: where to, deadlines that a mute server cannot outlast, and the listener."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Final, final
 
 import psycopg
@@ -16,9 +15,20 @@ from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN
-from ffcompletion.contract.errors import EngineError, ResourceExhausted, Transport, Unavailable, Validation
+from ffcompletion.contract.errors import Validation
+from ffcompletion.delivery.credentials import Password, ask_password
 
-__all__ = ["Connection", "Listener", "Target", "abandon", "deadline", "driver_errors", "plan_generically", "shut_down"]
+__all__ = [
+    "ONLY_WHEN_ASKED",
+    "Connection",
+    "Listener",
+    "Target",
+    "abandon",
+    "deadline",
+    "is_direct",
+    "plan_generically",
+    "shut_down",
+]
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
@@ -26,13 +36,18 @@ Connection = AsyncConnection[tuple[Any, ...]]
 _KEEPALIVES: Final = {"keepalives": "1", "keepalives_idle": "15", "keepalives_interval": "5", "keepalives_count": "3"}
 
 
+# Prepared is only what asks for it: psycopg would otherwise prepare whatever is run often, and behind a pooler the
+# next session knows nothing of that, or means another statement by the same name.
+ONLY_WHEN_ASKED: Final = 1 << 30
+
+
 @final
 class Target:
     """Where to connect to: any libpq conninfo or ``postgresql://`` URL. Its repr shows no secret."""
 
-    __slots__ = ("conninfo", "shown")
+    __slots__ = ("_conninfo", "_password", "shown")
 
-    def __init__(self, conninfo: str, connect_timeout_s: float) -> None:
+    def __init__(self, conninfo: str, connect_timeout_s: float, password: Password | None = None) -> None:
         try:
             given = conninfo_to_dict(conninfo)
         except psycopg.Error:
@@ -46,40 +61,55 @@ class Target:
         defaults["connect_timeout"] = str(max(2, round(connect_timeout_s)))
         defaults["application_name"] = "ffcompletion"
         if "," in str(given.get("host", "")) or "," in str(given.get("hostaddr", "")):
-            # Of several hosts, only the primary announces.
-            defaults["target_session_attrs"] = "read-write"
-        self.conninfo: Final = make_conninfo(conninfo, **{k: v for k, v in defaults.items() if k not in given})
+            # Of several hosts, only the primary announces. Not "read-write": a role may be read-only by default.
+            defaults["target_session_attrs"] = "primary"
+        extra = {key: value for key, value in defaults.items() if key not in given}
+        # Whatever the role, the database or the caller would have: text is decoded as UTF-8.
+        self._conninfo: Final = make_conninfo(conninfo, **extra, client_encoding="UTF8")
+        self._password: Final = password
         host = given.get("host") or given.get("hostaddr") or given.get("service") or "local socket"
         self.shown: Final = f"postgres at {host}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
 
     async def connect(self) -> Connection:
-        """A connection in autocommit, for whoever asks. Raises driver errors."""
-        return await AsyncConnection.connect(self.conninfo, autocommit=True)
+        """A connection in autocommit that prepares nothing. Raises driver errors, ``Transport`` without a password."""
+        if self._password is None:
+            return await AsyncConnection.connect(self._conninfo, autocommit=True, prepare_threshold=None)
+        password = await ask_password(self._password, self.shown)
+        return await AsyncConnection.connect(self._conninfo, autocommit=True, prepare_threshold=None, password=password)
+
+
+async def is_direct(conn: Connection) -> bool:
+    """Whether there is no pooler in between: one gives itself away by a process id of its own making."""
+    row = await (await conn.execute(BACKEND_PID, prepare=False)).fetchone()
+    return row is not None and row[0] == conn.info.backend_pid
 
 
 async def plan_generically(conn: Connection) -> None:
     """For each connection of our own pool: plan once, not at every execution, over 256 partitions.
 
-    Not behind a pooler, where the setting would end up with somebody else; it gives away its presence by answering
-    with a process id of its own making.
+    Not behind a pooler, where the setting, like a prepared statement, would end up with somebody else.
     """
-    row = await (await conn.execute(BACKEND_PID)).fetchone()
-    if row is not None and row[0] == conn.info.backend_pid:
-        await conn.execute(GENERIC_PLAN)
+    if await is_direct(conn):
+        conn.prepare_threshold = ONLY_WHEN_ASKED
+        await conn.execute(GENERIC_PLAN, prepare=False)
 
 
 def shut_down(conn: Connection) -> None:
     """Make whatever waits on this connection fail at once, in its own task. The socket itself stays allocated.
 
     Closing it instead would free its number while a task still waits on it, and cancelling the task would have the
-    driver ask the server to cancel, which takes 10 s on a mute one.
+    driver ask the server to cancel, which takes 10 s on a mute one. It needs no further descriptor: there may be none.
     """
-    with contextlib.suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(conn.pgconn.socket)) as twin:
-        twin.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(psycopg.Error, OSError, ValueError):
+        borrowed = socket.socket(fileno=conn.pgconn.socket)
+        try:
+            borrowed.shutdown(socket.SHUT_RDWR)
+        finally:
+            borrowed.detach()
 
 
 def abandon(conn: Connection) -> None:
-    """Give a connection up without a word to the server."""
+    """Give a connection up without a word to the server. No task may be waiting on it."""
     shut_down(conn)
     conn.pgconn.finish()
 
@@ -92,36 +122,6 @@ def deadline(conn: Connection, seconds: float) -> Generator[None]:
         yield
     finally:
         timer.cancel()
-
-
-@asynccontextmanager
-async def driver_errors(shown: str, op: str) -> AsyncGenerator[None]:
-    """Whatever the driver raises inside comes out as one of our errors, with the driver's as its cause."""
-    try:
-        yield
-    except psycopg.Error as exc:
-        raise translated(exc, shown, op) from exc
-    except (OSError, TimeoutError) as exc:
-        raise Transport(shown, _first_line(exc) or "timed out") from exc
-
-
-def translated(exc: psycopg.Error, shown: str, op: str) -> EngineError:
-    """The driver's error in our words."""
-    text = _first_line(exc)
-    if type(exc).__name__ in ("PoolTimeout", "TooManyRequests"):
-        return ResourceExhausted("connection pool", f"{text}; raise the pool's max_size or close streams")
-    if isinstance(exc, psycopg.errors.InsufficientPrivilege):
-        return Unavailable(op, text)
-    state = exc.sqlstate or ""
-    if state == "53300":
-        return ResourceExhausted(shown, text)
-    if state[:2] in ("28", "3D") or "authentication failed" in text or "does not exist" in text:
-        return Unavailable(op, text)
-    return Transport(shown, text or type(exc).__name__)
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).strip().split("\n", 1)[0]
 
 
 @final
@@ -150,7 +150,7 @@ class Listener:
         """LISTEN, and pump from then on. Raises driver errors."""
         with deadline(self._conn, seconds):
             for channel in (CHANNEL, self.echo_channel):
-                await self._conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                await self._conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)), prepare=False)
         self._pump = asyncio.create_task(self._run(), name="ffcompletion-postgres-listener")
 
     async def _run(self) -> None:

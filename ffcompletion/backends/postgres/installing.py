@@ -10,7 +10,8 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import Diagnostic
 
-from ffcompletion.backends.postgres.connection import Connection, Target, driver_errors
+from ffcompletion.backends.postgres.connection import Connection, Target
+from ffcompletion.backends.postgres.errors import driver_errors
 from ffcompletion.contract.errors import Unavailable
 
 __all__ = ["install_producer", "prune", "uninstall_producer"]

@@ -13,10 +13,12 @@ from typing import Final, final
 
 import psycopg
 
-from ffcompletion.backends.postgres.connection import Target, translated
+from ffcompletion.backends.postgres.connection import Target
+from ffcompletion.backends.postgres.errors import translated
+from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import Reader, log
-from ffcompletion.backends.postgres.session import Pool, Session
+from ffcompletion.backends.postgres.session import Session
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
 from ffcompletion.contract.stats import BackendState
 from ffcompletion.delivery.buffer import Signal
@@ -75,11 +77,10 @@ class Live:
 
     # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────
 
-    async def start(self, pool: Pool, *, ours: bool) -> None:
+    async def start(self, pool: Pool) -> None:
         """Connect, find the position to start from, and begin to read. Raises driver errors and ``EngineError``."""
         self._stopping = False
         self._pool = pool
-        self._pool_is_ours = ours
         self._link.connecting()
         try:
             session = await self._open()
@@ -118,7 +119,9 @@ class Live:
                 while not self._link.flowing:
                     await self._changed.wait()
         except TimeoutError:
-            raise Transport(self._target.shown, "the connection is being mended; try again") from self._last_error
+            fault = self._last_error
+            why = f"{translated(fault, self._target.shown, 'reading') if isinstance(fault, psycopg.Error) else fault}"
+            raise Transport(self._target.shown, f"the connection is being mended; try again ({why})") from fault
 
     @property
     def session(self) -> Session | None:
@@ -184,9 +187,8 @@ class Live:
                 why = translated(exc, self._target.shown, "reading") if isinstance(exc, psycopg.Error) else exc
                 delay = self._link.broken(str(why) or type(exc).__name__)
                 await self._close_session()
-                if self._pool_is_ours and not self._pool.closed:
-                    # What broke this connection has broken the idle ones too; each would cost a time-out to find out.
-                    await self._pool.drain()
+                # What broke this connection has broken the idle ones too; each would cost a time-out to find out.
+                await self._pool.drain()
                 if not self._stopping:
                     self._wake.clear()
                     with contextlib.suppress(TimeoutError):

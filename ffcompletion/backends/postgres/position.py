@@ -22,8 +22,8 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
     """``event_id``, checked against what the outbox holds. Raises ``CursorExpired`` or ``Validation``."""
     if event_id == 0:
         return 0
-    low = await (await conn.execute(queries.low())).fetchone()
-    high = await (await conn.execute(queries.high())).fetchone()
+    low = await (await conn.execute(queries.low(), prepare=False)).fetchone()
+    high = await (await conn.execute(queries.high(), prepare=False)).fetchone()
     oldest: int | None = low[0] if low else None
     newest: int = high[0] if high else 0
     if event_id > newest:
@@ -43,5 +43,5 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
 
 async def _issued(conn: Connection, queries: Queries) -> int | None:
     """The last id that the outbox's sequence gave out; None where the right to see it is missing."""
-    row = await (await conn.execute(*queries.issued())).fetchone()
+    row = await (await conn.execute(*queries.issued(), prepare=False)).fetchone()
     return row[0] if row else None

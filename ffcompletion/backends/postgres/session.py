@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final, LiteralString, cast, final
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
 
-from ffcompletion.backends.postgres.connection import Connection, Listener, Target, abandon, deadline
+from ffcompletion.backends.postgres.connection import Connection, Listener, Target, deadline, shut_down
+from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries
 from ffcompletion.backends.postgres.rows import Row
 from ffcompletion.contract.errors import Unavailable
 
-__all__ = ["Pool", "Session"]
-
-Pool = AsyncConnectionPool[Connection]
+__all__ = ["Session"]
 
 _OLDEST: Final = 15
 _OP: Final = "subscribe"
@@ -60,9 +57,7 @@ class Session:
             await listener.start(self._timeout_s)
         except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.ReadOnlySqlTransaction) as exc:
             await self._no_listener(str(exc))
-        conn = self._conn = await self._pool.getconn(self._timeout_s)
-        if not conn.autocommit:
-            raise Unavailable(_OP, "the pool's connections must be in autocommit; kwargs={'autocommit': True}")
+        self._conn = await self._pool.getconn(self._timeout_s)
         await self._inspect()
         await self._check_rights()
         rows = await self.fetch(*self._queries.relations())
@@ -178,12 +173,9 @@ class Session:
         if listener is not None:
             await listener.close()
         if conn is not None:
-            with contextlib.suppress(psycopg.Error, ValueError):
-                if self.pooled or conn.closed:
-                    abandon(conn)
-                await self._pool.putconn(conn)
+            await self._pool.putconn(conn)
 
     def shut_down(self) -> None:
-        """Make whatever waits for the server fail at once."""
+        """Make whatever waits for the server fail at once, in its own task."""
         if self._conn is not None:
-            abandon(self._conn)
+            shut_down(self._conn)

@@ -1,0 +1,79 @@
+"""The driver's errors in our words: told apart by type, SQLSTATE and what libpq knows, never by localised text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final, final
+
+import psycopg
+
+from ffcompletion.contract.errors import EngineError, ResourceExhausted, Transport, Unavailable
+
+__all__ = ["PoolBusy", "driver_errors", "first_line", "may_pass", "translated"]
+
+# A refusal by the server comes as "…: SEVERITY:  text". The word may be in any language; libpq's own complaints never
+# have the two blanks.
+_REFUSED: Final = re.compile(r": \w+:  ")
+_WILL_NOT_PASS: Final = frozenset(
+    {
+        "28",  # invalid authorization
+        "3D",  # no such database
+        "3F",  # no such schema
+        "42",  # no such table, no right, …
+    }
+)
+_OUT_OF_RESOURCES: Final = "53"
+
+
+@final
+class PoolBusy(psycopg.OperationalError):
+    """No connection became free in time."""
+
+
+@asynccontextmanager
+async def driver_errors(shown: str, op: str) -> AsyncGenerator[None]:
+    """Whatever the driver raises inside comes out as one of our errors, with the driver's as its cause."""
+    try:
+        yield
+    except psycopg.Error as exc:
+        raise translated(exc, shown, op) from exc
+    except TimeoutError as exc:
+        raise Transport(shown, first_line(exc) or f"{op}: no answer in time") from exc
+    except OSError as exc:
+        raise Transport(shown, first_line(exc) or type(exc).__name__) from exc
+
+
+def translated(exc: psycopg.Error, shown: str, op: str) -> EngineError:
+    """The driver's error in our words."""
+    text = first_line(exc) or type(exc).__name__
+    if isinstance(exc, PoolBusy):
+        return ResourceExhausted("connection pool", text)
+    state = exc.sqlstate
+    if state is None:
+        return Unavailable(op, text) if _password_refused(exc, text) else Transport(shown, text)
+    if state[:2] == _OUT_OF_RESOURCES:
+        return ResourceExhausted(shown, text)
+    return Unavailable(op, text) if state[:2] in _WILL_NOT_PASS else Transport(shown, text)
+
+
+def may_pass(exc: psycopg.Error) -> bool:
+    """Whether the same question may be answered on another connection: this one, or the server behind it, is gone."""
+    return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError) and not isinstance(exc, PoolBusy)
+
+
+def _password_refused(exc: psycopg.Error, text: str) -> bool:
+    """Whether a connection was refused after a password was asked for: by it, or by what it was to open.
+
+    A server that is starting, stopping or full says so before it asks.
+    """
+    pgconn = exc.pgconn
+    if pgconn is None:
+        return False
+    return bool(pgconn.needs_password or (pgconn.used_password and _REFUSED.search(text)))
+
+
+def first_line(exc: BaseException) -> str:
+    """The first line of an error's text; what follows are hints and positions."""
+    return str(exc).strip().split("\n", 1)[0]

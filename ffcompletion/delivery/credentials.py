@@ -1,0 +1,45 @@
+"""A password that is asked for whenever a connection is made, so that rotated ones and short-lived tokens work."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeAlias
+
+from ffcompletion.contract.errors import Transport
+
+__all__ = ["Password", "ask_password"]
+
+Password: TypeAlias = str | Callable[[], str | Awaitable[str]]
+"""The password itself, or what is called for it at each connect: a coroutine function, or a plain one, which runs in a
+thread because it may well ask a vault over the network."""
+
+
+async def ask_password(password: Password, shown: str) -> str:
+    """The password now. ``shown``: where it is for, in errors.
+
+    Raises ``Transport`` with the caller's own exception as its cause: like any fault of a connection it may pass.
+    """
+    if isinstance(password, str):
+        return password
+    try:
+        answer = await _answer(password)
+    except Exception as exc:
+        # Its text is somebody else's and may quote what it was working on.
+        raise Transport(shown, f"the callable given as password raised {type(exc).__name__}") from exc
+    if isinstance(answer, str):
+        return answer
+    raise Transport(shown, f"the callable given as password returned {type(answer).__name__}, not str")
+
+
+async def _answer(function: Callable[[], object]) -> object:
+    answer = function() if _is_coroutine_function(function) else await asyncio.to_thread(function)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _is_coroutine_function(function: object) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # an object with an async __call__
