@@ -116,7 +116,7 @@ def _states(conn: Connected, definition: Definition, oid: int) -> None:
         if wrong := [state for state in named if state not in there]:
             raise Validation("state", f"{definition.state} is never {wrong[0]!r}; it may be {', '.join(there)}")
     else:
-        query = "SELECT DISTINCT format('%%s', {}) FROM {} LIMIT 1000"
+        query = "SELECT DISTINCT format('%s', {}) FROM {} LIMIT 1000"
         rows = conn.execute(
             sql.SQL(query).format(sql.Identifier(definition.state), sql.Identifier(*_parts(definition)))
         ).fetchall()

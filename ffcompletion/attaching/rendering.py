@@ -156,7 +156,8 @@ SELECT count(*), (SELECT key FROM page ORDER BY ordered DESC LIMIT 1) FROM page"
 def _outcome(definition: Definition, state: str) -> str:
     """The outcome of a state, NULL while it has not finished."""
     finished = "".join(f" WHEN {literal(s)} THEN {literal(o)}" for s, o in definition.outcomes.items())
-    return f"CASE {state}{finished} END"
+    # In parentheses: PL/pgSQL takes the first bare THEN for its own.
+    return f"(CASE {state}{finished} END)"
 
 
 def _pending(definition: Definition, state: str) -> str:

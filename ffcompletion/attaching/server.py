@@ -22,7 +22,8 @@ from ffcompletion.attaching.rendering import (
     table,
     triggers,
 )
-from ffcompletion.backends.postgres.connection import Target, translated
+from ffcompletion.backends.postgres.connection import Target
+from ffcompletion.backends.postgres.errors import translated
 from ffcompletion.contract.errors import NotFound, Transport, Unavailable, Validation
 from ffcompletion.producers import text
 from ffcompletion.urls import scheme_of
@@ -227,7 +228,9 @@ def _connected(url: str, op: str) -> Iterator[Connected]:
         raise Validation("url", "tables of jobs are in Postgres: postgresql://…")
     target = Target(url, 8.0)
     try:
-        with psycopg.connect(target.conninfo, autocommit=True) as conn:
+        with psycopg.connect(
+            url, autocommit=True, prepare_threshold=None, client_encoding="UTF8", application_name="ffcompletion attach"
+        ) as conn:
             if conn.info.server_version < _OLDEST:
                 raise Unavailable(op, "PostgreSQL 15 or later is needed")
             yield conn
