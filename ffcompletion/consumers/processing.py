@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
@@ -16,10 +15,11 @@ from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Checkpointed", "Progress", "checkpointed"]
 
-_log = logging.getLogger("ffcompletion.checkpoints")
+_log: Final = logger("ffcompletion.checkpoints")
 
 # Where a filter admits little, the position moves without anything being processed; it is looked at this often.
 _IDLE_S: Final = 5.0

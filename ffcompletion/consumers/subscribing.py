@@ -81,9 +81,15 @@ async def _open(
         if not isinstance(backend, ResumableCompletionBackend):
             raise Unavailable("subscribe_completions_from", f"{type(backend).__name__} keeps no log to resume from")
         return await backend.subscribe_completions_from(cursor, wanted)
-    if wanted is None or wanted.is_noop():
+    if wanted is None or _is_noop(wanted):
         return await backend.subscribe_completions()
     return await backend.subscribe_completions_filtered(wanted)
+
+
+def _is_noop(wanted: CompletionFilter) -> bool:
+    from ffcompletion.foreign.filters import is_noop  # noqa: PLC0415  # it logs, and `logging` costs to import
+
+    return is_noop(wanted)
 
 
 @final

@@ -106,7 +106,8 @@ class CompletionBackend(Protocol):
 
         This default serves a no-op filter with ``subscribe_completions()`` and raises ``Unavailable`` for any other.
         """
-        if filter.is_noop():
+        # Nothing but a plain yes: the coroutine of an `async def is_noop` would pass for one.
+        if filter.is_noop() is True:
             return await self.subscribe_completions()
         raise Unavailable(
             "subscribe_completions_filtered", f"{type(self).__name__} does not implement filtering; filter in the loop"

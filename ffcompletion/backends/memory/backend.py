@@ -24,6 +24,8 @@ from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, F
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer
 from ffcompletion.delivery.stream import Subscription
+from ffcompletion.foreign.filters import checked_filter
+from ffcompletion.foreign.observers import contained_observer
 
 __all__ = ["MemoryBackend"]
 
@@ -41,7 +43,7 @@ class MemoryBackend:
             raise Validation("retention", "must be at least 1")
         self._records = Log(retention)
         self._readers: set[Reader] = set()
-        self._observer = observer
+        self._observer = contained_observer(observer, log)
         self._state = BackendState.IDLE
         self._pid = os.getpid()
 
@@ -187,7 +189,7 @@ class MemoryBackend:
             raise Unavailable("subscribe", "the backend is closed")
         if os.getpid() != self._pid:
             raise Unavailable("subscribe", "the backend was made before fork(); make a new one in the child process")
-        narrowed = None if wanted is None or wanted.is_noop() else wanted
+        narrowed = checked_filter(wanted)
         reader = Reader(self._records, position, narrowed, results, self._forget)
         self._readers.add(reader)
         self._enter(BackendState.LIVE)
@@ -202,11 +204,7 @@ class MemoryBackend:
         if state is self._state or self._state is BackendState.CLOSED:
             return
         self._state = state
-        if self._observer is not None:
-            try:
-                self._observer(BackendEvent("memory", state))
-            except Exception:  # noqa: BLE001  # somebody else's code
-                log.exception("memory: the observer raised")
+        self._observer(BackendEvent("memory", state))
 
     def stats(self) -> BackendStats:
         """Counters of this backend, now."""

@@ -24,6 +24,7 @@ from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.link import Link
 from ffcompletion.delivery.stream import Subscription
+from ffcompletion.foreign.filters import checked_filter
 
 __all__ = ["ValkeyBackend"]
 
@@ -112,7 +113,7 @@ class ValkeyBackend(Adapter):
         return await self._subscribe(filter, results)
 
     async def _subscribe(self, wanted: CompletionFilter | None, results: bool) -> Subscription:
-        narrowed = None if wanted is None or wanted.is_noop() else wanted
+        narrowed = checked_filter(wanted)
         async with driver_errors(self._options.shown, "subscribe"), self._setting_up():
             feed = await self._open_feed(Selector(narrowed, results))
         return Subscription(feed, "valkey")
