@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.assertion import assert_completion_backend
+from ffcompletion.contract.attached import attached_flow_id, attached_id, attached_key
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import (
@@ -81,6 +82,9 @@ __all__ = [
     "__version__",
     "as_completed",
     "assert_completion_backend",
+    "attached_flow_id",
+    "attached_id",
+    "attached_key",
     "broadcast",
     "checkpointed",
     "connect",

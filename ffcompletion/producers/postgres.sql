@@ -232,7 +232,8 @@ BEGIN
         DELETE FROM ff_completion_event WHERE event_id < beyond;
         GET DIAGNOSTICS total = ROW_COUNT;
         DELETE FROM ff_exec_core WHERE (partition_key, execution_id) IN (
-            SELECT partition_key, execution_id FROM ff_exec_core WHERE terminal_at_ms < cutoff
+            SELECT partition_key, execution_id FROM ff_exec_core
+            WHERE lifecycle_phase IN ('terminal', 'cancelled') AND coalesce(terminal_at_ms, created_at_ms) < cutoff
             LIMIT batch FOR UPDATE SKIP LOCKED);
         GET DIAGNOSTICS removed = ROW_COUNT;
         total := total + removed;
@@ -240,7 +241,7 @@ BEGIN
             cutoff := now_ms - extract(epoch FROM unfinished) * 1000;
             DELETE FROM ff_exec_core WHERE (partition_key, execution_id) IN (
                 SELECT partition_key, execution_id FROM ff_exec_core
-                WHERE terminal_at_ms IS NULL AND created_at_ms < cutoff LIMIT batch FOR UPDATE SKIP LOCKED);
+                WHERE lifecycle_phase NOT IN ('terminal', 'cancelled') AND created_at_ms < cutoff LIMIT batch FOR UPDATE SKIP LOCKED);
             GET DIAGNOSTICS removed = ROW_COUNT;
             total := total + removed;
         END IF;

@@ -139,7 +139,9 @@ class Queries:
         text: LiteralString = (
             "SELECT w.n, c.execution_id IS NOT NULL, coalesce(c.raw_fields->>'namespace', o.namespace),"
             " coalesce(c.flow_id, o.flow_id)::text, c.lane_id, (c.raw_fields->'tags')::text, c.lifecycle_phase,"
-            " c.cancellation_reason, c.raw_fields->>'last_failure_message', c.terminal_at_ms, o.outcome, o.occurred_at_ms,"
+            " c.cancellation_reason, c.raw_fields->>'last_failure_message', c.terminal_at_ms,"
+            # A job that had finished before its table was attached has no row in the outbox.
+            " coalesce(o.outcome, c.raw_fields->>'attached_outcome'), o.occurred_at_ms,"
         )
         text += " c.result" if results else " NULL::bytea"
         text += (
