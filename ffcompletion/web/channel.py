@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, final
 
-from ffcompletion.consumers.subscribing import position_of
+from ffcompletion.consumers.shards import position_of
 from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream, ExecutionReader

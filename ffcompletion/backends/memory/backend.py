@@ -20,7 +20,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, FlowReader, ResumableCompletionBackend
+from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer
 from ffcompletion.delivery.stream import Subscription
@@ -36,11 +36,24 @@ class MemoryBackend:
 
     ``retention``: how many completions the log keeps; a consumer that falls further behind loses the oldest, visibly
     in ``stats().lost``. Usable from any loop; ``emit`` may be called from any thread.
+
+    - ``buffer_size``: completions that a stream takes out of the log at a time; what it has not taken waits there.
+    - ``setup_timeout``: seconds within which subscribing succeeds or raises.
+    - ``observer``: told of each change of state.
     """
 
-    def __init__(self, *, retention: int = 100_000, observer: Observer | None = None) -> None:
-        if retention < 1:
-            raise Validation("retention", "must be at least 1")
+    def __init__(
+        self,
+        *,
+        retention: int = 100_000,
+        buffer_size: int = 10_000,
+        setup_timeout: float = 8.0,
+        observer: Observer | None = None,
+    ) -> None:
+        if retention < 1 or buffer_size < 1 or setup_timeout <= 0:
+            raise Validation("option", "retention ≥ 1, buffer_size ≥ 1 and setup_timeout > 0 are needed")
+        self._buffer_size = buffer_size
+        self._setup_s = setup_timeout
         self._records = Log(retention)
         self._readers: set[Reader] = set()
         self._observer = contained_observer(observer, log)
@@ -190,7 +203,7 @@ class MemoryBackend:
         if os.getpid() != self._pid:
             raise Unavailable("subscribe", "the backend was made before fork(); make a new one in the child process")
         narrowed = checked_filter(wanted)
-        reader = Reader(self._records, position, narrowed, results, self._forget)
+        reader = Reader(self._records, position, narrowed, results, self._buffer_size, self._forget)
         self._readers.add(reader)
         self._enter(BackendState.LIVE)
         return Subscription(reader, "memory")
@@ -230,6 +243,4 @@ class MemoryBackend:
 
 
 if TYPE_CHECKING:
-    _: type[ResumableCompletionBackend] = MemoryBackend
-    _reader: type[ExecutionReader] = MemoryBackend
-    _flows: type[FlowReader] = MemoryBackend
+    _: type[ResumableBackend] = MemoryBackend

@@ -69,6 +69,7 @@ class Reader:
         position: int,
         wanted: Wanted | None,
         results: bool,
+        at_once: int,
         forget: Callable[[Reader], None],
     ) -> None:
         self._log = records
@@ -76,6 +77,7 @@ class Reader:
         self._position = position
         self._filter = wanted
         self._results = results
+        self._at_once = min(at_once, _BATCH)
         self._delivered = 0
         self._filtered = 0
         self._undecided = 0
@@ -90,7 +92,7 @@ class Reader:
                 missed = max(0, records.start - self._position)
                 self._position += missed
                 begin = self._position - records.start
-                entries = list(islice(records.entries, begin, begin + _BATCH))
+                entries = list(islice(records.entries, begin, begin + self._at_once))
             if missed:
                 self._lost += missed
                 self._overflows += 1

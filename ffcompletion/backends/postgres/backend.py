@@ -24,7 +24,7 @@ from ffcompletion.backends.postgres.snapshots import describe, members
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
-from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, FlowReader, ResumableCompletionBackend
+from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState, BackendStats, Observer
 from ffcompletion.delivery.adapter import Adapter
@@ -270,6 +270,4 @@ def _event_id(cursor: StreamCursor) -> int:
 
 
 if TYPE_CHECKING:
-    _: type[ResumableCompletionBackend] = PostgresBackend
-    _reader: type[ExecutionReader] = PostgresBackend
-    _flows: type[FlowReader] = PostgresBackend
+    _: type[ResumableBackend] = PostgresBackend

@@ -16,7 +16,7 @@ from ffcompletion.backends.valkey.snapshots import describe, members
 from ffcompletion.backends.valkey.terminal import is_lane
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, ExecutionReader, FlowReader
+from ffcompletion.contract.protocols import Backend, CompletionFilter
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState, BackendStats, Observer
 from ffcompletion.delivery.adapter import Adapter
@@ -178,6 +178,4 @@ class ValkeyBackend(Adapter):
 
 
 if TYPE_CHECKING:
-    _: type[CompletionBackend] = ValkeyBackend
-    _reader: type[ExecutionReader] = ValkeyBackend
-    _flows: type[FlowReader] = ValkeyBackend
+    _: type[Backend] = ValkeyBackend
