@@ -30,16 +30,19 @@ from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import ExecutionId, FlowId, Namespace
 from ffcompletion.contract.payload import CompletionPayload, Outcome
 from ffcompletion.contract.protocols import (
+    Backend,
     CompletionBackend,
     CompletionFilter,
     CompletionStream,
     ExecutionReader,
     FlowReader,
+    ResumableBackend,
     ResumableCompletionBackend,
+    Subscription,
 )
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer, StreamStats
-from ffcompletion.urls import Backend, connect
+from ffcompletion.urls import connect
 
 if TYPE_CHECKING:
     from ffcompletion import sync
@@ -72,10 +75,12 @@ __all__ = [
     "Observer",
     "Outcome",
     "ResourceExhausted",
+    "ResumableBackend",
     "ResumableCompletionBackend",
     "ScannerFilter",
     "StreamCursor",
     "StreamStats",
+    "Subscription",
     "Transport",
     "Unavailable",
     "Validation",

@@ -3,69 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from types import TracebackType
-from typing import Final, Protocol, Self, TypedDict
+from typing import TYPE_CHECKING, Final, Literal, overload
 
 from typing_extensions import Unpack
 
 from ffcompletion.contract.errors import Unavailable, Validation
-from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader, FlowReader
-from ffcompletion.contract.stats import BackendStats, Observer
+from ffcompletion.contract.protocols import Backend
+from ffcompletion.options import ConnectOptions, MemoryOptions
 
-__all__ = ["Backend", "ConnectOptions", "connect", "scheme_of"]
+if TYPE_CHECKING:
+    from ffcompletion.backends.memory import MemoryBackend
+
+__all__ = ["connect", "scheme_of"]
 
 _SCHEME: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _CONNINFO: Final = re.compile(r"\s*[a-z_]+\s*=")
 _VALKEY: Final = frozenset({"valkey", "valkeys", "redis", "rediss"})
 _POSTGRES: Final = frozenset({"postgresql", "postgres"})
-
-
-class Backend(CompletionBackend, ExecutionReader, FlowReader, Protocol):
-    """What ``connect`` returns: a backend that can be closed, used in ``async with``, and asked for its counters, and
-    for the stored state of executions and flows.
-    """
-
-    def stats(self) -> BackendStats:
-        """Counters of this backend, now."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close every stream and release everything on the server, within about a second. Idempotent."""
-        ...
-
-    async def __aenter__(self) -> Self:
-        """The backend itself."""
-        ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        """``aclose()``."""
-        ...
-
-
-class ConnectOptions(TypedDict, total=False):
-    """Options that every backend takes, and those of one; a wrong one for the backend raises ``Validation``."""
-
-    observer: Observer | None
-    buffer_size: int
-    setup_timeout: float
-    retention: int
-    schema: str | None
-    poll_interval: float
-    read_timeout: float
-    pool_size: int
-    username: str | None
-    password: str | None
-    database: int | None
-    reconcile_interval: float
-    lanes: Sequence[str]
-    clock_skew: float
-    tls_ca: str | None
-    tls_cert: str | None
-    tls_key: str | None
 
 
 def scheme_of(url: str) -> str:
@@ -85,10 +41,14 @@ def scheme_of(url: str) -> str:
     raise Validation("url", f"unknown scheme {scheme!r}; known are valkey, valkeys, redis, rediss, postgresql, memory")
 
 
+@overload
+def connect(url: Literal["memory://"], **options: Unpack[MemoryOptions]) -> MemoryBackend: ...
+@overload
+def connect(url: str, **options: Unpack[ConnectOptions]) -> Backend: ...
 def connect(url: str, **options: Unpack[ConnectOptions]) -> Backend:
     """A backend for this URL. Does no I/O: the first subscribe call connects, and raises if it cannot.
 
-    - ``memory://``: within this process.
+    - ``memory://``: within this process; a type checker knows that it has ``emit``.
     - ``valkey://[user[:password]@]host[:port][,host…][/database][?cluster=true]``, ``valkeys://`` with TLS; ``redis://``
       and ``rediss://`` are aliases.
     - ``postgresql://…``, or any libpq connection string such as ``host=… dbname=…``.

@@ -19,6 +19,7 @@ import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.backends.valkey.connection import batch, make_client
 from ffcompletion.backends.valkey.options import Options as ValkeyOptions
+from ffcompletion.options import ConnectOptions
 from ffcompletion.testing import (
     CHECKS,
     BackendContract,
@@ -30,7 +31,6 @@ from ffcompletion.testing import (
     Subject,
     check_backend,
 )
-from ffcompletion.urls import ConnectOptions
 from tests.gallery.broken import GALLERY
 from tests.gallery.examining import broken_clauses
 from tests.gallery.right import Exchange, Right

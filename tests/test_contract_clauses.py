@@ -10,7 +10,7 @@ import time
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.urls import Backend
+from ffcompletion.contract.protocols import Backend
 from tests.worlds import World, done, eventually, first, nothing, some
 
 
@@ -140,7 +140,7 @@ async def test_clause_4_slow_consumer_delays_nobody(world: World) -> None:
             got = await some(quick, count, 30)
             await announcing
             assert [p.execution_id for p in got] == [i.execution_id for i in items]
-            stats = slow.stats()  # type: ignore[attr-defined]
+            stats = slow.stats()
             assert stats.delivered == 0
             assert stats.buffered <= count
             if world.name == "valkey":
@@ -171,7 +171,7 @@ async def test_clause_5_filters_isolate(world: World) -> None:
             got = await some(stream, len(expected))
             assert [p.execution_id for p in got] == [i.execution_id for i in expected], wanted
         # Every filter but "c" admits the last item, so nothing that it must not see came before.
-        assert streams[3].stats().delivered == 0  # type: ignore[attr-defined]
+        assert streams[3].stats().delivered == 0
         for stream in streams:
             await stream.aclose()
 
@@ -194,7 +194,7 @@ async def test_clause_5_custom_filter_and_one_that_raises(world: World) -> None:
     async with world.backend() as backend, ffc.subscribe(backend, Odd()) as stream:
         await world.announce(*items)
         assert [p.execution_id for p in await some(stream, 2)] == [items[0].execution_id, items[3].execution_id]
-        stats = stream.stats()  # type: ignore[attr-defined]
+        stats = stream.stats()
         assert (stats.delivered, stats.filtered, stats.undecided) == (2, 1, 1)
 
 
@@ -240,7 +240,7 @@ async def test_results_reach_only_those_who_ask(world: World) -> None:
     """``results=True`` brings the stored bytes; without it there are none."""
     async with world.backend() as backend:
         plain = await backend.subscribe_completions()
-        rich = await backend.subscribe_completions(results=True)  # type: ignore[call-arg]
+        rich = await backend.subscribe_completions(results=True)
         await world.announce(done(result=b"\x00\xff"), done())
         assert [p.payload_bytes for p in await some(plain, 2)] == [None, None]
         assert [p.payload_bytes for p in await some(rich, 2)] == [b"\x00\xff", None]
@@ -285,7 +285,7 @@ async def test_resuming_from_a_cursor(world: World) -> None:
             again = await some(stream, 4)
             await world.announce(*items[7:])
             again += await some(stream, 3)
-            assert stream.cursor == again[-1].cursor  # type: ignore[attr-defined]
+            assert stream.cursor == again[-1].cursor
         async with ffc.subscribe(backend, cursor=ffc.StreamCursor.empty()) as stream:
             await nothing(stream, done(), world)
     assert [p.execution_id for p in got] == [i.execution_id for i in items[:7]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Sequence
 from typing import Any, final
@@ -19,6 +18,7 @@ from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.connection_state import ConnectionState
 from ffcompletion.delivery.lifecycle import NetworkedBackend
 from ffcompletion.delivery.tenure import Lease
+from ffcompletion.foreign.logs import logger
 from tests.worlds import eventually
 
 
@@ -85,7 +85,7 @@ class Faked(NetworkedBackend[Held, Held]):
     """The smallest adapter."""
 
     def __init__(self, server: Server, setup_timeout: float = 5.0) -> None:
-        self.state = ConnectionState("faked", logging.getLogger("ffcompletion.test"), None, Backoff())
+        self.state = ConnectionState("faked", logger("ffcompletion.test"), None, Backoff())
         super().__init__(self.state, "faked at nowhere", setup_timeout)
         self.server = server
 

@@ -21,6 +21,7 @@ from ffcompletion.delivery.buffer import Buffer, Signal
 from ffcompletion.delivery.connection_state import ConnectionState
 from ffcompletion.delivery.heartbeat import Heartbeat
 from ffcompletion.delivery.ratelog import RateLog
+from ffcompletion.foreign.logs import logger
 from tests.worlds import done, some
 
 ID = ffc.ExecutionId("{fp:7}:550e8400-e29b-41d4-a716-446655440000")
@@ -68,7 +69,7 @@ def test_connection_state_tells_each_change_once(caplog: pytest.LogCaptureFixtur
     """A hundred failed attempts of one kind are one line; coming back resets the backoff and counts."""
     heard: list[BackendEvent] = []
     caplog.set_level(logging.DEBUG)
-    state_of = ConnectionState("x", logging.getLogger("ffcompletion.test"), heard.append, Backoff(random=lambda: 1.0))
+    state_of = ConnectionState("x", logger("ffcompletion.test"), heard.append, Backoff(random=lambda: 1.0))
     state_of.connecting()
     state_of.live()
     delays = [state_of.broken("gone") for _ in range(100)]
@@ -94,7 +95,7 @@ def test_connection_state_tells_each_change_once(caplog: pytest.LogCaptureFixtur
 def test_ratelog_bounds_the_rate(caplog: pytest.LogCaptureFixture) -> None:
     """The first at once, then one a span, with the number since."""
     now = [0.0]
-    log = RateLog(logging.getLogger("ffcompletion.test"), 10, lambda: now[0])
+    log = RateLog(logger("ffcompletion.test"), 10, lambda: now[0])
     for tick in range(1001):
         now[0] = tick / 50
         log.warning("bad")
@@ -197,7 +198,7 @@ async def test_memory_retention_is_bounded_and_told() -> None:
         for number in range(25):
             backend.emit(ID, produced_at_ms=number)
         assert [(await stream.__anext__()).produced_at_ms for _ in range(10)] == list(range(15, 25))
-        stats = stream.stats()  # type: ignore[attr-defined]
+        stats = stream.stats()
         assert (stats.lost, stats.overflows, stats.delivered) == (15, 1, 10)
 
 

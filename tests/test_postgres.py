@@ -54,7 +54,7 @@ async def test_rolled_back_ids_stall_nothing(postgres: PostgresWorld) -> None:
         await conn.commit()
         await conn.close()
         assert (await first(stream)).execution_id == kept.execution_id
-        await eventually(lambda: stream.cursor is not None and stream.cursor.event_id == event)  # type: ignore[attr-defined]
+        await eventually(lambda: stream.cursor is not None and stream.cursor.event_id == event)
         assert backend.stats().held == 0
 
 
@@ -311,13 +311,13 @@ async def test_a_slow_consumer_reads_on_at_its_own_pace(postgres: PostgresWorld)
         for _ in range(2):
             items = [done() for _ in range(200)]
             await postgres.announce(*items)
-            await eventually(lambda: stream.stats().catching_up)  # type: ignore[attr-defined]
-            assert stream.stats().buffered < 200  # type: ignore[attr-defined]
+            await eventually(lambda: stream.stats().catching_up)
+            assert stream.stats().buffered < 200
             assert [p.execution_id for p in await some(stream, 200)] == [i.execution_id for i in items]
-            await eventually(lambda: not stream.stats().catching_up)  # type: ignore[attr-defined]
+            await eventually(lambda: not stream.stats().catching_up)
             await nothing(stream, done(), postgres)
-        assert stream.stats().overflows >= 2  # type: ignore[attr-defined]
-        assert stream.stats().lost == 0  # type: ignore[attr-defined]
+        assert stream.stats().overflows >= 2
+        assert stream.stats().lost == 0
 
 
 async def test_cursors_that_cannot_be_right(postgres: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:

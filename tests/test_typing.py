@@ -71,6 +71,7 @@ def test_every_exported_symbol_has_a_known_type() -> None:
     assert found["completenessScore"] == 1
 
 
+@pytest.mark.timeout(240)
 def test_the_package_is_what_its_annotations_say(tmp_path: Path) -> None:
     """stubtest, on ourselves: what type checkers read is there at run time."""
     done = subprocess.run(

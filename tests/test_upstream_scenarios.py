@@ -39,7 +39,7 @@ async def test_two_tag_filtered_streams_get_exactly_their_own(world: World) -> N
             await world.announce(*pair)
         assert [p.execution_id for p in await some(one, 3)] == [i.execution_id for i in mine]
         assert [p.execution_id for p in await some(two, 3)] == [i.execution_id for i in theirs]
-        assert one.stats().filtered == two.stats().filtered == 3  # type: ignore[attr-defined]
+        assert one.stats().filtered == two.stats().filtered == 3
         await one.aclose()
         await two.aclose()
 

@@ -71,7 +71,7 @@ async def test_missing_and_wrong_keys_fail_closed(valkey: ValkeyWorld) -> None:
         await valkey.announce(good)
         assert [p.execution_id for p in await some(by_name, 2)] == [odd.execution_id, good.execution_id]
         assert (await first(by_tag)).execution_id == good.execution_id
-        stats = by_tag.stats()  # type: ignore[attr-defined]
+        stats = by_tag.stats()
         assert (stats.delivered, stats.filtered + stats.undecided) == (1, 5)
         await by_name.aclose()
         await by_tag.aclose()

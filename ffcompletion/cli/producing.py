@@ -19,6 +19,7 @@ producers: typer.Typer = typer.Typer(help="The announcing side, for servers with
 
 class _Kind(StrEnum):
     POSTGRES = "postgres"
+    POSTGRES_PLAIN = "postgres-plain"
     VALKEY = "valkey"
 
 
@@ -46,9 +47,10 @@ def producers_install(
 
 @producers.command("show")
 def producers_show(
-    kind: Annotated[_Kind, typer.Argument(help="postgres or valkey.")], retention: _Retention = RETENTION
+    kind: Annotated[_Kind, typer.Argument(help="postgres or valkey; postgres-plain: moving old tables over.")],
+    retention: _Retention = RETENTION,
 ) -> None:
-    """Print the text that `install` would run."""
+    """Print the text that `install` would run; postgres-plain: the script that makes partitioned tables plain."""
     typer.echo(text(kind.value, retention=retention), nl=False)
 
 

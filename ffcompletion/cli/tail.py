@@ -24,7 +24,9 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import FlowId
 from ffcompletion.contract.payload import CompletionPayload, Outcome
-from ffcompletion.urls import Backend, ConnectOptions, connect, scheme_of
+from ffcompletion.contract.protocols import Backend
+from ffcompletion.options import ConnectOptions
+from ffcompletion.urls import connect, scheme_of
 
 __all__ = ["COLOURS", "TailOptions", "as_json", "as_text", "run_tail"]
 

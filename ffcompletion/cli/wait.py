@@ -12,7 +12,8 @@ from rich.console import Console
 from ffcompletion.cli.tail import as_json, as_text
 from ffcompletion.consumers.waiting import Missing, as_completed
 from ffcompletion.contract.payload import CompletionPayload, Outcome
-from ffcompletion.urls import ConnectOptions, connect, scheme_of
+from ffcompletion.options import ConnectOptions
+from ffcompletion.urls import connect, scheme_of
 
 __all__ = ["TIMED_OUT", "WaitOptions", "run_wait"]
 

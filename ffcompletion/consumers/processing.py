@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Final, Self, final
 
-from ffcompletion.consumers.subscribing import open_stream, position_of
+from ffcompletion.consumers.shards import position_of
+from ffcompletion.consumers.subscribing import open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Checkpointed", "Progress", "checkpointed"]
 
-_log = logging.getLogger("ffcompletion.checkpoints")
+_log: Final = logger("ffcompletion.checkpoints")
 
 # Where a filter admits little, the position moves without anything being processed; it is looked at this often.
 _IDLE_S: Final = 5.0
@@ -33,6 +34,7 @@ def checkpointed(
     *,
     start: StreamCursor | None = None,
     partitions: Collection[int] | None = None,
+    results: bool = False,
     save_interval: float = 0.1,
 ) -> Checkpointed:
     """Go on where the consumer called ``name`` stopped, and remember how far it has come.
@@ -49,13 +51,13 @@ def checkpointed(
     ``commit()`` was called. ``run`` processes several at once.
 
     - ``start``: where to begin if nothing is stored yet; None is from now, and stored at once.
-    - ``filter``, ``partitions``: as for ``subscribe``. A checkpoint that was stored for others, or for another kind of
+    - ``filter``, ``partitions``, ``results``: as for ``subscribe``. A checkpoint that was stored for others, or for another kind of
       backend, is refused with ``Validation`` and left as it is.
 
     Entering raises ``Unavailable`` if the backend is not resumable, and what subscribing and ``store`` raise. What
     ``store.save`` raises later, the loop raises.
     """
-    return Checkpointed(backend, store, name, filter, start, partitions, save_interval)
+    return Checkpointed(backend, store, name, filter, start, partitions, results, save_interval)
 
 
 @final
@@ -97,6 +99,7 @@ class Checkpointed:
         wanted: CompletionFilter | None,
         start: StreamCursor | None,
         partitions: Collection[int] | None,
+        results: bool,
         save_interval: float,
     ) -> None:
         if save_interval < 0:
@@ -107,6 +110,7 @@ class Checkpointed:
         self._filter = wanted
         self._start = start or StreamCursor.empty()
         self._partitions = partitions
+        self._results = results
         self._interval_s = save_interval
         self._progress = Progress()
         self._finish: Callable[[], None] | None = None
@@ -124,7 +128,9 @@ class Checkpointed:
             self._check(stored)
             self._saved = stored.cursor
         cursor = self._start if stored is None else stored.cursor
-        self._stream = await open_stream(self._backend, self._filter, cursor, self._partitions)
+        self._stream = await open_stream(
+            self._backend, self._filter, cursor=cursor, partitions=self._partitions, results=self._results
+        )
         try:
             # Also before anything is processed: a restart must not begin at a later "now".
             await self._save()

@@ -11,7 +11,7 @@ from typing import Final, Literal, Self, final
 
 from typing_extensions import override
 
-from ffcompletion.consumers.subscribing import position_of
+from ffcompletion.consumers.shards import position_of
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import ResourceExhausted, Unavailable, Validation
 from ffcompletion.contract.payload import CompletionPayload

@@ -3,43 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection
-from contextlib import asynccontextmanager
-from typing import Final, Self, final
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, TypedDict, overload
 
+from typing_extensions import Unpack
+
+from ffcompletion.consumers.shards import Shard, SubscriptionShard
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
-from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import (
+    Backend,
     CompletionBackend,
     CompletionFilter,
     CompletionStream,
+    ResumableBackend,
     ResumableCompletionBackend,
+    Subscription,
 )
 
-__all__ = ["open_stream", "position_of", "subscribe"]
+__all__ = ["StreamOptions", "SubscribeOptions", "open_stream", "subscribe"]
 
 _MOST_PARTITIONS: Final = 65_536
 
 
-@asynccontextmanager
-async def subscribe(
+class StreamOptions(TypedDict, total=False):
+    """What ``subscribe`` takes beside backend and filter."""
+
+    cursor: StreamCursor | None
+    partitions: Collection[int] | None
+
+
+class SubscribeOptions(StreamOptions, total=False):
+    """What it takes for a ``Backend``, which knows results."""
+
+    results: bool
+
+
+@overload
+def subscribe(
+    backend: Backend,
+    filter: CompletionFilter | None = None,  # the contract's own word
+    **options: Unpack[SubscribeOptions],
+) -> AbstractAsyncContextManager[Subscription]: ...
+@overload
+def subscribe(
+    backend: CompletionBackend,
+    filter: CompletionFilter | None = None,  # the contract's own word
+    **options: Unpack[StreamOptions],
+) -> AbstractAsyncContextManager[CompletionStream]: ...
+def subscribe(
     backend: CompletionBackend,
     filter: CompletionFilter | None = None,  # noqa: A002  # the contract's own word
-    *,
-    cursor: StreamCursor | None = None,
-    partitions: Collection[int] | None = None,
-) -> AsyncGenerator[CompletionStream]:
+    **options: Unpack[SubscribeOptions],
+) -> AbstractAsyncContextManager[CompletionStream]:
     """A stream for an ``async with`` block: picks the backend's method, and closes the stream when the block ends.
+
+    A ``Backend`` (what ``connect`` returns) gives a ``Subscription``, with ``stats()`` and ``cursor``.
 
     - ``filter``: None or a no-op admits everything.
     - ``cursor``: where to resume; the backend must be resumable, else ``Unavailable``.
     - ``partitions``: only executions of these partitions. Worker ``i`` of ``n`` takes ``range(i, 65_536, n)``, whatever
       the engine's own number of partitions: together they see everything, and each thing once. Decided here, by the
       id, so that it works with any backend; each worker still reads everything from the server.
+    - ``results``: payloads carry the stored result, as ``payload_bytes``; the backend must be a ``Backend``, else
+      ``Unavailable``.
 
     Raises what the backend's own method raises, ``Validation`` for partitions that cannot be.
     """
-    stream = await open_stream(backend, filter, cursor, partitions)
+    return _closing(backend, filter, **options)
+
+
+@asynccontextmanager
+async def _closing(
+    backend: CompletionBackend, wanted: CompletionFilter | None, **options: Unpack[SubscribeOptions]
+) -> AsyncGenerator[CompletionStream]:
+    stream = await open_stream(backend, wanted, **options)
     try:
         yield stream
     finally:
@@ -49,14 +87,18 @@ async def subscribe(
 async def open_stream(
     backend: CompletionBackend,
     wanted: CompletionFilter | None,
-    cursor: StreamCursor | None,
-    partitions: Collection[int] | None,
+    *,
+    cursor: StreamCursor | None = None,
+    partitions: Collection[int] | None = None,
+    results: bool = False,
 ) -> CompletionStream:
     """The stream that ``subscribe`` yields, to be closed by the caller."""
     if partitions is not None:
         check_partitions(partitions)
-    stream = await _open(backend, wanted, cursor)
-    return stream if partitions is None else _Shard(stream, partitions)
+    stream = await (_open_with_results if results else _open)(backend, wanted, cursor)
+    if partitions is None:
+        return stream
+    return SubscriptionShard(stream, partitions) if isinstance(stream, Subscription) else Shard(stream, partitions)
 
 
 def check_partitions(partitions: Collection[int]) -> None:
@@ -68,48 +110,41 @@ def check_partitions(partitions: Collection[int]) -> None:
         raise Validation("partitions", f"{lowest} to {highest} is not within 0 to {_MOST_PARTITIONS - 1}")
 
 
-def position_of(stream: CompletionStream) -> StreamCursor | None:
-    """Where to resume after what the stream has yielded so far, where it can tell (it has a ``cursor``)."""
-    cursor: object = getattr(stream, "cursor", None)
-    return cursor if isinstance(cursor, StreamCursor) else None
-
-
 async def _open(
     backend: CompletionBackend, wanted: CompletionFilter | None, cursor: StreamCursor | None
 ) -> CompletionStream:
     if cursor is not None:
-        if not isinstance(backend, ResumableCompletionBackend):
-            raise Unavailable("subscribe_completions_from", f"{type(backend).__name__} keeps no log to resume from")
-        return await backend.subscribe_completions_from(cursor, wanted)
-    if wanted is None or wanted.is_noop():
+        return await _resumable(backend).subscribe_completions_from(cursor, wanted)
+    if wanted is None or _is_noop(wanted):
         return await backend.subscribe_completions()
     return await backend.subscribe_completions_filtered(wanted)
 
 
-@final
-class _Shard:
-    """A stream less the partitions that are others' business."""
+async def _open_with_results(
+    backend: CompletionBackend, wanted: CompletionFilter | None, cursor: StreamCursor | None
+) -> CompletionStream:
+    if not isinstance(backend, Backend):
+        raise Unavailable("results=True", f"{type(backend).__name__} is no ffcompletion.Backend")
+    if cursor is not None:
+        if not isinstance(backend, ResumableBackend):
+            raise _keeps_no_log(backend)
+        return await backend.subscribe_completions_from(cursor, wanted, results=True)
+    if wanted is None or _is_noop(wanted):
+        return await backend.subscribe_completions(results=True)
+    return await backend.subscribe_completions_filtered(wanted, results=True)
 
-    __slots__ = ("_partitions", "_stream")
 
-    def __init__(self, stream: CompletionStream, partitions: Collection[int]) -> None:
-        self._stream = stream
-        self._partitions = partitions if isinstance(partitions, range) else frozenset(partitions)
+def _is_noop(wanted: CompletionFilter) -> bool:
+    from ffcompletion.foreign.filters import is_noop  # noqa: PLC0415  # it logs, and `logging` costs to import
 
-    def __aiter__(self) -> Self:
-        return self
+    return is_noop(wanted)
 
-    async def __anext__(self) -> CompletionPayload:
-        while True:
-            completion = await self._stream.__anext__()
-            if completion.execution_id.partition in self._partitions:
-                return completion
 
-    async def aclose(self) -> None:
-        """Close the stream behind it."""
-        await self._stream.aclose()
+def _resumable(backend: CompletionBackend) -> ResumableCompletionBackend:
+    if isinstance(backend, ResumableCompletionBackend):
+        return backend
+    raise _keeps_no_log(backend)
 
-    @property
-    def cursor(self) -> StreamCursor | None:
-        """Where to resume; what was passed over counts as yielded."""
-        return position_of(self._stream)
+
+def _keeps_no_log(backend: CompletionBackend) -> Unavailable:
+    return Unavailable("subscribe_completions_from", f"{type(backend).__name__} keeps no log to resume from")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
@@ -13,10 +12,11 @@ from ffcompletion.consumers.waitlist import Wait, Waitlist
 from ffcompletion.contract.errors import EngineError, Unavailable
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.protocols import CompletionBackend, CompletionStream, ExecutionReader
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Watch", "watching"]
 
-_log = logging.getLogger("ffcompletion.waiting")
+_log: Final = logger("ffcompletion.waiting")
 
 # Executions per state read: a pipeline or query of some milliseconds.
 _AT_ONCE: Final = 1000

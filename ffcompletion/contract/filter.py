@@ -12,7 +12,22 @@ from ffcompletion.contract.ids import Namespace
 if TYPE_CHECKING:
     from ffcompletion.contract.protocols import CompletionFilter
 
-__all__ = ["ScannerFilter"]
+__all__ = ["ScannerFilter", "check_text"]
+
+
+def check_text(what: str, value: object) -> str:
+    """``value`` as plain text. Raises ``Validation`` for what is no string, or none that a server can hold."""
+    if not isinstance(value, str):
+        raise Validation("filter", f"{what} must be a string, not {type(value).__name__}")
+    # Whatever a subclass makes of itself, this is its text.
+    text = str.__str__(value)
+    if "\0" in text:
+        raise Validation("filter", f"{what} holds a NUL, which Postgres cannot store")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Validation("filter", f"{what} holds half a surrogate pair, which UTF-8 cannot spell") from None
+    return text
 
 
 @final
@@ -22,7 +37,8 @@ class ScannerFilter(msgspec.Struct, frozen=True):
     ``ScannerFilter(namespace="tenant-a", instance_tag=("cairn.instance_id", "i-1"))``. With neither it is a no-op
     and admits everything. Comparison is exact: no patterns, no case folding.
 
-    Raises ``Validation`` at construction for a field of the wrong type or an empty tag key.
+    Raises ``Validation`` at construction for a field of the wrong type, an empty tag key, and text that no server can
+    hold (a NUL, half a surrogate pair). Subclasses of ``str`` are taken as the plain text that they are.
     """
 
     namespace: Namespace | str | None = None
@@ -36,15 +52,18 @@ class ScannerFilter(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         # Callers may be untyped: look at the values, not at what the annotations promise.
         namespace, tag = cast("object", self.namespace), cast("object", self.instance_tag)
-        if namespace is not None and not isinstance(namespace, str):
-            raise Validation("filter", f"namespace must be a string, not {type(namespace).__name__}")
+        if namespace is not None:
+            # Streams of equal filters share their answers, so equality has to be that of plain text.
+            msgspec.structs.force_setattr(self, "namespace", check_text("namespace", namespace))
         if tag is None:
             return
-        parts = cast("tuple[object, ...]", tag) if isinstance(tag, tuple) else ()
-        if len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+        parts = tuple(cast("tuple[object, ...]", tag)) if isinstance(tag, tuple) else ()
+        if len(parts) != 2:
             raise Validation("filter", "instance_tag must be a tuple (key, value) of two strings")
-        if not parts[0]:
+        key, value = check_text("the tag's key", parts[0]), check_text("the tag's value", parts[1])
+        if not key:
             raise Validation("filter", "the tag's key must not be empty")
+        msgspec.structs.force_setattr(self, "instance_tag", (key, value))
 
     def with_namespace(self, namespace: str, /) -> ScannerFilter:
         """The same filter, for this namespace."""

@@ -7,21 +7,28 @@ There is no publish method, and none is ever added: announcing belongs inside th
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol, runtime_checkable
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from typing_extensions import override
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.snapshot import ExecutionSnapshot
+from ffcompletion.contract.stats import BackendStats, StreamStats
 
 __all__ = [
+    "Backend",
     "CompletionBackend",
     "CompletionFilter",
     "CompletionStream",
     "ExecutionReader",
     "FlowReader",
+    "ResumableBackend",
     "ResumableCompletionBackend",
+    "Subscription",
 ]
 
 
@@ -47,6 +54,33 @@ class CompletionStream(Protocol):
 
     async def aclose(self, /) -> None:
         """Release everything the stream holds on the server. Bounded in time; closing twice is fine."""
+        ...
+
+
+@runtime_checkable
+class Subscription(CompletionStream, Protocol):
+    """A stream that can be asked how it fares and where it stands, and closes at the end of an ``async with`` block.
+
+    What every backend of ``connect`` hands out.
+    """
+
+    @property
+    def cursor(self, /) -> StreamCursor | None:
+        """Where to resume after what has been yielded so far; None on backends that cannot resume."""
+        ...
+
+    def stats(self, /) -> StreamStats:
+        """Counters of this stream, now."""
+        ...
+
+    async def __aenter__(self, /) -> Self:
+        """The stream itself."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """``aclose()``."""
         ...
 
 
@@ -106,7 +140,8 @@ class CompletionBackend(Protocol):
 
         This default serves a no-op filter with ``subscribe_completions()`` and raises ``Unavailable`` for any other.
         """
-        if filter.is_noop():
+        # Nothing but a plain yes: the coroutine of an `async def is_noop` would pass for one.
+        if filter.is_noop() is True:
             return await self.subscribe_completions()
         raise Unavailable(
             "subscribe_completions_filtered", f"{type(self).__name__} does not implement filtering; filter in the loop"
@@ -164,4 +199,67 @@ class FlowReader(Protocol):
 
         Raises ``Validation`` for a malformed id, ``Transport`` or ``Unavailable`` if the server cannot be asked.
         """
+        ...
+
+
+@runtime_checkable
+class Backend(CompletionBackend, ExecutionReader, FlowReader, Protocol):
+    """What ``connect`` returns, whatever the server: all that each of our backends can do.
+
+    Its streams are ``Subscription``s, and carry stored results where ``results`` asks for them; it reads the stored
+    state of executions and flows, counts, and is closed at the end of an ``async with`` block.
+    """
+
+    @override
+    async def subscribe_completions(self, /, *, results: bool = False) -> Subscription:
+        """A live stream of every completion. ``results``: payloads carry the stored result, as ``payload_bytes``."""
+        ...
+
+    @override
+    async def subscribe_completions_filtered(
+        self,
+        filter: CompletionFilter,  # the contract's own word
+        /,
+        *,
+        results: bool = False,
+    ) -> Subscription:
+        """The same, for what ``filter`` admits."""
+        ...
+
+    def stats(self, /) -> BackendStats:
+        """Counters of this backend, now."""
+        ...
+
+    async def aclose(self, /) -> None:
+        """Close every stream and release everything on the server, within about a second. Idempotent."""
+        ...
+
+    async def __aenter__(self, /) -> Self:
+        """The backend itself."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """``aclose()``."""
+        ...
+
+
+@runtime_checkable
+class ResumableBackend(Backend, ResumableCompletionBackend, Protocol):
+    """A backend of ``connect`` that keeps a log: in this process (``memory://``), or in the outbox (Postgres).
+
+    ``isinstance(backend, ResumableBackend)`` tells, at run time and to every type checker.
+    """
+
+    @override
+    async def subscribe_completions_from(
+        self,
+        cursor: StreamCursor,
+        filter: CompletionFilter | None = None,  # the contract's own word
+        /,
+        *,
+        results: bool = False,
+    ) -> Subscription:
+        """Every completion after ``cursor``, stored and then live. ``results``: payloads carry the stored result."""
         ...

@@ -11,6 +11,8 @@ from typing import final
 
 from ffcompletion.contract.stats import BackendEvent, BackendState, Observer
 from ffcompletion.delivery.backoff import Backoff
+from ffcompletion.foreign.logs import Logger
+from ffcompletion.foreign.observers import contained_observer
 
 __all__ = ["ConnectionState"]
 
@@ -21,10 +23,10 @@ class ConnectionState:
 
     __slots__ = ("_backoff", "_causes", "_fault", "_log", "_name", "_observer", "_reconnects", "_state")
 
-    def __init__(self, name: str, log: logging.Logger, observer: Observer | None, backoff: Backoff) -> None:
+    def __init__(self, name: str, log: Logger, observer: Observer | None, backoff: Backoff) -> None:
         self._name = name
         self._log = log
-        self._observer = observer
+        self._observer = contained_observer(observer, log)
         self._backoff = backoff
         self._state = BackendState.IDLE
         self._reconnects = 0
@@ -101,8 +103,4 @@ class ConnectionState:
             return
         self._state = state
         self._log.log(level, "%s: %s%s", self._name, state.value, f" ({why})" if why else "")
-        if self._observer is not None:
-            try:
-                self._observer(BackendEvent(self._name, state, why))
-            except Exception:  # noqa: BLE001  # somebody else's code
-                self._log.exception("%s: the observer raised", self._name)
+        self._observer(BackendEvent(self._name, state, why))

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol, final
+from typing import Protocol, final
 
 import msgspec
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionFilter
-from ffcompletion.delivery.ratelog import RateLog
+from ffcompletion.foreign.filters import ForeignFilter, Wanted, admits
 
 __all__ = ["Facts", "Fit", "Group", "Hub", "Member", "Selector"]
-
-_log = logging.getLogger("ffcompletion.filter")
-_raised: Final = RateLog(_log)
 
 Facts = tuple[str | None, Mapping[str, str]]
 """What is known about an execution: its namespace, and at least the tags that somebody's filter asks for."""
@@ -26,7 +21,7 @@ Facts = tuple[str | None, Mapping[str, str]]
 class Selector(msgspec.Struct, frozen=True):
     """What a stream asks for; streams with equal selectors share one pass of the filter."""
 
-    filter: CompletionFilter | None = None
+    filter: Wanted | None = None
     """None admits everything."""
     results: bool = False
     """Whether payloads carry the stored result."""
@@ -69,7 +64,7 @@ class Group:
         key = wanted.tag_key
         admitted: list[CompletionPayload] = []
         for payload, known in zip(payloads, facts, strict=True):
-            verdict = None if known is None else admits(wanted, known, key)
+            verdict = None if known is None else admits(wanted, known[0], None if key is None else known[1].get(key))
             if verdict:
                 admitted.append(payload)
             elif verdict is None:
@@ -79,45 +74,40 @@ class Group:
         return admitted
 
 
-def admits(wanted: CompletionFilter, facts: Facts, tag_key: str | None) -> bool | None:
-    """Whether a filter admits an execution; None if the filter itself raised, which counts as undecided."""
-    try:
-        return bool(wanted.matches(facts[0], None if tag_key is None else facts[1].get(tag_key)))
-    except Exception as exc:  # noqa: BLE001  # somebody else's code: whatever it raises, it admits nothing
-        _raised.warning(f"a filter's matches() raised {type(exc).__name__}; the completion is withheld")
-        return None
-
-
 @final
 class Hub:
     """Hands each batch to every stream that it is for."""
 
-    __slots__ = ("_groups",)
+    __slots__ = ("_groups", "groups")
 
     def __init__(self) -> None:
-        self._groups: dict[Selector | int, Group] = {}
+        self._groups: dict[Selector, Group] = {}
+        self.groups: Sequence[Group] = ()
+        """The groups that have streams; those whose filter is a caller's own code come last, and are waited for by none."""
 
     def attach(self, member: Member, selector: Selector) -> Group:
         """Add a stream; it gets every batch published from now on."""
-        group = self._groups.setdefault(_identity(selector), Group(selector))
+        group = self._groups.get(selector)
+        if group is None:
+            group = self._groups[selector] = Group(selector)
+            self._order()
         group.members[member] = None
         return group
 
     def detach(self, member: Member, selector: Selector) -> None:
         """Remove a stream. Idempotent."""
-        group = self._groups.get(_identity(selector))
+        group = self._groups.get(selector)
         if group is not None:
             group.members.pop(member, None)
             if not group.members:
-                del self._groups[_identity(selector)]
+                del self._groups[selector]
+                self._order()
+
+    def _order(self) -> None:
+        self.groups = sorted(self._groups.values(), key=lambda group: isinstance(group.selector.filter, ForeignFilter))
 
     @property
-    def groups(self) -> Sequence[Group]:
-        """The groups that have streams."""
-        return tuple(self._groups.values())
-
-    @property
-    def filters(self) -> Sequence[CompletionFilter]:
+    def filters(self) -> Sequence[Wanted]:
         """The filters in use, each once."""
         return [wanted for group in self._groups.values() if (wanted := group.selector.filter) is not None]
 
@@ -146,12 +136,3 @@ class Hub:
             batch = group.select(payloads, facts)
             for member in tuple(group.members):
                 member.deliver(batch if fit is None else fit(member, batch), cursor)
-
-
-def _identity(selector: Selector) -> Selector | int:
-    # Somebody else's filter may be unhashable; then only the very same object shares a group.
-    try:
-        hash(selector)
-    except TypeError:
-        return id(selector.filter)
-    return selector

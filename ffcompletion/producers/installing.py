@@ -14,8 +14,12 @@ from ffcompletion.urls import scheme_of
 
 __all__ = ["RETENTION", "Kind", "install", "prune", "text", "uninstall"]
 
-Kind = Literal["postgres", "valkey"]
-_FILES: Final[dict[Kind, str]] = {"postgres": "postgres.sql", "valkey": "valkey.lua"}
+Kind = Literal["postgres", "postgres-plain", "valkey"]
+_FILES: Final[dict[Kind, str]] = {
+    "postgres": "postgres.sql",
+    "postgres-plain": "postgres_plain.sql",
+    "valkey": "valkey.lua",
+}
 
 _T = TypeVar("_T")
 
@@ -29,7 +33,10 @@ def _file(name: str) -> str:
 
 
 def text(kind: Kind, *, retention: timedelta = RETENTION) -> str:
-    """The SQL or Lua, as shipped. ``retention`` (Valkey): how long what has finished is kept; zero means for ever."""
+    """The SQL or Lua, as shipped. ``postgres-plain`` moves tables of earlier versions over to plain ones.
+
+    ``retention`` (Valkey): how long what has finished is kept; zero means for ever.
+    """
     if retention < timedelta(0):
         raise Validation("retention", "must not be negative")
     found = _file(_FILES[kind])

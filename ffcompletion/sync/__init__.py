@@ -13,9 +13,9 @@ may be called from any thread, many at once, and never from a coroutine: there, 
 
 from typing_extensions import Unpack
 
+from ffcompletion.options import ConnectOptions
 from ffcompletion.sync.backend import Backend
 from ffcompletion.sync.stream import Stream
-from ffcompletion.urls import ConnectOptions
 from ffcompletion.urls import connect as connect_async
 
 __all__ = ["Backend", "Stream", "connect"]

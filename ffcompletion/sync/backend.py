@@ -15,12 +15,12 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.protocols import Backend as AsyncBackend
 from ffcompletion.contract.protocols import CompletionFilter
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendStats
 from ffcompletion.sync.loop import loop_thread
 from ffcompletion.sync.stream import Stream
-from ffcompletion.urls import Backend as AsyncBackend
 
 __all__ = ["Backend"]
 
@@ -42,11 +42,12 @@ class Backend:
         *,
         cursor: StreamCursor | None = None,
         partitions: Collection[int] | None = None,
+        results: bool = False,
     ) -> Stream:
         """A live stream to iterate over; it is live when this returns. Arguments and errors of ``subscribe``."""
         self._check()
         stream = Stream(self._loop, self._streams.discard)
-        self._loop.run(lambda: stream.start(self._backend, filter, cursor, partitions))
+        self._loop.run(lambda: stream.start(self._backend, filter, cursor, partitions, results))
         self._streams.add(stream)
         return stream
 

@@ -15,7 +15,7 @@ from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream
+from ffcompletion.contract.protocols import Backend, CompletionFilter, CompletionStream
 from ffcompletion.sync.loop import LoopThread
 
 __all__ = ["Stream"]
@@ -40,14 +40,16 @@ class Stream:
 
     async def start(
         self,
-        backend: CompletionBackend,
+        backend: Backend,
         wanted: CompletionFilter | None,
         cursor: StreamCursor | None,
         partitions: Collection[int] | None,
+        results: bool,
     ) -> None:
         """Subscribe; on the loop's thread."""
         async with AsyncExitStack() as stack:
-            stream = await stack.enter_async_context(subscribe(backend, wanted, cursor=cursor, partitions=partitions))
+            subscribing = subscribe(backend, wanted, cursor=cursor, partitions=partitions, results=results)
+            stream = await stack.enter_async_context(subscribing)
             self._task = asyncio.create_task(self._pump(stream, stack.pop_all()), name="ffcompletion-sync-stream")
 
     async def _pump(self, stream: CompletionStream, stack: AsyncExitStack) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, final
 
@@ -20,6 +19,7 @@ from ffcompletion.contract.errors import CursorExpired, EngineError, NotFound, V
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader
+from ffcompletion.foreign.logs import logger
 from ffcompletion.web.channels import Channels
 from ffcompletion.web.grants import Authorize, Grant
 from ffcompletion.web.responses import EventStream, until
@@ -28,7 +28,7 @@ from ffcompletion.web.stopping import Stopping
 
 __all__ = ["CompletionsApp", "completions_app"]
 
-log = logging.getLogger("ffcompletion.web")
+log: Final = logger("ffcompletion.web")
 
 _AUTHORIZE_S: Final = 10.0
 

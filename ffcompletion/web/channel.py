@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, final
 
-from ffcompletion.consumers.subscribing import position_of
+from ffcompletion.consumers.shards import position_of
 from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream, ExecutionReader
+from ffcompletion.foreign.logs import logger
 from ffcompletion.web.frames import completion_frame, id_frame
 from ffcompletion.web.outbox import Outbox
 
 __all__ = ["Channel"]
 
-log = logging.getLogger("ffcompletion.web")
+log: Final = logger("ffcompletion.web")
 
 _BATCH: Final = 256
 # A tenant's name is for show: it must not hold up the completion for long.

@@ -80,7 +80,7 @@ class Channels:
 
     async def _open(self, wanted: Grant, cursor: StreamCursor | None) -> Channel:
         try:
-            stream = await open_stream(self._backend, wanted.as_filter(), cursor, None)
+            stream = await open_stream(self._backend, wanted.as_filter(), cursor=cursor)
         except CursorExpired:
             raise
         except Validation as exc:

@@ -71,17 +71,43 @@ async def main() -> None:
     await use(Duck())
     await use(OnlyPlain())
     await use(MemoryBackend())
-    async with ffc.connect("memory://", observer=lambda event: print(event.state)) as backend:
-        assert_type(backend, ffc.Backend)
+    async with ffc.connect("memory://", observer=lambda event: print(event.state), buffer_size=5) as backend:
+        assert_type(backend, MemoryBackend)
+        assert_type(backend.emit("x"), ffc.CompletionPayload)
         assert_type(backend.stats(), ffc.BackendStats)
         await use(backend)
-        if isinstance(backend, ffc.ResumableCompletionBackend):
-            stream = await backend.subscribe_completions_from(ffc.StreamCursor.beginning(), ffc.ScannerFilter("a"))
-            assert_type(stream, ffc.CompletionStream)
     flt = ffc.ScannerFilter(namespace="tenant-a", instance_tag=("cairn.instance_id", "i-1"))
     assert_type(flt.with_namespace("b"), ffc.ScannerFilter)
     wanted: ffc.CompletionFilter = flt
     assert_type(wanted.matches("a", None), bool)
+
+
+async def any_server(url: str, stored: ffc.StreamCursor, flt: ffc.ScannerFilter) -> None:
+    """The program that a reader of the README tries first."""
+    async with ffc.connect(url, buffer_size=5, pool=None) as backend:
+        assert_type(backend, ffc.Backend)
+        async with ffc.subscribe(backend) as stream:
+            async for completion in stream:
+                assert_type(completion, ffc.CompletionPayload)
+            assert_type(stream.stats(), ffc.StreamStats)
+            assert_type(stream.cursor, ffc.StreamCursor | None)
+        async with ffc.subscribe(backend, flt, results=True, cursor=stored, partitions=range(9)) as stream:
+            assert_type(stream, ffc.Subscription)
+        async with await backend.subscribe_completions(results=True) as stream:
+            assert_type(stream, ffc.Subscription)
+        assert_type(await backend.subscribe_completions_filtered(flt, results=True), ffc.Subscription)
+
+
+async def from_a_log(backend: ffc.Backend, stored: ffc.StreamCursor) -> None:
+    if isinstance(backend, ffc.ResumableBackend):
+        assert_type(backend, ffc.ResumableBackend)
+        assert_type(await backend.subscribe_completions_from(stored, results=True), ffc.Subscription)
+
+
+async def from_anybody_s_log(backend: ffc.CompletionBackend, stored: ffc.StreamCursor) -> None:
+    if isinstance(backend, ffc.ResumableCompletionBackend):
+        assert_type(backend, ffc.ResumableCompletionBackend)
+        assert_type(await backend.subscribe_completions_from(stored), ffc.CompletionStream)
 
 
 async def wait(backend: ffc.Backend, store: ffc.CheckpointStore, ids: list[str]) -> None:

@@ -69,3 +69,13 @@ async def wait(backend: ffc.CompletionBackend) -> None:
     await ffc.wait_for_completion(backend, "x", missing="perhaps")  # rejected
     ffc.broadcast(await backend.subscribe_completions())  # rejected
     ffc.checkpointed(backend, object(), "name")  # rejected
+
+
+async def more(plain: ffc.CompletionBackend, backend: ffc.Backend) -> None:
+    async with ffc.subscribe(plain) as stream:
+        stream.stats()  # rejected
+    ffc.subscribe(plain, results=True)  # rejected
+    ffc.subscribe(backend, resuls=True)  # rejected
+    await backend.subscribe_completions_from(ffc.StreamCursor.beginning())  # rejected
+    backend.emit("x")  # rejected
+    ffc.connect("postgresql://x/y", pool_size="3")  # rejected

@@ -20,10 +20,12 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, FlowReader, ResumableCompletionBackend
+from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer
 from ffcompletion.delivery.stream import Subscription
+from ffcompletion.foreign.filters import checked_filter
+from ffcompletion.foreign.observers import contained_observer
 
 __all__ = ["MemoryBackend"]
 
@@ -34,14 +36,27 @@ class MemoryBackend:
 
     ``retention``: how many completions the log keeps; a consumer that falls further behind loses the oldest, visibly
     in ``stats().lost``. Usable from any loop; ``emit`` may be called from any thread.
+
+    - ``buffer_size``: completions that a stream takes out of the log at a time; what it has not taken waits there.
+    - ``setup_timeout``: seconds within which subscribing succeeds or raises.
+    - ``observer``: told of each change of state.
     """
 
-    def __init__(self, *, retention: int = 100_000, observer: Observer | None = None) -> None:
-        if retention < 1:
-            raise Validation("retention", "must be at least 1")
+    def __init__(
+        self,
+        *,
+        retention: int = 100_000,
+        buffer_size: int = 10_000,
+        setup_timeout: float = 8.0,
+        observer: Observer | None = None,
+    ) -> None:
+        if retention < 1 or buffer_size < 1 or setup_timeout <= 0:
+            raise Validation("option", "retention ≥ 1, buffer_size ≥ 1 and setup_timeout > 0 are needed")
+        self._buffer_size = buffer_size
+        self._setup_s = setup_timeout
         self._records = Log(retention)
         self._readers: set[Reader] = set()
-        self._observer = observer
+        self._observer = contained_observer(observer, log)
         self._state = BackendState.IDLE
         self._pid = os.getpid()
 
@@ -187,8 +202,8 @@ class MemoryBackend:
             raise Unavailable("subscribe", "the backend is closed")
         if os.getpid() != self._pid:
             raise Unavailable("subscribe", "the backend was made before fork(); make a new one in the child process")
-        narrowed = None if wanted is None or wanted.is_noop() else wanted
-        reader = Reader(self._records, position, narrowed, results, self._forget)
+        narrowed = checked_filter(wanted)
+        reader = Reader(self._records, position, narrowed, results, self._buffer_size, self._forget)
         self._readers.add(reader)
         self._enter(BackendState.LIVE)
         return Subscription(reader, "memory")
@@ -202,11 +217,7 @@ class MemoryBackend:
         if state is self._state or self._state is BackendState.CLOSED:
             return
         self._state = state
-        if self._observer is not None:
-            try:
-                self._observer(BackendEvent("memory", state))
-            except Exception:  # noqa: BLE001  # somebody else's code
-                log.exception("memory: the observer raised")
+        self._observer(BackendEvent("memory", state))
 
     def stats(self) -> BackendStats:
         """Counters of this backend, now."""
@@ -232,6 +243,4 @@ class MemoryBackend:
 
 
 if TYPE_CHECKING:
-    _: type[ResumableCompletionBackend] = MemoryBackend
-    _reader: type[ExecutionReader] = MemoryBackend
-    _flows: type[FlowReader] = MemoryBackend
+    _: type[ResumableBackend] = MemoryBackend

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -15,15 +14,16 @@ import msgspec
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionFilter
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import StreamStats
 from ffcompletion.delivery.buffer import Signal
-from ffcompletion.delivery.hub import Facts, admits
+from ffcompletion.delivery.hub import Facts
+from ffcompletion.foreign.filters import Wanted, admits
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Log", "Reader", "log"]
 
-log: logging.Logger = logging.getLogger("ffcompletion.memory")
+log: Final = logger("ffcompletion.memory")
 # Small enough that a consumer yields the loop often, large enough that slicing costs nothing per item.
 _BATCH: Final = 256
 
@@ -67,8 +67,9 @@ class Reader:
         self,
         records: Log,
         position: int,
-        wanted: CompletionFilter | None,
+        wanted: Wanted | None,
         results: bool,
+        at_once: int,
         forget: Callable[[Reader], None],
     ) -> None:
         self._log = records
@@ -76,6 +77,7 @@ class Reader:
         self._position = position
         self._filter = wanted
         self._results = results
+        self._at_once = min(at_once, _BATCH)
         self._delivered = 0
         self._filtered = 0
         self._undecided = 0
@@ -90,7 +92,7 @@ class Reader:
                 missed = max(0, records.start - self._position)
                 self._position += missed
                 begin = self._position - records.start
-                entries = list(islice(records.entries, begin, begin + _BATCH))
+                entries = list(islice(records.entries, begin, begin + self._at_once))
             if missed:
                 self._lost += missed
                 self._overflows += 1
@@ -105,7 +107,8 @@ class Reader:
     def _admit(self, facts: Facts) -> bool:
         if self._filter is None:
             return True
-        verdict = admits(self._filter, facts, self._filter.tag_key)
+        key = self._filter.tag_key
+        verdict = admits(self._filter, facts[0], None if key is None else facts[1].get(key))
         if verdict is None:
             self._undecided += 1
         elif not verdict:

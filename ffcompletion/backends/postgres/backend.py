@@ -24,7 +24,7 @@ from ffcompletion.backends.postgres.snapshots import describe, members
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
-from ffcompletion.contract.protocols import CompletionFilter, ExecutionReader, FlowReader, ResumableCompletionBackend
+from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState, BackendStats, Observer
 from ffcompletion.delivery.adapter import Adapter
@@ -32,6 +32,7 @@ from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.link import Link
 from ffcompletion.delivery.stream import Subscription
+from ffcompletion.foreign.filters import checked_filter
 
 __all__ = ["PostgresBackend"]
 
@@ -134,7 +135,7 @@ class PostgresBackend(Adapter):
     async def _subscribe(
         self, cursor: StreamCursor | None, wanted: CompletionFilter | None, results: bool
     ) -> Subscription:
-        narrowed = None if wanted is None or wanted.is_noop() else wanted
+        narrowed = checked_filter(wanted)
         after = None if cursor is None or cursor.is_empty else _event_id(cursor)
         async with driver_errors(self._target.shown, "subscribe"), self._setting_up():
             pool = await self._ensure_started()
@@ -269,6 +270,4 @@ def _event_id(cursor: StreamCursor) -> int:
 
 
 if TYPE_CHECKING:
-    _: type[ResumableCompletionBackend] = PostgresBackend
-    _reader: type[ExecutionReader] = PostgresBackend
-    _flows: type[FlowReader] = PostgresBackend
+    _: type[ResumableBackend] = PostgresBackend

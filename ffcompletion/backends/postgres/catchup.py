@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Sequence
 from typing import Final, cast, final
 
@@ -19,10 +18,11 @@ from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.hub import Group, Selector
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Page", "PageReader", "Piece"]
 
-_log = logging.getLogger("ffcompletion.postgres")
+_log: Final = logger("ffcompletion.postgres")
 
 # Each query opens 256 partitions, some 1 ms; 5,000 rows make that little.
 _PAGE: Final = 5_000

@@ -42,8 +42,10 @@ async def _run(conninfo: str, op: str, script: str, schema: str | None, done: st
         conn.add_notice_handler(on_notice)
         # The package's own file, not a caller's text.
         await conn.execute(script.encode())
-    left_alone = [notice for notice in notices if "nothing was changed" in notice]
-    return f"{target.shown}: {left_alone[0] if left_alone else done}"
+    told = [notice for notice in notices if "nothing was changed" in notice or "partitioned" in notice]
+    if not told:
+        return f"{target.shown}: {done}"
+    return f"{target.shown}: {told[0] if 'nothing was changed' in told[0] else f'{done}; {told[0]}'}"
 
 
 async def prune(conninfo: str, older_than: timedelta, unfinished: timedelta | None, schema: str | None) -> int:

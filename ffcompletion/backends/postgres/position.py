@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.contract.errors import CursorExpired, Validation
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["resume_after"]
 
-_log = logging.getLogger("ffcompletion.postgres")
+_log: Final = logger("ffcompletion.postgres")
 
 # A sequence that was in use when the server crashed skips up to 32 ids (it logs ahead by that many), and a rolled
 # back insert skips one: a short hole below the oldest row need not mean that rows were trimmed.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,10 +15,11 @@ from ffcompletion.backends.postgres.spans import merged, missing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.delivery.hub import Hub
 from ffcompletion.delivery.ratelog import RateLog
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Reader", "log"]
 
-log: Final = logging.getLogger("ffcompletion.postgres")
+log: Final = logger("ffcompletion.postgres")
 
 # Rows per read: decoding 2,000 takes about 4 ms, the longest that the loop is held.
 _PAGE: Final = 2_000

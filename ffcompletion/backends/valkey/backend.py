@@ -16,7 +16,7 @@ from ffcompletion.backends.valkey.snapshots import describe, members
 from ffcompletion.backends.valkey.terminal import is_lane
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, ExecutionReader, FlowReader
+from ffcompletion.contract.protocols import Backend, CompletionFilter
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState, BackendStats, Observer
 from ffcompletion.delivery.adapter import Adapter
@@ -24,6 +24,7 @@ from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.link import Link
 from ffcompletion.delivery.stream import Subscription
+from ffcompletion.foreign.filters import checked_filter
 
 __all__ = ["ValkeyBackend"]
 
@@ -112,7 +113,7 @@ class ValkeyBackend(Adapter):
         return await self._subscribe(filter, results)
 
     async def _subscribe(self, wanted: CompletionFilter | None, results: bool) -> Subscription:
-        narrowed = None if wanted is None or wanted.is_noop() else wanted
+        narrowed = checked_filter(wanted)
         async with driver_errors(self._options.shown, "subscribe"), self._setting_up():
             feed = await self._open_feed(Selector(narrowed, results))
         return Subscription(feed, "valkey")
@@ -177,6 +178,4 @@ class ValkeyBackend(Adapter):
 
 
 if TYPE_CHECKING:
-    _: type[CompletionBackend] = ValkeyBackend
-    _reader: type[ExecutionReader] = ValkeyBackend
-    _flows: type[FlowReader] = ValkeyBackend
+    _: type[Backend] = ValkeyBackend

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Final, final
@@ -25,10 +24,11 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.hub import Selector
 from ffcompletion.delivery.ratelog import RateLog
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Catchup"]
 
-_log: Final = logging.getLogger("ffcompletion.valkey")
+_log: Final = logger("ffcompletion.valkey")
 
 # Passes follow each other no sooner than this, however much is announced.
 _APART_S: Final = 0.25

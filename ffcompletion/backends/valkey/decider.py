@@ -7,7 +7,6 @@ and hands it on, in order. Without an answer nothing is let through and nothing 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar, final
 
@@ -20,11 +19,12 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.hub import Fit, Group, Hub, Selector
 from ffcompletion.delivery.ratelog import RateLog
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Decider", "asks"]
 
 _T = TypeVar("_T")
-_log: Final = logging.getLogger("ffcompletion.valkey")
+_log: Final = logger("ffcompletion.valkey")
 
 # Announcements that may wait for the server's answers: some 25 MB.
 _WAITING: Final = 100_000

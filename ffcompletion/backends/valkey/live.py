@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Sequence
 from typing import Final, final
@@ -32,10 +31,11 @@ from ffcompletion.delivery.buffer import Signal
 from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.link import Link
 from ffcompletion.delivery.ratelog import RateLog
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["Live", "log"]
 
-log: Final = logging.getLogger("ffcompletion.valkey")
+log: Final = logger("ffcompletion.valkey")
 
 # Announcements that may wait to be read, should the loop be held up: some 25 MB at the worst.
 _INBOX: Final = 100_000

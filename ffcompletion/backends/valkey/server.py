@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final, cast
 
 from ffcompletion.backends.valkey.gate import Ask
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["check_server"]
 
-_log: Final = logging.getLogger("ffcompletion.valkey")
+_log: Final = logger("ffcompletion.valkey")
 _OLDEST: Final = (7, 2)
 
 

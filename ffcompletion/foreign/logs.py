@@ -1,0 +1,94 @@
+"""Log lines that cannot hurt: a filter or handler of the application's that raises ends nothing of ours."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, final
+
+__all__ = ["Logger", "RateLog", "logger"]
+
+# The frames of this module between the line that logs and `logging` itself.
+_OURS: Final = 3
+
+
+@final
+class Logger:
+    """One of ``logging``'s loggers, of which nothing is ever raised. A line that a handler refuses goes to stderr."""
+
+    __slots__ = ("_log", "refused")
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self.refused: int = 0
+        """Lines for which a filter or handler raised."""
+
+    def debug(self, text: str, /, *args: object) -> None:
+        """For who looks for a fault."""
+        self._say(logging.DEBUG, text, args)
+
+    def info(self, text: str, /, *args: object) -> None:
+        """A change of state, as it should be."""
+        self._say(logging.INFO, text, args)
+
+    def warning(self, text: str, /, *args: object) -> None:
+        """Something that somebody should look at."""
+        self._say(logging.WARNING, text, args)
+
+    def error(self, text: str, /, *args: object) -> None:
+        """Something that does not mend itself."""
+        self._say(logging.ERROR, text, args)
+
+    def exception(self, text: str, /, *args: object) -> None:
+        """The same, with the traceback of the exception at hand."""
+        self._say(logging.ERROR, text, args, trace=True)
+
+    def log(self, level: int, text: str, /, *args: object) -> None:
+        """At a level that is chosen by the caller."""
+        self._say(level, text, args)
+
+    def _say(self, level: int, text: str, args: tuple[object, ...], *, trace: bool = False) -> None:
+        try:
+            self._log.log(level, text, *args, exc_info=trace, stacklevel=_OURS)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001  # the application's filter or handler
+            self.refused += 1
+            if logging.lastResort is not None:
+                logging.lastResort.handle(logging.LogRecord(self._log.name, level, "", 0, text, args, None))
+
+
+_loggers: Final[dict[str, Logger]] = {}
+
+
+def logger(name: str) -> Logger:
+    """The logger of this name; the same one each time."""
+    found = _loggers.get(name)
+    if found is None:
+        found = _loggers[name] = Logger(logging.getLogger(name))
+    return found
+
+
+@final
+class RateLog:
+    """Logs the first of a kind of event at once, then at most one line per interval with the number since."""
+
+    __slots__ = ("_clock", "_interval_s", "_last", "_log", "_since")
+
+    def __init__(self, log: Logger, interval_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._interval_s = interval_s
+        self._clock = clock
+        self._last: float | None = None
+        self._since = 0
+
+    def warning(self, what: str) -> None:
+        """Count one event, described by ``what`` (never a secret), and log if it is time."""
+        self._since += 1
+        now = self._clock()
+        if self._last is not None and now - self._last < self._interval_s:
+            return
+        self._log.warning("%s (%d since the last line)", what, self._since)
+        self._last = now
+        self._since = 0

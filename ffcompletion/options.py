@@ -1,0 +1,61 @@
+"""The options of the backends' classes as ``TypedDict``s, for whoever passes them on: ``connect``, a settings object.
+
+What each means is told where the class is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from ffcompletion.contract.stats import Observer
+
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool
+
+    from ffcompletion.backends.postgres.connection import Connection
+
+__all__ = ["CommonOptions", "ConnectOptions", "MemoryOptions", "PostgresOptions", "ValkeyOptions"]
+
+
+class CommonOptions(TypedDict, total=False):
+    """What every backend takes."""
+
+    buffer_size: int
+    setup_timeout: float
+    observer: Observer | None
+
+
+class MemoryOptions(CommonOptions, total=False):
+    """What ``MemoryBackend`` takes."""
+
+    retention: int
+
+
+class ValkeyOptions(CommonOptions, total=False):
+    """What ``ValkeyBackend`` takes, beside its URL."""
+
+    username: str | None
+    password: str | None
+    database: int | None
+    tls_ca: str | Path | None
+    tls_cert: str | Path | None
+    tls_key: str | Path | None
+    reconcile_interval: float
+    lanes: Sequence[str]
+    clock_skew: float
+
+
+class PostgresOptions(CommonOptions, total=False):
+    """What ``PostgresBackend`` takes, beside its connection string."""
+
+    schema: str | None
+    poll_interval: float
+    read_timeout: float
+    pool: AsyncConnectionPool[Connection] | None
+    pool_size: int
+
+
+class ConnectOptions(MemoryOptions, ValkeyOptions, PostgresOptions, total=False):
+    """What ``connect`` takes. One that the URL's backend has no use for raises ``Validation``."""
