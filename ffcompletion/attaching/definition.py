@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, final
 
 import msgspec
@@ -38,7 +38,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     state: str
     outcomes: Mapping[str, str]
     """State → outcome, of those that mean "finished"."""
-    pending: Sequence[str] = ()
+    pending: tuple[str, ...] = ()
     """States that mean "not finished"; where none are named, ``PENDING_WORDS``."""
     deleted: Mapping[str, str] = {}
     """State → outcome of an unfinished row that is deleted in that state; ``*`` for all others. Without, cancelled."""

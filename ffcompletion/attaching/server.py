@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, final
 
@@ -223,7 +223,7 @@ def _execute(conn: Connected, script: str) -> None:
 
 
 @contextmanager
-def _connected(url: str, op: str) -> Iterator[Connected]:
+def _connected(url: str, op: str) -> Generator[Connected]:
     if scheme_of(url) != "postgres":
         raise Validation("url", "tables of jobs are in Postgres: postgresql://…")
     target = Target(url, 8.0)
