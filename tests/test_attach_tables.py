@@ -65,7 +65,7 @@ async def test_a_job_is_known_waited_for_and_told_with_all_that_was_named(url: s
         found = await backend.describe_execution(id_)
         assert found is not None
         assert (found.is_terminal, found.namespace, found.flow_id) == (False, "acme", flow)
-        assert found.tags == {"key": "1", "queue": "mail"}
+        assert found.tags == {"key": "1", "queue": "mail", "attachment": "reports"}
         wanted = ffc.ScannerFilter("acme").with_instance_tag("queue", "mail")
         async with ffc.subscribe(backend, wanted) as stream:
             waiting = asyncio.create_task(ffc.wait_for_completion(backend, id_, timeout=30, result=True))

@@ -49,7 +49,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     error: str | None = None
     """The result of what did not succeed."""
     tags: Mapping[str, str] = {}
-    """Tag → column. The tag ``key`` always has the key's text."""
+    """Tag → column. The tag ``key`` always has the key's text, ``attachment`` the name."""
     history: str | None = None
     """The table has a row for each change of a job's state; this column says which is the newest."""
 
@@ -74,8 +74,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         table_parts(self.table)
         for column in self.columns:
             _name("column", column)
-        if "key" in self.tags:
-            raise Validation("tag", "the tag `key` is the job's key already")
+        if "key" in self.tags or "attachment" in self.tags:
+            raise Validation("tag", "the tags `key` and `attachment` are every job's already")
         for tag in self.tags:
             _name("tag", tag)
 

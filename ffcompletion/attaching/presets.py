@@ -21,15 +21,17 @@ def preset_names() -> list[str]:
     return sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml"))
 
 
-def preset(name: str, **changes: object) -> Definition:
-    """A preset that comes along, with these fields changed. Raises ``Validation``."""
+def preset(name: str | None, /, **changes: object) -> Definition:
+    """A preset that comes along, with these fields changed; None is none, all fields are given. Raises ``Validation``."""
+    if name is None:
+        return _definition("the table", "", changes)
     if name not in preset_names():
         raise Validation("preset", f"there is none of this name; there are {', '.join(preset_names())}")
     text = files("ffcompletion.attaching").joinpath("presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     return _definition(name, text, changes)
 
 
-def load_preset(path: str | Path, **changes: object) -> Definition:
+def load_preset(path: str | Path, /, **changes: object) -> Definition:
     """A preset from a TOML file of the same form. Raises ``Validation``."""
     try:
         text = Path(path).read_text(encoding="utf-8")

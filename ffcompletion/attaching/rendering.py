@@ -172,7 +172,7 @@ def _facts(definition: Definition, row: str) -> str:
         f"{literal(tag)}, CASE WHEN {row}.{identifier(c)} IS NOT NULL THEN format('%s', {row}.{identifier(c)}) END"
         for tag, c in pairs.items()
     )
-    facts = f"jsonb_build_object('tags', jsonb_strip_nulls(jsonb_build_object({tags})), 'attachment', {literal(definition.name)})"
+    facts = f"jsonb_build_object('tags', jsonb_strip_nulls(jsonb_build_object({tags}, 'attachment', {literal(definition.name)})), 'attachment', {literal(definition.name)})"
     if definition.namespace is None:
         return facts
     column = f"{row}.{identifier(definition.namespace)}"

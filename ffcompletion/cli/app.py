@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from ffcompletion import __version__
+from ffcompletion.cli import attaching
 from ffcompletion.cli.demo import run_demo
 from ffcompletion.cli.producing import producers
 from ffcompletion.cli.running import run
 from ffcompletion.cli.tail import TailOptions, run_tail
 from ffcompletion.cli.wait import WaitOptions, run_wait
+from ffcompletion.contract.attached import attached_id
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import FlowId
@@ -30,6 +32,7 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(producers, name="producers")
+attaching.register(app)
 
 
 class _Which(StrEnum):
@@ -80,6 +83,9 @@ def tail(
         Path | None,
         typer.Option(dir_okay=False, metavar="FILE", help="Go on where the last run with this file stopped."),
     ] = None,
+    attached: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only the jobs attached under this name, by their keys.")
+    ] = None,
 ) -> None:
     """Show completions as they happen. Ctrl-C ends it; so do --count and --timeout."""
 
@@ -90,6 +96,10 @@ def tail(
             if not separator:
                 raise typer.BadParameter("--tag needs KEY=VALUE")
             wanted = wanted.with_instance_tag(key, value)
+        if attached is not None:
+            if tag is not None:
+                raise typer.BadParameter("--attached is a filter by tag itself: leave --tag out")
+            wanted = wanted.with_instance_tag("attachment", attached)
         options = TailOptions(
             filter=wanted,
             outcomes=frozenset(outcome or ()),
@@ -100,6 +110,7 @@ def tail(
             json=json,
             start=_cursor(start),
             checkpoint=checkpoint,
+            attached=attached,
         )
         return await run_tail(url, options)
 
@@ -115,13 +126,14 @@ def _cursor(text: str | None) -> StreamCursor | None:
 @app.command()
 def wait(
     url: Annotated[str, typer.Argument(help="valkey://…, valkeys://…, postgresql://…, or a libpq connection string.")],
-    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Executions, {fp:N}:<uuid>.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Executions, {fp:N}:<uuid>; with --attached, keys.")],
     any_: Annotated[bool, typer.Option("--any/--all", help="The first that finishes will do.")] = False,
     timeout: Annotated[float | None, typer.Option(min=0, metavar="S", help="Give up after so many seconds.")] = None,
     result: Annotated[bool, typer.Option("--result", help="Write the stored result to stdout.")] = False,
     missing: Annotated[_Missing, typer.Option(help="What an unknown id means.")] = _Missing.ERROR,
     schema: Annotated[str | None, typer.Option(help="Postgres: the schema of the engine's tables.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON Lines.")] = False,
+    attached: Annotated[str | None, typer.Option(metavar="NAME", help="The IDs are keys of jobs attached so.")] = None,
 ) -> None:
     """Wait until executions have finished, whether or not they have already.
 
@@ -132,7 +144,8 @@ def wait(
         if result and not json and not any_ and len(ids) > 1:
             raise typer.BadParameter("--result with several IDs needs --json or --any")
         options = WaitOptions(any=any_, timeout=timeout, result=result, missing=missing.value, schema=schema, json=json)
-        return await run_wait(url, ids, options)
+        wanted = ids if attached is None else [attached_id(attached, key) for key in ids]
+        return await run_wait(url, wanted, options)
 
     run(work())
 
