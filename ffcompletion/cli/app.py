@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ffcompletion import __version__
+from ffcompletion.cli.board import board
 from ffcompletion.cli.demo import run_demo
 from ffcompletion.cli.producing import producers
 from ffcompletion.cli.running import run
@@ -30,6 +31,8 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(producers, name="producers")
+
+app.command()(board)
 
 
 class _Which(StrEnum):
@@ -140,8 +143,11 @@ def wait(
 @app.command()
 def demo(
     backend: Annotated[_Which, typer.Option(help="Which servers to start.")] = _Which.BOTH,
-    seconds: Annotated[float, typer.Option(min=1, help="How long the workload runs.")] = 10.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="How long the workload runs: 10, or an hour with --board.")
+    ] = None,
+    board: Annotated[bool, typer.Option("--board", help="Show them on a web page too.")] = False,
 ) -> None:
     """Start throw-away servers, run two tenants' workload on them, and show the completions arrive."""
     kinds = ("valkey", "postgres") if backend is _Which.BOTH else (backend.value,)
-    run(run_demo(kinds, seconds))
+    run(run_demo(kinds, seconds or (3_600.0 if board else 10.0), board=board))
