@@ -14,8 +14,8 @@ from benchmarks.table import Row, consume, median
 from benchmarks.valkey import COUNT
 from ffcompletion.backends.valkey import ValkeyBackend
 from ffcompletion.backends.valkey.connection import Client, make_client
+from ffcompletion.backends.valkey.index import TerminalIndex
 from ffcompletion.backends.valkey.options import Options
-from ffcompletion.backends.valkey.terminal import TerminalIndex
 from ffcompletion.backends.valkey.wire import decode
 from tests.proxy import Proxy
 from tests.worlds import ValkeyWorld, done

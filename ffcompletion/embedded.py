@@ -14,8 +14,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -25,32 +23,13 @@ from typing import IO, Final, Self, final
 from typing_extensions import override
 
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.guardian import dismiss, guard, guarded
 
 __all__ = ["Server", "free_port", "postgres", "postgres_program", "unprivileged_user", "valkey"]
 
 _START_S: Final = 30.0
 _STOP_S: Final = 5.0
 _SUPERUSER: Final = "postgres"
-
-# Reads until its parent is gone; a line means "all is well, leave". Sessions of its own: Ctrl-C does not reach it.
-_GUARDIAN: Final = """
-import os, shutil, signal, sys, time
-pids = []
-for line in sys.stdin:
-    word, _, value = line.strip().partition(" ")
-    if word == "pid": pids = [int(value)]
-    if word == "done": sys.exit()
-for sign, patience in ((int(sys.argv[2]), 3.0), (signal.SIGKILL, 2.0)):
-    end = time.monotonic() + patience
-    for pid in pids:
-        try: os.kill(pid, sign)
-        except OSError: continue
-        while time.monotonic() < end:
-            try: os.kill(pid, 0)
-            except OSError: break
-            time.sleep(0.02)
-shutil.rmtree(sys.argv[1], ignore_errors=True)
-"""
 
 
 @final
@@ -65,7 +44,9 @@ class Server:
         command: Sequence[str],
         stop_signal: signal.Signals,
         user: str | None,
+        guardian: subprocess.Popen[bytes] | None = None,
     ) -> None:
+        """``guardian``: the one of ``guarded``, where what comes before the server needs it too."""
         self.name: Final = name
         self.url: Final = url
         self.directory: Final = directory
@@ -73,12 +54,7 @@ class Server:
         self._stop_signal: Final = stop_signal
         self._user: Final = user
         self._process: subprocess.Popen[bytes] | None = None
-        self._guardian = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARDIAN, str(directory), str(int(stop_signal))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._guardian = guardian or guard(directory, stop_signal)
 
     @property
     def pid(self) -> int:
@@ -189,10 +165,10 @@ def valkey(*options: str, port: int | None = None) -> Server:
     if not found:
         raise Unavailable("an embedded Valkey", "it comes with a wheel: pip install 'ffcompletion[embedded]'")
     port = port or free_port()
-    directory = Path(tempfile.mkdtemp(prefix="ffcompletion-valkey-"))
+    directory, guardian = guarded("ffcompletion-valkey-", signal.SIGTERM)
     command = [str(found[0]), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
-    server = Server("valkey", f"valkey://127.0.0.1:{port}", directory, [*command, *options], signal.SIGTERM, None)
-    return _started(server)
+    url = f"valkey://127.0.0.1:{port}"
+    return _started(Server("valkey", url, directory, [*command, *options], signal.SIGTERM, None, guardian))
 
 
 def postgres(*options: str, version: int = 18, port: int = 5432) -> Server:
@@ -206,9 +182,25 @@ def postgres(*options: str, version: int = 18, port: int = 5432) -> Server:
     install = package / ("pginstall18" if version == 18 else "pginstall")
     if version not in (16, 18) or not (install / "bin" / "postgres").exists():
         raise Unavailable("an embedded Postgres", f"the installed wheel carries no version {version}")
-    directory = Path(tempfile.mkdtemp(prefix="ffcompletion-pg-"))
-    data = directory / "data"
+    # SIGINT is the fast shutdown: it does not wait for clients.
+    directory, guardian = guarded("ffcompletion-pg-", signal.SIGINT)
     user = unprivileged_user()
+    try:
+        install = _initialised(install, directory, user)
+    except BaseException:
+        dismiss(directory, guardian)
+        raise
+    settings = [f"port={port}", "listen_addresses=", f"unix_socket_directories={directory}", "fsync=off"]
+    settings += ["full_page_writes=off", "max_prepared_transactions=20", "shared_buffers=64MB", *options]
+    command = [str(install / "bin" / "postgres"), "-D", str(directory / "data")]
+    for setting in settings:
+        command += ["-c", setting]
+    url = f"postgresql://{_SUPERUSER}@/postgres?host={directory}&port={port}"
+    return _started(Server("postgres", url, directory, command, signal.SIGINT, user, guardian))
+
+
+def _initialised(install: Path, directory: Path, user: str | None) -> Path:
+    """A new cluster in ``directory/data``; the installation to run it with. Raises ``Unavailable``."""
     if user is not None:
         # The server refuses to run as root, and another user must be able to reach its files.
         if not _reachable(install):
@@ -216,23 +208,15 @@ def postgres(*options: str, version: int = 18, port: int = 5432) -> Server:
         shutil.chown(directory, user)
         directory.chmod(0o711)
     # trust: only processes of this machine's users that can reach the socket get in, and the data is worthless.
-    initdb = [install / "bin" / "initdb", "-D", data, "-U", _SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+    initdb = [install / "bin" / "initdb", "-D", directory / "data", "-U", _SUPERUSER, "-A", "trust", "-E", "UTF8"]
     group = user and _group_of(user)
     made = subprocess.run(
-        [*map(str, initdb), "--no-instructions", "--locale=C"],
+        [*map(str, initdb), "--no-sync", "--no-instructions", "--locale=C"],
         cwd=directory, capture_output=True, check=False, user=user, group=group, extra_groups=[] if user else None,
     )  # fmt: skip
     if made.returncode:
-        shutil.rmtree(directory, ignore_errors=True)
         raise Unavailable("an embedded Postgres", "initdb failed:\n" + made.stderr.decode(errors="replace")[-2000:])
-    settings = [f"port={port}", "listen_addresses=", f"unix_socket_directories={directory}", "fsync=off"]
-    settings += ["full_page_writes=off", "max_prepared_transactions=20", "shared_buffers=64MB", *options]
-    command = [str(install / "bin" / "postgres"), "-D", str(data)]
-    for setting in settings:
-        command += ["-c", setting]
-    url = f"postgresql://{_SUPERUSER}@/postgres?host={directory}&port={port}"
-    # SIGINT is the fast shutdown: it does not wait for clients.
-    return _started(Server("postgres", url, directory, command, signal.SIGINT, user))
+    return install
 
 
 def postgres_program(name: str, version: int = 18) -> Path:

@@ -52,9 +52,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
     with database(request.getfixturevalue(f"postgres{request.param}_url"), "attach_presets") as url:
         # All four side by side, as data of one application may be.
         started = [start(name, url, "schema") for name in PROGRAMS]
-        for process in started:
-            _, err = process.communicate(timeout=58)
-            assert process.returncode == 0, err[-3000:]
+        ended = [(process.communicate(timeout=58), process.returncode) for process in started]
+        for (_, err), status in ended:
+            assert status == 0, err[-3000:]
         yield url
 
 

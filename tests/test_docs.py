@@ -22,7 +22,7 @@ DOCUMENTS = [
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # The newcomer's two commands, which install into an environment of their own: `.ci/run` runs them.
-COMMANDS = ["pip install -e '.[demo]'\nffcompletion demo\n", "pip install -e '.[dev]'\npytest\n"]
+COMMANDS = ["pip install -e '.[demo]'\nffcompletion demo\n", "pip install -e '.[dev]'\npytest -n 3 --dist worksteal\n"]
 
 
 def _blocks(*languages: str) -> list[object]:
@@ -68,7 +68,7 @@ def test_python_blocks_run(text: str, urls: dict[str, str]) -> None:
     """As a program, warnings being errors."""
     program = _here(text, urls)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
 

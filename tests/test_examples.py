@@ -127,7 +127,7 @@ async def test_the_worker_pool(postgres: PostgresWorld, tmp_path: Path) -> None:
         items += fresh
         await postgres.announce(*fresh)
         mine = {item.execution_id for item in items if item.namespace == "acme"}
-        await eventually(lambda mine=mine: {*seen[0], *seen[1]} == mine, 20)
+        await eventually(lambda mine=mine: {*seen[0], *seen[1]} == mine, 60)
         for task in workers:
             task.cancel()
         await asyncio.gather(*workers, return_exceptions=False)
@@ -153,7 +153,7 @@ async def service(url: str) -> AsyncGenerator[httpx.AsyncClient]:
                 except httpx.TransportError:
                     return False
 
-            await eventually(answers, 20)
+            await eventually(answers, 60)
             yield client
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
@@ -216,7 +217,7 @@ async def test_fork_after_use(valkey_url: str, postgres18_url: str) -> None:
     script = Path(__file__).parent / "programs" / "forks.py"
     for url in (valkey_url, postgres18_url):
         process = await asyncio.create_subprocess_exec(
-            "python", str(script), url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            sys.executable, str(script), url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
         out, _ = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == 0, out.decode()

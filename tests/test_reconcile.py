@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ffcompletion.backends.valkey.reconcile import Backlog, Entry, Reconciler
+from ffcompletion.backends.valkey.backlog import Backlog
+from ffcompletion.backends.valkey.reconciliation import Entry, Reconciliation
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 
@@ -22,7 +23,7 @@ class Reconciling(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = START
-        self.reconciler = Reconciler(overlap_ms=OVERLAP, limit=10_000)
+        self.reconciler = Reconciliation(overlap_ms=OVERLAP, limit=10_000)
         self.reconciler.begin(self.clock, self.now)
         self.reconciler.end()
         self.index: dict[ExecutionId, int] = {}
@@ -89,10 +90,10 @@ class Reconciling(RuleBasedStateMachine):
             upto = part[-1][1] if number + page < len(entries) else 1 << 62
             found = [
                 (ExecutionId(news.execution_id), news.score_ms)
-                for news in self.reconciler.sift(part)
+                for news in self.reconciler.candidates(part)
                 if not news.doubtful or self.replays[ExecutionId(news.execution_id)]
             ]
-            self.reconciler.learn(part, [id_ for id_, _ in found], upto, self.now)
+            self.reconciler.record(part, [id_ for id_, _ in found], upto, self.now)
             self.delivered += found
         self.reconciler.end()
         self.settled = seen
@@ -116,21 +117,21 @@ def _payload(execution_id: ExecutionId, at_ms: int = 0) -> CompletionPayload:
 
 def test_memory_is_bounded_whatever_is_announced() -> None:
     """The oldest announcements are forgotten: they may be repeated, and cost nothing."""
-    reconciler = Reconciler(overlap_ms=OVERLAP, limit=100)
+    reconciler = Reconciliation(overlap_ms=OVERLAP, limit=100)
     reconciler.begin(START, 0.0)
     reconciler.end()
     for number in range(50):
         reconciler.announced([_payload(IDS[0])] * 10, number / 1000)
     assert reconciler.full
-    assert sum(len(batch) for _, batch in reconciler.told) <= 200
+    assert sum(len(batch) for _, batch in reconciler.recent) <= 200
     reconciler.begin(START + 100, 0.1)
     reconciler.end()
-    assert not reconciler.told
+    assert not reconciler.recent
 
 
 def test_a_clock_that_went_back_is_followed() -> None:
     """What the server writes after its clock was set back has lower scores, and is found."""
-    reconciler = Reconciler(overlap_ms=OVERLAP, limit=100)
+    reconciler = Reconciliation(overlap_ms=OVERLAP, limit=100)
     reconciler.begin(START, 0.0)
     reconciler.end()
     reconciler.begin(START - 3_600_000 + 10_000, 10.0)
@@ -141,13 +142,13 @@ def test_a_backlog_owes_what_was_not_told_before_it_overflowed() -> None:
     """By execution and score; what is given is owed no more, also at the same millisecond."""
     backlog = Backlog(START, [(START + 5, [_payload(IDS[0])])])
     entries = [(IDS[2], START + 9), (IDS[0], START + 4), (IDS[1], START + 9), (OTHER, START + 20)]
-    assert backlog.sift(entries) == [(IDS[2], START + 9), (IDS[1], START + 9), (OTHER, START + 20)]
-    backlog.gave([(IDS[2], START + 9)], START + 9)
+    assert backlog.pending(entries) == [(IDS[2], START + 9), (IDS[1], START + 9), (OTHER, START + 20)]
+    backlog.delivered([(IDS[2], START + 9)], START + 9)
     assert backlog.since_ms == START + 9
-    assert backlog.sift(entries) == [(IDS[1], START + 9), (OTHER, START + 20)]
-    backlog.heard([(START + 21, [_payload(OTHER)])])
-    assert backlog.sift(entries) == [(IDS[1], START + 9)]
+    assert backlog.pending(entries) == [(IDS[1], START + 9), (OTHER, START + 20)]
+    backlog.received([(START + 21, [_payload(OTHER)])])
+    assert backlog.pending(entries) == [(IDS[1], START + 9)]
     backlog.missed([_payload(IDS[0], START - 7)])
     assert backlog.since_ms == START - 7
     # Replayed, and finished again after it had been told.
-    assert backlog.sift([(IDS[0], START + 400)]) == [(IDS[0], START + 400)]
+    assert backlog.pending([(IDS[0], START + 400)]) == [(IDS[0], START + 400)]

@@ -62,7 +62,8 @@ def test_the_types_of_public_names_are_pinned() -> None:
 def test_every_exported_symbol_has_a_known_type() -> None:
     """``--verifytypes``: 100 %."""
     done = subprocess.run(
-        [sys.executable, "-m", "basedpyright", "--verifytypes", "ffcompletion", "--ignoreexternal", "--outputjson"],
+        [sys.executable, "-m", "basedpyright", "--verifytypes", "ffcompletion", "--ignoreexternal", "--outputjson",
+         "--pythonpath", sys.executable],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     found = json.loads(done.stdout)["typeCompleteness"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.valkey import ValkeyBackend, live
+from ffcompletion.backends.valkey import ValkeyBackend, supervisor
 from ffcompletion.backends.valkey.options import Options
 from tests.worlds import FLOW, ValkeyWorld, done, eventually, first, nothing, some
 
@@ -45,7 +45,7 @@ async def test_an_error_of_our_own_ends_nothing(
 ) -> None:
     """The pump logs it, counts a gap, and goes on."""
     async with valkey.backend() as backend, ffc.subscribe(backend) as stream:
-        monkeypatch.setattr(live, "decode", lambda raw: 1 / 0)
+        monkeypatch.setattr(supervisor, "decode", lambda raw: 1 / 0)
         await valkey.announce(done())
         await eventually(lambda: backend.stats().gaps == 1)
         monkeypatch.undo()
@@ -334,8 +334,8 @@ async def test_a_flood_does_not_look_like_a_dead_connection(
     valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The echo waits behind everything announced before it; what arrives meanwhile proves the connection."""
-    monkeypatch.setattr(live, "_CHECK_DEADLINE_S", 0.05)
-    monkeypatch.setattr(live, "_CHECK_EVERY_S", 0.05)
+    monkeypatch.setattr(supervisor, "_CHECK_DEADLINE_S", 0.25)
+    monkeypatch.setattr(supervisor, "_CHECK_EVERY_S", 0.05)
     item = done()
     script = "for i = 1, 1000 do redis.call('PUBLISH', 'ff:dag:completions', ARGV[1]) end"
     message = json.dumps({"flow_id": item.flow_id, "outcome": "success", "execution_id": item.execution_id})

@@ -11,9 +11,11 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend
-from ffcompletion.backends.valkey.connection import Commands
+from ffcompletion.backends.valkey.commands import Commands
+from ffcompletion.backends.valkey.index import IndexPage
 from ffcompletion.backends.valkey.options import Options
-from ffcompletion.backends.valkey.terminal import IndexPage
+from ffcompletion.backends.valkey.reconciler import Reconciler
+from ffcompletion.backends.valkey.supervisor import Supervisor
 from ffcompletion.delivery.stream import Subscription
 from tests.proxy import Proxy
 from tests.worlds import Done, ValkeyWorld, done, eventually, first, some
@@ -286,9 +288,9 @@ async def _read_some(stream: Subscription) -> bool:
 async def test_nothing_to_ask_is_no_error(valkey: ValkeyWorld) -> None:
     """glide refuses an empty pipeline; a stream behind that is owed nothing any more would ask one for ever."""
     commands = Commands(Options.from_url(valkey.url))
-    assert await commands.ask([]) == []
-    assert await commands.ask([("PING",)]) == [b"PONG"]
-    await commands.reset()
+    assert await commands.execute([]) == []
+    assert await commands.execute([("PING",)]) == [b"PONG"]
+    await commands.aclose()
 
 
 async def test_a_core_that_is_gone_is_no_completion(valkey: ValkeyWorld) -> None:
@@ -314,24 +316,23 @@ async def test_what_waits_to_be_decided_while_a_pass_ends_is_owed_as_well(valkey
     async with ValkeyBackend(valkey.url, reconcile_interval=NEVER, buffer_size=40, clock_skew=0) as backend:
         stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
         plain = await backend.subscribe_completions()
-        live = backend._live
-        gate = live._decider._gate
-        answers, real = asyncio.Event(), gate._ask
+        run = _run(backend)
+        lookups, reconciler = run._filtering._lookups, _reconciler(backend)
+        answers, real = asyncio.Event(), lookups._execute
 
         async def held(commands: Any) -> Any:
             await answers.wait()
             return await real(commands)
 
-        gate._ask = held
+        lookups._execute = held
         for half in (items[:150], items[150:]):
             await _finish_many(valkey, half)
             await eventually(lambda half=half: backend.stats().received >= 150 * (items.index(half[0]) // 150 + 1))
-            assert live.catchup is not None
             # A pass that begins after them, and ends while they still wait.
-            settled = live.catchup.reconciler.settled_ms
+            settled = reconciler.reconciliation.settled_ms
             await asyncio.sleep(0.05)
-            live.catchup.soon()
-            await eventually(lambda settled=settled: live.catchup.reconciler.settled_ms > settled)
+            reconciler.request_pass()
+            await eventually(lambda settled=settled: reconciler.reconciliation.settled_ms > settled)
         answers.set()
         await eventually(lambda: stream.stats().overflows > 0)
         wanted = {item.execution_id for item in items}
@@ -348,15 +349,14 @@ async def test_what_comes_while_a_stream_rejoins_is_read_whole(valkey: ValkeyWor
     early, late = [done() for _ in range(60)], [_in_partition(7) for _ in range(40)]
     async with ValkeyBackend(valkey.url, reconcile_interval=NEVER, buffer_size=40, clock_skew=0) as backend:
         stream = await backend.subscribe_completions()
-        live = backend._live
-        assert live.catchup is not None
-        index, real, burst = live.catchup._index, live.catchup._index.page, list(late)
+        reconciler = _reconciler(backend)
+        index, real, burst = reconciler._index, reconciler._index.page, list(late)
 
         async def page(since_ms: int, wanted: int = 1 << 30) -> Any:
             found = await real(since_ms, wanted)
-            feed = next(iter(live.catchup._behind))  # type: ignore[union-attr]
-            assert feed.backlog is not None
-            if burst and found.complete and len(feed.backlog.sift(found.entries)) <= feed.room // 2:
+            source = next(iter(reconciler._behind))
+            assert source.backlog is not None
+            if burst and found.complete and len(source.backlog.pending(found.entries)) <= source.room // 2:
                 await _finish_many(valkey, burst)
                 burst.clear()
                 await eventually(lambda: backend.stats().received == 100)
@@ -373,6 +373,18 @@ async def test_what_comes_while_a_stream_rejoins_is_read_whole(valkey: ValkeyWor
         await stream.aclose()
 
 
+def _run(backend: ValkeyBackend) -> Supervisor:
+    run = backend._run
+    assert run is not None
+    return run
+
+
+def _reconciler(backend: ValkeyBackend) -> Reconciler:
+    reconciler = _run(backend)._reconciler
+    assert reconciler is not None
+    return reconciler
+
+
 def _in_partition(number: int) -> Done:
     return Done(execution_id=f"{{fp:{number}}}:{done().execution_id.partition('}:')[2]}")
 
@@ -382,20 +394,19 @@ async def test_an_entry_that_is_written_while_the_index_is_read_is_not_passed_ov
     items = [done() for _ in range(110)]
     async with ValkeyBackend(valkey.url, reconcile_interval=NEVER, buffer_size=40, clock_skew=0) as backend:
         stream = await backend.subscribe_completions()
-        live = backend._live
-        assert live.catchup is not None
-        index, real = live.catchup._index, live.catchup._index.page
+        reconciler = _reconciler(backend)
+        index, real = reconciler._index, reconciler._index.page
         hidden: list[Any] = []
 
         async def page(since_ms: int, wanted: int = 1 << 30) -> Any:
             found = await real(since_ms, wanted)
-            feed = next(iter(live.catchup._behind))  # type: ignore[union-attr]
-            assert feed.backlog is not None
-            owed = feed.backlog.sift(found.entries)
-            if not hidden and len(owed) > 25:
-                hidden.append(owed[3])
-                entries = [entry for entry in found.entries if entry != owed[3]]
-                return IndexPage(entries, found.upto, found.complete, owed[3][1])
+            source = next(iter(reconciler._behind))
+            assert source.backlog is not None
+            pending = source.backlog.pending(found.entries)
+            if not hidden and len(pending) > 25:
+                hidden.append(pending[3])
+                entries = [entry for entry in found.entries if entry != pending[3]]
+                return IndexPage(entries, found.upto, found.complete, 0, pending[3][1])
             return found
 
         index.page = page  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ UNKNOWN = "{fp:9}:550e8400-e29b-41d4-a716-446655440099"
 NOWHERE = ["valkey://127.0.0.1:1", "postgresql://127.0.0.1:1/x", "memory://"]
 
 
-async def soon(coroutine: Any, seconds: float = 10.0) -> Any:
+async def soon(coroutine: Any, seconds: float = 30.0) -> Any:
     return await asyncio.wait_for(coroutine, seconds)
 
 

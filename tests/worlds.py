@@ -386,7 +386,7 @@ class ValkeyWorld(World):
             await client.close()
 
 
-async def eventually(what: Any, seconds: float = 10.0) -> None:
+async def eventually(what: Any, seconds: float = 30.0) -> None:
     """Wait until ``what()`` (plain or async) is true; a deadline instead of a hope."""
     async with asyncio.timeout(seconds):
         while True:
@@ -398,12 +398,12 @@ async def eventually(what: Any, seconds: float = 10.0) -> None:
             await asyncio.sleep(0.01)
 
 
-async def first(stream: Any, seconds: float = 10.0) -> Any:
+async def first(stream: Any, seconds: float = 30.0) -> Any:
     """The next completion, within a deadline."""
     return await asyncio.wait_for(stream.__anext__(), seconds)
 
 
-async def some(stream: Any, count: int, seconds: float = 10.0) -> list[Any]:
+async def some(stream: Any, count: int, seconds: float = 30.0) -> list[Any]:
     """The next ``count`` completions, within a deadline."""
     async with asyncio.timeout(seconds):
         return [await stream.__anext__() for _ in range(count)]

@@ -11,6 +11,7 @@ import typer
 
 from ffcompletion import __version__
 from ffcompletion.cli import attaching
+from ffcompletion.cli.board import board
 from ffcompletion.cli.demo import run_demo
 from ffcompletion.cli.producing import producers
 from ffcompletion.cli.running import run
@@ -33,6 +34,8 @@ app: typer.Typer = typer.Typer(
 )
 app.add_typer(producers, name="producers")
 attaching.register(app)
+
+app.command()(board)
 
 
 class _Which(StrEnum):
@@ -153,8 +156,11 @@ def wait(
 @app.command()
 def demo(
     backend: Annotated[_Which, typer.Option(help="Which servers to start.")] = _Which.BOTH,
-    seconds: Annotated[float, typer.Option(min=1, help="How long the workload runs.")] = 10.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="How long the workload runs: 10, or an hour with --board.")
+    ] = None,
+    board: Annotated[bool, typer.Option("--board", help="Show them on a web page too.")] = False,
 ) -> None:
     """Start throw-away servers, run two tenants' workload on them, and show the completions arrive."""
     kinds = ("valkey", "postgres") if backend is _Which.BOTH else (backend.value,)
-    run(run_demo(kinds, seconds))
+    run(run_demo(kinds, seconds or (3_600.0 if board else 10.0), board=board))

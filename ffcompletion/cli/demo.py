@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ffcompletion import embedded
+from ffcompletion.cli.board import serving_board
 from ffcompletion.cli.tail import as_text
 from ffcompletion.cli.workload import TENANTS, Workload, on_postgres, on_valkey
 from ffcompletion.consumers.subscribing import subscribe
@@ -71,8 +72,8 @@ class _Tally:
         return sum(now - at <= 2.0 for at in self.arrived) / 2.0
 
 
-async def run_demo(kinds: Sequence[str], seconds: float) -> int:
-    """Run it; exit status 0 if everything announced was received. Raises ``EngineError``."""
+async def run_demo(kinds: Sequence[str], seconds: float, *, board: bool = False) -> int:
+    """Run it, with a page for each server if wanted; exit status 0 if everything announced was received. Raises ``EngineError``."""
     console = Console(highlight=False, soft_wrap=True)
     with ExitStack() as servers:
         urls: dict[str, str] = {}
@@ -83,10 +84,10 @@ async def run_demo(kinds: Sequence[str], seconds: float) -> int:
             )
             urls[kind] = servers.enter_context(server).url
             console.print(Text(await install(urls[kind]), style="dim"))
-        return await _watch(console, urls, seconds)
+        return await _watch(console, urls, seconds, board=board)
 
 
-async def _watch(console: Console, urls: dict[str, str], seconds: float) -> int:
+async def _watch(console: Console, urls: dict[str, str], seconds: float, *, board: bool) -> int:
     recent: deque[Text] = deque(maxlen=_LAST)
     tallies: list[_Tally] = []
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
@@ -97,6 +98,9 @@ async def _watch(console: Console, urls: dict[str, str], seconds: float) -> int:
             workload = Workload(finish, _PER_SECOND, random.Random(kind))  # noqa: S311  # no secret
             workloads.append(workload)
             backend = await stack.enter_async_context(connect(url))
+            if board:
+                at = await stack.enter_async_context(serving_board(backend, "127.0.0.1", 0))
+                console.print(Text(f"{kind}: {at}", style="bold"))
             for tenant in TENANTS:
                 tally = _Tally(kind, tenant, workload)
                 tallies.append(tally)

@@ -29,7 +29,7 @@ from ffcompletion.contract.protocols import Backend
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
 
-__all__ = ["COLOURS", "TailOptions", "as_json", "as_text", "run_tail"]
+__all__ = ["COLOURS", "TailOptions", "as_json", "as_text", "ends_on_interrupt", "run_tail"]
 
 COLOURS = {
     Outcome.SUCCESS: "green",
@@ -100,7 +100,7 @@ def _printable(text: str) -> str:
 
 
 @asynccontextmanager
-async def _ends_on_interrupt() -> AsyncGenerator[asyncio.Event]:
+async def ends_on_interrupt() -> AsyncGenerator[asyncio.Event]:
     """An event that Ctrl-C or SIGTERM sets, so that the totals are still printed."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     caught = (signal.SIGINT, signal.SIGTERM)
@@ -118,7 +118,7 @@ async def run_tail(url: str, options: TailOptions) -> int:
     totals: Counter[str] = Counter()
     given: ConnectOptions = {"schema": options.schema} if options.schema and scheme_of(url) == "postgres" else {}
     started = time.monotonic()
-    async with _ends_on_interrupt() as ended, connect(url, **given) as backend:
+    async with ends_on_interrupt() as ended, connect(url, **given) as backend:
         showing = asyncio.create_task(_show(backend, options, totals))
         stopping = asyncio.create_task(ended.wait())
         try:

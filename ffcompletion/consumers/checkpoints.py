@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 import threading
 import zlib
@@ -16,8 +18,14 @@ import msgspec
 from ffcompletion.contract.checkpoint import Checkpoint
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
+from ffcompletion.contract.text import check_text
 
 __all__ = ["FileCheckpoints"]
+
+
+# A name and a filter as long as they like, and still nothing that is worth reading if it is longer.
+_LONGEST: Final = 1 << 20
+_NO_FILE: Final = "it is no regular file"
 
 
 class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,50 +43,87 @@ class FileCheckpoints:
     """One checkpoint in one file: a line of JSON, replaced atomically and synced to disk before ``save`` returns.
 
     A file that is torn, or was written for another name, is refused with ``Validation`` and left as it is. A file
-    that cannot be read or written raises ``Unavailable``. The directory must exist.
+    that cannot be read or written, or is none (a device, a pipe), raises ``Unavailable``. A file that is replaced keeps
+    its mode and its owner; a new one is private. The directory must exist.
+
+    Raises ``Validation`` for a path that no file can have.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        # A link is followed, not replaced.
-        self._path: Final = Path(os.path.realpath(path))
+        try:
+            # A link is followed, not replaced.
+            self._path: Final = Path(os.path.realpath(path))
+            # For messages: a name may hold bytes that are no text.
+            self._shown: Final = os.fsencode(self._path).decode("utf-8", "replace")
+        except (ValueError, OSError) as exc:
+            raise Validation("checkpoint", f"{path!r} cannot be the name of a file") from exc
         self._turn = threading.Lock()
 
     async def load(self, name: str, /) -> Checkpoint | None:
         """The file's checkpoint; None if there is no file. Raises ``Validation`` and ``Unavailable``."""
         try:
-            data = await asyncio.to_thread(self._path.read_bytes)
+            data = await asyncio.to_thread(self._read)
         except FileNotFoundError:
             return None
         except OSError as exc:
-            raise Unavailable("the checkpoint file", f"{self._path}: {exc.strerror}") from exc
+            raise self._refused(exc) from exc
         try:
             line = msgspec.json.decode(data, type=_Line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            sound = line.crc32 == _crc32(line.name, line.backend, line.selection, line.cursor)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
             raise self._damaged() from exc
-        if line.crc32 != _crc32(line.name, line.backend, line.selection, line.cursor):
+        if not sound:
             raise self._damaged()
         if line.name != name:
-            raise Validation("checkpoint", f"{self._path} belongs to {line.name!r}, not to {name!r}")
+            raise Validation("checkpoint", f"{self._shown} belongs to {line.name!r}, not to {name!r}")
         return Checkpoint(cursor=StreamCursor.from_text(line.cursor), backend=line.backend, selection=line.selection)
 
     async def save(self, name: str, checkpoint: Checkpoint, /) -> None:
         """Replace the file. Raises ``Unavailable``, and then the former content stays."""
-        fields = (name, checkpoint.backend, checkpoint.selection, checkpoint.cursor.to_text())
+        fields = (
+            check_text("checkpoint", "the name", name),
+            check_text("checkpoint", "the backend", checkpoint.backend),
+            check_text("checkpoint", "the selection", checkpoint.selection),
+            checkpoint.cursor.to_text(),
+        )
         data = msgspec.json.encode(_Line(*fields, crc32=_crc32(*fields))) + b"\n"
         try:
             await asyncio.to_thread(self._replace, data)
         except OSError as exc:
-            raise Unavailable("the checkpoint file", f"{self._path}: {exc.strerror}") from exc
+            raise self._refused(exc) from exc
+
+    def _read(self) -> bytes:
+        # Looked at before it is opened, because opening a pipe waits and opening a device may do something.
+        self._former()
+        # And not waited for, should it have become one since.
+        handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, _NO_FILE)
+            return file.read(_LONGEST)
+
+    def _former(self) -> os.stat_result:
+        found = self._path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, _NO_FILE)
+        return found
 
     def _replace(self, data: bytes) -> None:
         folder = self._path.parent
         with self._turn:
-            handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=folder)
+            try:
+                former = self._former()
+            except FileNotFoundError:
+                former = None
+            # A name of its own, because with this one's the longest allowed would be too long.
+            handle, name = tempfile.mkstemp(prefix=".ffcompletion-", dir=folder)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
                     file.flush()
-                    os.fsync(file.fileno())
+                    if former is not None:
+                        _keep(handle, former)
+                    os.fsync(handle)
                 Path(name).replace(self._path)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -91,10 +136,26 @@ class FileCheckpoints:
             finally:
                 os.close(directory)
 
+    def _refused(self, exc: OSError) -> Unavailable:
+        return Unavailable("the checkpoint file", f"{self._shown}: {exc.strerror}")
+
     def _damaged(self) -> Validation:
         return Validation(
-            "checkpoint", f"{self._path} is damaged; restore it, or remove it to begin where `start` says"
+            "checkpoint", f"{self._shown} is damaged; restore it, or remove it to begin where `start` says"
         )
+
+
+def _keep(handle: int, former: os.stat_result) -> None:
+    """Owner and mode of the file that is replaced. Raises ``OSError`` where the owner cannot be kept."""
+    made = os.fstat(handle)
+    if (made.st_uid, made.st_gid) != (former.st_uid, former.st_gid):
+        try:
+            os.fchown(handle, former.st_uid, former.st_gid)
+        except PermissionError as exc:
+            owner = f"{former.st_uid}:{former.st_gid}"
+            raise OSError(exc.errno, f"it belongs to {owner}, which this process cannot give a new file to") from exc
+    # After the owner, whose change takes bits away.
+    os.fchmod(handle, stat.S_IMODE(former.st_mode))
 
 
 def _crc32(*fields: str) -> int:

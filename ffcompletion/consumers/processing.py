@@ -8,14 +8,17 @@ from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Final, Self, final
 
+from ffcompletion.consumers.selection import selection_text
 from ffcompletion.consumers.shards import position_of
 from ffcompletion.consumers.subscribing import open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
-from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream
+from ffcompletion.contract.text import check_text
+from ffcompletion.foreign.awaiting import called
+from ffcompletion.foreign.calling import name_of
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Checkpointed", "Progress", "checkpointed"]
@@ -24,6 +27,8 @@ _log: Final = logger("ffcompletion.checkpoints")
 
 # Where a filter admits little, the position moves without anything being processed; it is looked at this often.
 _IDLE_S: Final = 5.0
+# A store that was cancelled in the middle of a save is given so long to notice.
+_GIVE_UP_S: Final = 1.0
 
 
 def checkpointed(
@@ -36,6 +41,7 @@ def checkpointed(
     partitions: Collection[int] | None = None,
     results: bool = False,
     save_interval: float = 0.1,
+    selection: str | None = None,
 ) -> Checkpointed:
     """Go on where the consumer called ``name`` stopped, and remember how far it has come.
 
@@ -53,11 +59,14 @@ def checkpointed(
     - ``start``: where to begin if nothing is stored yet; None is from now, and stored at once.
     - ``filter``, ``partitions``, ``results``: as for ``subscribe``. A checkpoint that was stored for others, or for another kind of
       backend, is refused with ``Validation`` and left as it is.
+    - ``selection``: what a filter of your own admits, in words that change when it does. Needed with any filter but
+      ``ScannerFilter``, because two objects of one class may admit different things, and what the one did not admit
+      would be passed over for the other.
 
     Entering raises ``Unavailable`` if the backend is not resumable, and what subscribing and ``store`` raise. What
     ``store.save`` raises later, the loop raises.
     """
-    return Checkpointed(backend, store, name, filter, start, partitions, results, save_interval)
+    return Checkpointed(backend, store, name, filter, start, partitions, results, save_interval, selection)
 
 
 @final
@@ -101,13 +110,15 @@ class Checkpointed:
         partitions: Collection[int] | None,
         results: bool,
         save_interval: float,
+        selection: str | None,
     ) -> None:
-        if save_interval < 0:
+        if not save_interval >= 0:
             raise Validation("save_interval", "must be at least 0 seconds")
         self._backend = backend
         self._store = store
-        self._name = name
+        self._name = check_text("checkpoint", "the name", name)
         self._filter = wanted
+        self._selection = selection_text(wanted, partitions, selection)
         self._start = start or StreamCursor.empty()
         self._partitions = partitions
         self._results = results
@@ -123,7 +134,7 @@ class Checkpointed:
         self._failed: BaseException | None = None
 
     async def __aenter__(self) -> Self:
-        stored = await self._store.load(self._name)
+        stored = _checked(await called("load a checkpoint", lambda: self._store.load(self._name)))
         if stored is not None:
             self._check(stored)
             self._saved = stored.cursor
@@ -147,7 +158,7 @@ class Checkpointed:
         self._dirty.set()
         try:
             if self._saver is not None:
-                await asyncio.wait([self._saver])
+                await _ended(self._saver)
             if error is None:
                 self._raise_failure()
         finally:
@@ -179,7 +190,7 @@ class Checkpointed:
 
         async def work(completion: CompletionPayload, finish: Callable[[], None]) -> None:
             try:
-                await handler(completion)
+                await called("the handler", lambda: handler(completion))
                 finish()
                 self._dirty.set()
             finally:
@@ -232,8 +243,9 @@ class Checkpointed:
             cursor = self._position()
             if cursor is None or cursor == self._saved:
                 return
-            backend, selection = type(self._backend).__name__, self._selection()
-            await self._store.save(self._name, Checkpoint(cursor=cursor, backend=backend, selection=selection))
+            backend = type(self._backend).__name__
+            position = Checkpoint(cursor=cursor, backend=backend, selection=self._selection)
+            await called("save a checkpoint", lambda: self._store.save(self._name, position))
             self._saved = cursor
 
     async def _save_on(self) -> None:
@@ -254,7 +266,7 @@ class Checkpointed:
                 await self._stream.aclose()
 
     def _check(self, stored: Checkpoint) -> None:
-        backend, selection = type(self._backend).__name__, self._selection()
+        backend, selection = type(self._backend).__name__, self._selection
         if stored.backend != backend:
             raise Validation("checkpoint", f"{self._name!r} was stored for {stored.backend}, and this is {backend}")
         if stored.selection != selection:
@@ -264,17 +276,21 @@ class Checkpointed:
                 f" {selection or 'everything'}; what that did not admit has been passed over",
             )
 
-    def _selection(self) -> str:
-        parts: list[str] = []
-        if isinstance(self._filter, ScannerFilter):
-            parts += [f"namespace={self._filter.namespace!r}"] * (self._filter.namespace is not None)
-            parts += [f"tag={self._filter.instance_tag!r}"] * (self._filter.instance_tag is not None)
-        elif self._filter is not None and not self._filter.is_noop():
-            parts.append(f"{type(self._filter).__module__}.{type(self._filter).__qualname__}")
-        if self._partitions is not None:
-            shown = self._partitions if isinstance(self._partitions, range) else sorted(self._partitions)
-            parts.append(f"partitions={shown!r}")
-        return " ".join(parts)
+
+def _checked(stored: object) -> Checkpoint | None:
+    if stored is not None and not isinstance(stored, Checkpoint):
+        raise Validation("checkpoint", f"the store answered a {name_of(stored)}, which is no Checkpoint")
+    return stored
+
+
+async def _ended(saver: asyncio.Task[None]) -> None:
+    """Wait for the last save. Cancelled, it is given up: no task stays behind."""
+    try:
+        await asyncio.wait([saver])
+    finally:
+        if not saver.done():
+            saver.cancel()
+            await asyncio.wait([saver], timeout=_GIVE_UP_S)
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

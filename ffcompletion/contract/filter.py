@@ -8,26 +8,12 @@ import msgspec
 
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.ids import Namespace
+from ffcompletion.contract.text import check_text
 
 if TYPE_CHECKING:
     from ffcompletion.contract.protocols import CompletionFilter
 
-__all__ = ["ScannerFilter", "check_text"]
-
-
-def check_text(what: str, value: object) -> str:
-    """``value`` as plain text. Raises ``Validation`` for what is no string, or none that a server can hold."""
-    if not isinstance(value, str):
-        raise Validation("filter", f"{what} must be a string, not {type(value).__name__}")
-    # Whatever a subclass makes of itself, this is its text.
-    text = str.__str__(value)
-    if "\0" in text:
-        raise Validation("filter", f"{what} holds a NUL, which Postgres cannot store")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise Validation("filter", f"{what} holds half a surrogate pair, which UTF-8 cannot spell") from None
-    return text
+__all__ = ["ScannerFilter"]
 
 
 @final
@@ -54,13 +40,13 @@ class ScannerFilter(msgspec.Struct, frozen=True):
         namespace, tag = cast("object", self.namespace), cast("object", self.instance_tag)
         if namespace is not None:
             # Streams of equal filters share their answers, so equality has to be that of plain text.
-            msgspec.structs.force_setattr(self, "namespace", check_text("namespace", namespace))
+            msgspec.structs.force_setattr(self, "namespace", check_text("filter", "namespace", namespace))
         if tag is None:
             return
         parts = tuple(cast("tuple[object, ...]", tag)) if isinstance(tag, tuple) else ()
         if len(parts) != 2:
             raise Validation("filter", "instance_tag must be a tuple (key, value) of two strings")
-        key, value = check_text("the tag's key", parts[0]), check_text("the tag's value", parts[1])
+        key, value = check_text("filter", "the tag's key", parts[0]), check_text("filter", "the tag's value", parts[1])
         if not key:
             raise Validation("filter", "the tag's key must not be empty")
         msgspec.structs.force_setattr(self, "instance_tag", (key, value))

@@ -65,6 +65,8 @@ class BackendStats(msgspec.Struct, frozen=True, kw_only=True):
     """Announcements dropped unread because the event loop had been held up for too long (Valkey); each time a gap."""
     reconciled: int = 0
     """Completions found in stored state that no announcement had told of (Valkey)."""
+    waiting: int = 0
+    """Rows withheld from filtered streams until the records that decide them can be asked for (Postgres)."""
     held: int = 0
     """Ids that an unfinished transaction may still fill (Postgres)."""
     held_since_s: float = 0.0

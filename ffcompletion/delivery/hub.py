@@ -13,8 +13,11 @@ from ffcompletion.foreign.filters import ForeignFilter, Wanted, admits
 
 __all__ = ["Facts", "Fit", "Group", "Hub", "Member", "Selector"]
 
-Facts = tuple[str | None, Mapping[str, str]]
-"""What is known about an execution: its namespace, and at least the tags that somebody's filter asks for."""
+Facts = tuple[str | None, Mapping[str, str | None]]
+"""What is known about an execution: its namespace, and at least the tags that somebody's filter asks for.
+
+A tag that is there with None is one that cannot be read: who asks for it cannot tell.
+"""
 
 
 @final
@@ -64,7 +67,7 @@ class Group:
         key = wanted.tag_key
         admitted: list[CompletionPayload] = []
         for payload, known in zip(payloads, facts, strict=True):
-            verdict = None if known is None else admits(wanted, known[0], None if key is None else known[1].get(key))
+            verdict = None if known is None else _verdict(wanted, key, known)
             if verdict:
                 admitted.append(payload)
             elif verdict is None:
@@ -72,6 +75,14 @@ class Group:
             else:
                 self.filtered += 1
         return admitted
+
+
+def _verdict(wanted: Wanted, key: str | None, known: Facts) -> bool | None:
+    namespace, tags = known
+    if key is None:
+        return admits(wanted, namespace, None)
+    tag = tags.get(key)
+    return None if tag is None and key in tags else admits(wanted, namespace, tag)
 
 
 @final

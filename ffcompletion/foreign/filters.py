@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final, final
 from typing_extensions import override
 
 from ffcompletion.contract.errors import Validation
-from ffcompletion.contract.filter import ScannerFilter, check_text
+from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.protocols import CompletionFilter
+from ffcompletion.contract.text import check_text
 from ffcompletion.foreign.calling import FAILED, Culprit, contained, discard, name_of
 from ffcompletion.foreign.logs import logger
 
@@ -33,7 +34,7 @@ class ForeignFilter:
         key: object = contained(self._culprit, _tag_key, original)
         if key is FAILED:
             raise Validation("filter", f"{name_of(original)}.tag_key raises")
-        self.tag_key: str | None = None if key is None else check_text("the tag's key", key)
+        self.tag_key: str | None = None if key is None else check_text("filter", "the tag's key", key)
         """The tag that it wants to see, as it was when the stream was opened."""
         if self.tag_key == "":
             raise Validation("filter", "the tag's key must not be empty")

@@ -20,7 +20,7 @@ from ffcompletion.contract.protocols import CompletionFilter
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendStats
 from ffcompletion.sync.loop import loop_thread
-from ffcompletion.sync.stream import Stream
+from ffcompletion.sync.stream import Pump, Stream
 
 __all__ = ["Backend"]
 
@@ -32,7 +32,7 @@ class Backend:
     def __init__(self, backend: AsyncBackend) -> None:
         self._backend = backend
         self._loop = loop_thread()
-        self._streams: set[Stream] = set()
+        self._pumps: set[Pump] = set()
         self._open = True
         self._loop.enter()
 
@@ -46,10 +46,10 @@ class Backend:
     ) -> Stream:
         """A live stream to iterate over; it is live when this returns. Arguments and errors of ``subscribe``."""
         self._check()
-        stream = Stream(self._loop, self._streams.discard)
-        self._loop.run(lambda: stream.start(self._backend, filter, cursor, partitions, results))
-        self._streams.add(stream)
-        return stream
+        pump = Pump(self._loop, self._pumps.discard)
+        self._loop.run(lambda: pump.start(self._backend, filter, cursor, partitions, results))
+        self._pumps.add(pump)
+        return Stream(pump)
 
     def wait_for_completion(
         self,
@@ -153,8 +153,8 @@ class Backend:
         if os.getpid() != self._loop.pid:
             return
         try:
-            for stream in tuple(self._streams):
-                stream.close()
+            for pump in tuple(self._pumps):
+                pump.close()
             self._loop.run(self._backend.aclose)
         finally:
             self._loop.leave()

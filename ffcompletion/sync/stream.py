@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
@@ -18,25 +19,29 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import Backend, CompletionFilter, CompletionStream
 from ffcompletion.sync.loop import LoopThread
 
-__all__ = ["Stream"]
+__all__ = ["Pump", "Stream"]
 
 # Completions that are moved to the thread ahead of it; what is not fetched waits in the backend's own buffers.
 _AHEAD: Final = 1000
 
 
 @final
-class Stream:
-    """Completions for a plain ``for`` loop. Close it, or use it in ``with``; closing ends the loop in any thread."""
+class Pump:
+    """Moves completions from a stream on the loop's thread to whoever iterates.
 
-    def __init__(self, loop: LoopThread, forget: Callable[[Stream], None]) -> None:
+    Knows nothing of the handle that is iterated over, so that a handle that is dropped unclosed is noticed.
+    """
+
+    def __init__(self, loop: LoopThread, forget: Callable[[Pump], None]) -> None:
         self._loop = loop
         self._forget = forget
         self._items: deque[CompletionPayload] = deque()
         self._changed = threading.Condition()
         self._room = asyncio.Event()
-        self._ended = False
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
+        self.ended: bool = False
+        """Whether nothing more comes from the loop's thread."""
 
     async def start(
         self,
@@ -50,9 +55,9 @@ class Stream:
         async with AsyncExitStack() as stack:
             subscribing = subscribe(backend, wanted, cursor=cursor, partitions=partitions, results=results)
             stream = await stack.enter_async_context(subscribing)
-            self._task = asyncio.create_task(self._pump(stream, stack.pop_all()), name="ffcompletion-sync-stream")
+            self._task = asyncio.create_task(self._run(stream, stack.pop_all()), name="ffcompletion-sync-stream")
 
-    async def _pump(self, stream: CompletionStream, stack: AsyncExitStack) -> None:
+    async def _run(self, stream: CompletionStream, stack: AsyncExitStack) -> None:
         try:
             async with stack:
                 async for completion in stream:
@@ -65,17 +70,15 @@ class Stream:
         except Exception as exc:  # noqa: BLE001  # the loop's thread raises it
             self._error = exc
         finally:
-            self._ended = True
+            self.ended = True
             self._tell()
 
     def _tell(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> CompletionPayload:
+    def next(self) -> CompletionPayload:
+        """The next completion, however long it takes. Raises ``StopIteration`` at the end."""
         while True:
             try:
                 completion = self._items.popleft()
@@ -89,19 +92,46 @@ class Stream:
                 raise Unavailable("this stream", "it was opened before fork(); subscribe again in the child process")
             with self._changed:
                 if not self._items:
-                    if self._ended:
+                    if self.ended:
                         if self._error is not None:
                             raise self._error
                         raise StopIteration
                     self._changed.wait()
 
     def close(self) -> None:
-        """Release what it holds on the server; a loop over it ends. Idempotent."""
+        """Release what it holds on the server, and wait for that. Idempotent."""
         self._forget(self)
         task = self._task
-        if task is not None and not self._ended and os.getpid() == self._loop.pid:
+        if task is not None and not self.ended and os.getpid() == self._loop.pid:
             self._loop.run(lambda: _cancelled(task))
         self._items.clear()
+
+    def abandon(self) -> None:
+        """The same without waiting, from any thread: nobody holds the stream any more."""
+        self._forget(self)
+        if self._task is not None:
+            self._loop.call(self._task.cancel)
+
+
+@final
+class Stream:
+    """Completions for a plain ``for`` loop. Close it, or use it in ``with``; closing ends the loop in any thread.
+
+    One that is dropped unclosed, as after a ``break``, is released too, with a ``ResourceWarning``.
+    """
+
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> CompletionPayload:
+        return self._pump.next()
+
+    def close(self) -> None:
+        """Release what it holds on the server; a loop over it ends. Idempotent."""
+        self._pump.close()
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +140,12 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        pump = getattr(self, "_pump", None)
+        if pump is not None and not pump.ended:
+            pump.abandon()
+            warnings.warn("unclosed sync stream; use `with` or close()", ResourceWarning, stacklevel=2, source=self)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -125,8 +125,8 @@ class Channel:
             batch = tuple(self._arrived)
             self._arrived.clear()
             self._room.set()
-            names = await self._names(batch)
             now_ms = time.time_ns() // 1_000_000
+            names = await self._names(batch)
             for completion, name in zip(batch, names, strict=True):
                 if self._paced:
                     for outbox in tuple(self._outboxes):

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 
-from dbos import DBOS, DBOSConfig, Queue, SetWorkflowID, SetWorkflowTimeout
+from dbos import DBOS, DBOSConfig, SetWorkflowID, SetWorkflowTimeout
 
 config: DBOSConfig = {
     "name": "attached",
@@ -15,7 +15,6 @@ config: DBOSConfig = {
     "application_version": "1",
 }
 DBOS(config=config)
-queue = Queue("mail")
 COMMAND = sys.argv[2]
 
 
@@ -55,7 +54,8 @@ def story() -> None:
     with contextlib.suppress(ValueError):
         fail()
     parent()
-    queue.enqueue(succeed).get_result()
+    DBOS.register_queue("mail", polling_interval_sec=0.1)
+    DBOS.enqueue_workflow("mail", succeed).get_result()
     with SetWorkflowTimeout(0.2):
         handles = [DBOS.start_workflow(slow)]
     handles.append(DBOS.start_workflow(slow))

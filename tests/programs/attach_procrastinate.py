@@ -48,7 +48,7 @@ async def story() -> None:
     while str((await app.job_manager.get_job_status_async(aborted)).value) != "doing":
         await asyncio.sleep(0.05)
     await app.job_manager.cancel_job_by_id_async(aborted, abort=True)
-    while any([job.status in {"todo", "doing"} for job in await app.job_manager.list_jobs_async()]):
+    while [job for job in await app.job_manager.list_jobs_async() if job.status in {"todo", "doing"}]:
         await asyncio.sleep(0.05)
     worker.cancel()
     await asyncio.wait({worker})

@@ -23,6 +23,7 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer
+from ffcompletion.contract.text import check_text
 from ffcompletion.delivery.stream import Subscription
 from ffcompletion.foreign.filters import checked_filter
 from ffcompletion.foreign.observers import contained_observer
@@ -77,6 +78,7 @@ class MemoryBackend:
         """
         if self._state is BackendState.CLOSED:
             raise Unavailable("emit", "the backend is closed")
+        _check(namespace, tags)
         records = self._records
         submitted = records.states.get(ExecutionId(execution_id))
         if submitted is not None and not submitted.is_terminal:
@@ -124,6 +126,7 @@ class MemoryBackend:
         """
         if self._state is BackendState.CLOSED:
             raise Unavailable("submit", "the backend is closed")
+        _check(namespace, tags)
         snapshot = ExecutionSnapshot(
             execution_id=ExecutionId(execution_id),
             namespace=namespace,
@@ -240,6 +243,15 @@ class MemoryBackend:
     @override
     def __repr__(self) -> str:
         return f"<MemoryBackend {self._state.value}, {len(self._readers)} streams>"
+
+
+def _check(namespace: str | None, tags: Mapping[str, str] | None) -> None:
+    """The same as the servers keep: text. Raises ``Validation``; a number would match no filter, and nobody would know."""
+    if namespace is not None:
+        check_text("namespace", "it", namespace)
+    for key, value in (tags or {}).items():
+        check_text("tags", "a tag's key", key)
+        check_text("tags", "a tag's value", value)
 
 
 if TYPE_CHECKING:

@@ -151,8 +151,12 @@ class PostgresBackend(Adapter):
         if after is not None:
             wanted = after
             after = await self._execute(lambda conn: resume_after(conn, self._queries, wanted))
-        pages = PageReader(pool, self._queries, pooled=session.pooled, read_timeout_s=self._read_s)
-        feed = Feed(self._live.reader, self._hub, pages, selector, self._buffer_size, self._closed, after)
+        pages = PageReader(pool, self._queries, session.lookups(), pooled=session.pooled, read_timeout_s=self._read_s)
+        reader = self._live.reader
+        if selector.filter is None and not selector.results:
+            feed = Feed(reader, self._hub, pages, selector, self._buffer_size, self._closed, after)
+        else:
+            feed = Feed(reader.lane, reader.lane.hub, pages, selector, self._buffer_size, self._closed, after)
         self._feeds.add(feed)
         return feed
 
@@ -252,6 +256,7 @@ class PostgresBackend(Adapter):
             reconnects=self._link.reconnects,
             gaps=self._link.reconnects,
             held=reader.tracker.held,
+            waiting=reader.lane.waiting,
             held_since_s=time.monotonic() - min(gap.since for gap in gaps) if gaps else 0.0,
         )
 

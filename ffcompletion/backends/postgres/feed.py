@@ -29,7 +29,7 @@ _PAGES_AHEAD: Final = 2
 
 
 class Outbox(Protocol):
-    """Where the one reader of the outbox stands."""
+    """Where the one reader of the outbox stands; or, for streams that need lookups, the lane behind it."""
 
     tracker: GapTracker
     in_hand: Sequence[int]
@@ -116,8 +116,11 @@ class Feed:
 
     def deliver(self, batch: Sequence[CompletionPayload], cursor: StreamCursor | None) -> None:
         """Take a batch. One that does not fit puts this stream behind; nobody else notices."""
-        if self._buffer.offer(batch, cursor):
-            return
+        if not self._buffer.offer(batch, cursor):
+            self.fall_behind()
+
+    def fall_behind(self) -> None:
+        """What is being handed out, and what follows, is not for this stream: it reads what is stored."""
         self._overflows += 1
         self._detach()
         tracker = self._reader.tracker
@@ -125,6 +128,9 @@ class Feed:
         # What is buffered while joining is newer than what is pending, and must not be consumed first.
         if self._standing.overflowed(tracker.high, union(tracker.spans(), in_hand)):
             self._buffer.drop()
+        if not self._buffer.size:
+            # Nothing that came before is left to be taken first.
+            self._standing.drained()
         self._buffer.wake()
 
     def rewind(self, high: int) -> None:

@@ -23,11 +23,15 @@ from typing import Final, final
 
 import msgspec
 
+from ffcompletion.backends.postgres.spans import covers, union
+
 __all__ = ["Gap", "GapTracker"]
 
 # Spans of retired ids that are remembered, the highest, so that a row which appears in one after all (an id taken
 # without the lock, by hand) is known to be new. Bounds memory; each is some 100 bytes.
 _RETIRED_KEPT: Final = 10_000
+# Ids below what was looked at when the reader began that are taken on an announcement's word alone.
+_DEEP: Final = 1_000
 _PREPARED: Final = "-1/"
 
 
@@ -47,14 +51,15 @@ class Gap(msgspec.Struct):
 class GapTracker:
     """What one reader of the outbox has seen. ``start``: everything visible up to there counts as already seen."""
 
-    __slots__ = ("_early", "_expected", "_gaps", "_high", "_retired", "_start")
+    __slots__ = ("_early", "_expected", "_floor", "_gaps", "_high", "_retired", "_start")
 
     def __init__(self, start: int) -> None:
         self._start = start
         self._high = start
         self._gaps: list[Gap] = []
         self._retired: list[tuple[int, int]] = []
-        # Ids at or below the start: announced and about to be looked for, and admitted.
+        # Below this, nobody has looked what was visible; and ids there, announced and about to be looked for, or admitted.
+        self._floor = 0
         self._expected: set[int] = set()
         self._early: set[int] = set()
 
@@ -87,11 +92,22 @@ class GapTracker:
         """Open gaps as ``(low, high)``, a copy."""
         return [(gap.low, gap.high) for gap in self._gaps]
 
-    def assume(self, missing: Iterable[tuple[int, int]], now: float) -> None:
-        """Hold these spans (ascending, at or below ``start``) as gaps: they may belong to transactions that were
-        under way when the reader began.
+    def assume(self, missing: Iterable[tuple[int, int]], now: float, floor: int = 0) -> None:
+        """Hold these spans (ascending, above ``floor``, at or below ``start``) as gaps: they may belong to transactions
+        that were under way when the reader began. What those may own at or below ``floor`` was not looked at.
         """
         self._gaps = [Gap(low, high, now) for low, high in missing] + self._gaps
+        self._floor = floor
+
+    def copy(self) -> GapTracker:
+        """One that stands at the same place, and goes on by itself."""
+        other = GapTracker(self._start)
+        other._high = self._high  # of the same class
+        other._floor = self._floor
+        other._gaps = [msgspec.structs.replace(gap) for gap in self._gaps]
+        other._retired = list(self._retired)
+        other._expected, other._early = set(self._expected), set(self._early)
+        return other
 
     def admit(self, ids: Sequence[int], now: float) -> list[int]:
         """Rows with these ids (ascending) are visible. Returns the indexes of those not seen before, in order."""
@@ -123,12 +139,14 @@ class GapTracker:
     def may_be_late(self, ids: Sequence[int]) -> list[int]:
         """Of ids that were announced, those at or below ``high`` whose row has not been admitted.
 
-        An announcement is only delivered for a commit after LISTEN took effect, so an id at or below ``start`` that
-        is announced was not visible before LISTEN, and is new.
+        An announcement is a hint, and anybody's: at or below ``start`` only what was held as a gap is new. Where
+        transactions were under way and lower ids were not looked at, a bounded number of those is believed.
         """
-        if not ids or (not self._gaps and not self._retired and min(ids) > self._start):
+        if not ids or (not self._gaps and not self._retired and min(ids) > self._floor):
             return []
-        self._expected = {event_id for event_id in ids if 0 < event_id <= self._start} - self._early
+        if self._floor:
+            deep = sorted({event_id for event_id in ids if 0 < event_id <= self._floor} - self._early)
+            self._expected = set(deep[: max(0, _DEEP - len(self._early))])
         return sorted({event_id for event_id in ids if 0 < event_id <= self._high and not self.seen(event_id)})
 
     def observe(self, owners: Collection[str]) -> None:
@@ -153,6 +171,7 @@ class GapTracker:
         if high < self._high:
             self._high = high
             self._start = min(self._start, high)
+            self._floor = min(self._floor, high)
             self._gaps = [gap for gap in self._gaps if gap.high <= high]
             self._retired = [span for span in self._retired if span[1] <= high]
             self._early = {event_id for event_id in self._early if event_id <= high}
@@ -162,19 +181,22 @@ class GapTracker:
         """Spans whose possible owners have all ended: one more read, made after this was asked, decides."""
         return [(gap.low, gap.high) for gap in self._gaps if gap.owners is not None and not gap.owners]
 
-    def retire(self, spans: Iterable[tuple[int, int]]) -> None:
-        """The last read over these ripe spans has been admitted: what is still missing in them never comes."""
-        ended = list(spans)
-        kept: list[Gap] = []
-        retired: list[tuple[int, int]] = []
-        for gap in self._gaps:
-            ripe = gap.owners is not None and not gap.owners
-            if ripe and any(low <= gap.low and gap.high <= high for low, high in ended):
-                retired.append((gap.low, gap.high))
-            else:
-                kept.append(gap)
-        self._gaps = kept
-        self._retired = sorted(self._retired + retired)[-_RETIRED_KEPT:]
+    def retire(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The last read over these ripe spans has been admitted: what is still missing in them never comes.
+
+        Returns what was retired, ascending.
+        """
+        ended = union(list(spans), [])
+        ripe = [(gap.low, gap.high) for gap in self._gaps if gap.owners is not None and not gap.owners]
+        retired = [span for span in ripe if covers(ended, span)]
+        self.give_up(retired)
+        return retired
+
+    def give_up(self, gaps: Collection[tuple[int, int]]) -> None:
+        """These gaps, whole ones, are over: nothing comes in them any more."""
+        over = set(gaps)
+        self._gaps = [gap for gap in self._gaps if (gap.low, gap.high) not in over]
+        self._retired = sorted([*self._retired, *over])[-_RETIRED_KEPT:]
 
     def _retired_at(self, event_id: int) -> int | None:
         at = bisect_left(self._retired, event_id, key=itemgetter(1))
@@ -185,7 +207,7 @@ class GapTracker:
         return at if at < len(self._gaps) and self._gaps[at].low <= event_id else None
 
     def _fill(self, event_id: int) -> None:
-        if event_id <= self._start:
+        if event_id <= self._floor:
             self._expected.discard(event_id)
             self._early.add(event_id)
         at = self._find(event_id)

@@ -13,8 +13,10 @@ from typing import Final, final
 
 import psycopg
 
+from ffcompletion.backends.postgres.announced import Announced, Hints
 from ffcompletion.backends.postgres.connection import Target
 from ffcompletion.backends.postgres.errors import translated
+from ffcompletion.backends.postgres.history import Identity
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import Reader, log
@@ -67,10 +69,14 @@ class Live:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._wake = asyncio.Event()
-        self._announced: list[str] = []
+        self._announced = Announced()
+        # Everything is to be looked at, whatever is announced; and when that is due in any case.
+        self._look = True
+        self._poll_at = 0.0
         self._changed = Signal()
         self._last_error: BaseException | None = None
-        self._timeline = ""
+        self._identity = Identity()
+        self._deciding: asyncio.Task[None] | None = None
         self._echoes_while_polling = 0
         self._watchdog = Watchdog(0.0, interval_s=_ECHO_EVERY_S, deadline_s=_ECHO_DEADLINE_S)
         self.reader: Reader = Reader(queries, hub, on_rewind)
@@ -85,7 +91,7 @@ class Live:
         try:
             session = await self._open()
             await self.reader.find_start(session)
-            self._timeline = session.timeline
+            self._identity = session.identity
             heard = await session.first_echo(_ECHO_DEADLINE_S)
             if not heard and not self._poll_s:
                 raise Unavailable("subscribe", f"{session.deaf_because}; and polling is turned off (poll_interval=0)")
@@ -94,6 +100,11 @@ class Live:
             self._link.idle()
             raise
         self._arrive(session)
+        lane = self.reader.lane
+        self._lookups = session.lookups()
+        self._deciding = asyncio.create_task(
+            lane.run(pool, lambda: self._lookups, self._read_timeout_s), name="ffcompletion-postgres-lookups"
+        )
         self._task = asyncio.create_task(self._run(session), name="ffcompletion-postgres-reader")
 
     async def stop(self) -> None:
@@ -101,6 +112,9 @@ class Live:
         self._stopping = True
         self._wake.set()
         self._changed.wake()
+        deciding, self._deciding = self._deciding, None
+        if deciding is not None:
+            await self.reader.lane.stop(deciding, _STOP_S)
         task, self._task = self._task, None
         if task is not None:
             done, _ = await asyncio.wait({task}, timeout=_STOP_S)
@@ -132,6 +146,7 @@ class Live:
         session = self._session = Session(self._target, self._pool, self._queries, self._patience_s)
         await session.open(self._on_announce, self._on_echo, self._wake.set)
         self._announced.clear()
+        self._look = True
         return session
 
     async def _close_session(self) -> None:
@@ -151,7 +166,7 @@ class Live:
     # ── wake-ups, called by the listener ─────────────────────────────────────────────────────────────────────────
 
     def _on_announce(self, payload: str) -> None:
-        self._announced.append(payload)
+        self._announced.add(payload)
         self._wake.set()
 
     def _on_echo(self, nonce: str) -> None:
@@ -171,9 +186,10 @@ class Live:
                     session = await self._open()
                     # Names of transactions mean nothing on a server that was restarted or replaced.
                     self.reader.tracker.forget_owners()
-                    if session.timeline != self._timeline:
+                    self._lookups = session.lookups()
+                    if session.identity != self._identity:
                         await self.reader.compare_history(session)
-                        self._timeline = session.timeline
+                        self._identity = session.identity
                     if not await self._first_echo(session):
                         return
                     self._arrive(session)
@@ -220,7 +236,7 @@ class Live:
     async def _sleep(self) -> None:
         """Until something is announced, or it is time to look without."""
         now = time.monotonic()
-        look_at = min(now + self._poll_s, self._watchdog.next_at) if self._poll_s else self._watchdog.next_at
+        look_at = min(self._poll_at, self._watchdog.next_at) if self._poll_s else self._watchdog.next_at
         if self.reader.tracker.gaps:
             look_at = min(look_at, self.reader.settle_at)
         timer = asyncio.get_running_loop().call_later(max(0.0, look_at - now), self._wake.set)
@@ -230,15 +246,30 @@ class Live:
             timer.cancel()
 
     async def _drain(self, session: Session) -> bool:
-        """One read. True if there is more to read at once."""
-        announced, self._announced = self._announced, []
+        """One read, if there is anything to read for. True if there is more to read at once."""
+        hints, look = self._announced.take(), self._look
         started, before = time.monotonic(), self.reader.received
-        full = await self.reader.drain(session, announced)
-        if not full and self.reader.received - before >= _BURST:
+        due = bool(self._poll_s) and started >= self._poll_at
+        if look or due:
+            self._poll_at = started + self._poll_s
+        more = False
+        if hints or look:
+            more = await self.reader.drain(session, Hints(hints.ids, look=hints.look or look))
+        if due and not look and not more:
+            more = await self.reader.poll(session)
+        # Not before: a read that fails is to be made again.
+        self._look = more
+        if self.reader.history.doubtful:
+            await session.identify()
+            await self.reader.compare_history(session)
+            self._identity = session.identity
+            self._look = True
+            return True
+        if not more and self.reader.received - before >= _BURST:
             # A burst is under way: let it gather, so that reading does not take the server's time from writing.
             await asyncio.sleep(min(_GATHER_S, _GATHER * (time.monotonic() - started)))
             return True
-        return full or bool(self._announced)
+        return more or bool(self._announced)
 
     # ── liveness ─────────────────────────────────────────────────────────────────────────────────────────────────
 

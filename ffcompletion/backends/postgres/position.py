@@ -33,7 +33,15 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
         if issued is not None and issued > event_id and oldest is None:
             raise CursorExpired(f"the outbox is empty, and events {event_id + 1} to {issued} are gone")
         if issued is None:
-            _log.warning("the cursor is at or beyond the newest row; whether rows after it were trimmed cannot be told")
+            # Whether it lies in the future, or what lay behind it was trimmed, only the sequence could tell. Rows beyond
+            # the newest there are none of, so beginning there repeats nothing, and passes over nothing that is to come.
+            _log.warning(
+                "the cursor (event %d) lies beyond the newest row (%d), and this role may not see the sequence (GRANT SELECT"
+                " ON SEQUENCE …): it may be of the future; reading from the newest row on",
+                event_id,
+                newest,
+            )
+            return newest
     if oldest is not None and oldest > event_id + 1:
         if oldest - event_id - 1 > _INNOCENT_HOLE:
             raise CursorExpired(f"the oldest event left is {oldest}; those from {event_id + 1} on have been trimmed")

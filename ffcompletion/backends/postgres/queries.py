@@ -6,13 +6,24 @@ to be prepared, with ``plan_cache_mode = force_generic_plan``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, LiteralString, final
 
+import msgspec
 from psycopg import sql
 
-from ffcompletion.contract.filter import ScannerFilter
-
-__all__ = ["BACKEND_PID", "CHANNEL", "CORE", "ECHO", "GENERIC_PLAN", "OUTBOX", "SERVER", "Queries", "filter_values"]
+__all__ = [
+    "BACKEND_PID",
+    "CHANNEL",
+    "CORE",
+    "ECHO",
+    "GENERIC_PLAN",
+    "OUTBOX",
+    "SERVER",
+    "TUNE_LOCALLY",
+    "Queries",
+    "Query",
+]
 
 CHANNEL: Final = "ff_completion"
 OUTBOX: Final = "ff_completion_event"
@@ -21,25 +32,55 @@ CORE: Final = "ff_exec_core"
 # The server formats ids: a text column decodes in C, and a negative partition (no valid id) becomes NULL.
 _COLUMNS: Final[LiteralString] = (
     "e.event_id, CASE WHEN e.partition_key >= 0 THEN '{{fp:' || e.partition_key || '}}:' || e.execution_id END,"
-    " e.outcome, e.occurred_at_ms, e.flow_id::text"
+    " e.outcome, e.occurred_at_ms, e.flow_id::text, e.namespace"
 )
-# The row's own namespace decides where it has one; its tag column is ambiguous and never does.
-_FACTS: Final[LiteralString] = (
-    ", c.execution_id IS NOT NULL, coalesce(e.namespace, c.raw_fields->>'namespace'), (c.raw_fields->'tags')::text"
+# The same with texts as they are stored, byte for byte, for rows that the server cannot render in UTF8.
+_RAW_COLUMNS: Final[LiteralString] = (
+    "e.event_id, CASE WHEN e.partition_key >= 0 THEN '{{fp:' || e.partition_key || '}}:' || e.execution_id END,"
+    " convert_to(e.outcome, getdatabaseencoding()), e.occurred_at_ms, e.flow_id::text,"
+    " convert_to(e.namespace, getdatabaseencoding())"
 )
-_RESULT: Final[LiteralString] = ", c.result"
-_JOIN: Final[LiteralString] = (
-    " LEFT JOIN {core} c ON c.partition_key = e.partition_key AND c.execution_id = e.execution_id"
+# What a record says: its tags as text, and how large the result is. Or the result itself, and whose it is. Last, whether
+# all of it could be read.
+_RECORD: Final[LiteralString] = (
+    "c.raw_fields->>'namespace' AS namespace, (c.raw_fields->'tags')::text AS tags, octet_length(c.result) AS size"
+)
+_RAW_RECORD: Final[LiteralString] = (
+    "convert_to(c.raw_fields->>'namespace', getdatabaseencoding()) AS namespace,"
+    " convert_to((c.raw_fields->'tags')::text, getdatabaseencoding()) AS tags, octet_length(c.result) AS size"
+)
+_RESULT: Final[LiteralString] = "c.raw_fields->>'namespace' AS namespace, c.result AS result"
+_RAW_RESULT: Final[LiteralString] = (
+    "convert_to(c.raw_fields->>'namespace', getdatabaseencoding()) AS namespace, c.result AS result"
 )
 
 SERVER: Final = (
     "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), pg_backend_pid(), current_user::text,"
     # The timeline as WAL is written now; the control file lags behind a promotion.
-    " CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
+    " CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END,"
+    " current_setting('jit') = 'off' AND current_setting('max_parallel_workers_per_gather') = '0',"
+    " (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),"
+    " CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')"
+    " THEN (SELECT system_identifier::text FROM pg_control_system()) ELSE '' END"
 )
 ECHO: Final = "SELECT pg_notify(%s, %s)"
 BACKEND_PID: Final = "SELECT pg_backend_pid()"
-GENERIC_PLAN: Final = "SET plan_cache_mode = force_generic_plan"
+# Planning a query over 256 partitions costs more than running it, so it is planned once; and no plan that is made
+# without statistics is worth parallel workers, or compiling.
+GENERIC_PLAN: Final = (
+    "SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),"
+    " set_config('max_parallel_workers_per_gather', '0', false)"
+)
+TUNE_LOCALLY: Final = "SELECT set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)"
+
+
+@final
+class Query(msgspec.Struct, frozen=True):
+    """A text, the same for rows whose texts are no UTF8, and which columns those are."""
+
+    text: bytes
+    raw: bytes
+    columns: tuple[int, ...]
 
 
 @final
@@ -64,10 +105,12 @@ class Queries:
         return found
 
     def rights(self) -> tuple[LiteralString, tuple[str, str]]:
-        """One row: outbox exists, is readable, its schema is usable; core exists, is readable."""
+        """One row: outbox exists, is readable; core exists, is readable; whether each is partitioned."""
         return (
             "SELECT o IS NOT NULL, coalesce(has_table_privilege(o, 'SELECT'), false),"
-            " c IS NOT NULL, coalesce(has_table_privilege(c, 'SELECT'), false)"
+            " c IS NOT NULL, coalesce(has_table_privilege(c, 'SELECT'), false),"
+            " EXISTS (SELECT FROM pg_class WHERE oid = o AND relkind = 'p'),"
+            " EXISTS (SELECT FROM pg_class WHERE oid = c AND relkind = 'p')"
             " FROM (SELECT to_regclass(%s)::oid AS o, to_regclass(%s)::oid AS c) t",
             (self.outbox_text, self.core_text),
         )
@@ -85,12 +128,23 @@ class Queries:
         )
 
     def high(self) -> bytes:
-        """The highest visible id, or no row."""
-        return self._compose("SELECT event_id FROM {outbox} ORDER BY event_id DESC LIMIT 1")
+        """The highest visible id, or no row. Ids begin at 1: what somebody wrote below by hand is no position."""
+        return self._compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id DESC LIMIT 1")
 
     def low(self) -> bytes:
         """The lowest visible id, or no row."""
-        return self._compose("SELECT event_id FROM {outbox} ORDER BY event_id LIMIT 1")
+        return self._compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1")
+
+    def sequence(self) -> tuple[LiteralString, tuple[str, str]]:
+        """One row: the last id given out (0 if none; NULL where that may not be seen), the outbox's oid, the sequence's
+        file.
+        """
+        return (
+            "SELECT CASE WHEN has_sequence_privilege(s, 'USAGE, SELECT')"
+            " THEN coalesce(pg_sequence_last_value(s), 0) END, o::bigint, pg_relation_filenode(s)::bigint"
+            " FROM (SELECT to_regclass(%s)::oid AS o, pg_get_serial_sequence(%s, 'event_id')::regclass::oid AS s) t",
+            (self.outbox_text, self.outbox_text),
+        )
 
     def issued(self) -> tuple[LiteralString, tuple[str]]:
         """The last id that the sequence gave out; NULL where it may not be seen or has not been used."""
@@ -100,36 +154,61 @@ class Queries:
             (self.outbox_text,),
         )
 
-    def ids(self) -> bytes:
-        """Visible ids in ``(%s, %s]``, ascending."""
-        return self._compose("SELECT event_id FROM {outbox} WHERE event_id > %s AND event_id <= %s ORDER BY event_id")
+    def numbering(self) -> tuple[LiteralString, tuple[str]]:
+        """How the outbox's sequence numbers: ids that a session may keep in store, and the increment. Or no row."""
+        return (
+            "SELECT seqcache, seqincrement FROM pg_sequence"
+            " WHERE seqrelid = pg_get_serial_sequence(%s, 'event_id')::regclass",
+            (self.outbox_text,),
+        )
 
-    def page(self, *, facts: bool, results: bool) -> bytes:
+    def ids(self) -> bytes:
+        """Visible ids in ``(%s, %s]``, ascending, at most ``%s``."""
+        return self._compose(
+            "SELECT event_id FROM {outbox} WHERE event_id > %s AND event_id <= %s ORDER BY event_id LIMIT %s"
+        )
+
+    def page(self) -> Query:
         """Rows after ``%s``, ascending, at most ``%s``.
 
         One bound only: with two, a generic plan expects few rows, reads the whole range and sorts it.
         """
-        return self._select(" WHERE e.event_id > %s ORDER BY e.event_id LIMIT %s", facts=facts, results=results)
+        return self._select(" WHERE e.event_id > %s ORDER BY e.event_id LIMIT %s")
 
-    def stretch(self) -> bytes:
-        """The id of the last of the next ``%s`` rows after ``%s``; NULL if there is none. (Parameters: after, count.)"""
-        return self._compose(
-            "SELECT max(event_id) FROM"
-            " (SELECT event_id FROM {outbox} WHERE event_id > %s ORDER BY event_id LIMIT %s) stretch"
-        )
+    def span(self) -> Query:
+        """Rows in ``(%s, %s]``, in no order: merging 256 sorted partitions costs ten times what probing them does."""
+        return self._select(" WHERE e.event_id > %s AND e.event_id <= %s")
 
-    def matching(self, wanted: ScannerFilter, *, results: bool) -> bytes:
-        """Completions in ``(%s, %s]`` that a filter admits, ascending; then the filter's own (``filter_values``)."""
-        where: LiteralString = " WHERE e.event_id > %s AND e.event_id <= %s AND e.outcome <> 'resumable'"
-        if wanted.namespace is not None:
-            where += " AND coalesce(e.namespace, c.raw_fields->>'namespace') = %s"
-        if wanted.instance_tag is not None:
-            where += " AND c.raw_fields->'tags'->>%s = %s"
-        return self._select(where + " ORDER BY e.event_id", facts=False, results=results, join=True)
+    def picked(self) -> Query:
+        """Rows whose id is in ``%s`` (bigint[]), in no order."""
+        return self._select(" WHERE e.event_id = ANY(%s)")
 
-    def picked(self, *, facts: bool, results: bool) -> bytes:
-        """Rows whose id is in ``%s`` (bigint[]), ascending."""
-        return self._select(" WHERE e.event_id = ANY(%s) ORDER BY e.event_id", facts=facts, results=results)
+    def records(self, *, results: bool) -> Query:
+        """What the records say of executions ``%s`` (smallint[]), ``%s`` (uuid[]), in no order: partition, bare id, …
+
+        ``OFFSET 0`` keeps the planner from making a join of it: one probe for each, whatever the statistics say.
+        """
+
+        def text(what: LiteralString) -> bytes:
+            return self._compose(
+                "SELECT w.partition_key, w.execution_id::text, c.*, true"  # noqa: S608  # literals only
+                " FROM unnest(%s::smallint[], %s::uuid[]) AS w(partition_key, execution_id)"
+                " CROSS JOIN LATERAL (SELECT " + what + " FROM {core} c"
+                " WHERE c.partition_key = w.partition_key AND c.execution_id = w.execution_id OFFSET 0) c"
+            )
+
+        return _of_records(text, results=results)
+
+    def records_in_partition(self, *, results: bool) -> Query:
+        """The same for executions ``%s`` (uuid[]) of one partition, which is named first, ``%s``."""
+
+        def text(what: LiteralString) -> bytes:
+            return self._compose(
+                "SELECT c.partition_key, c.execution_id::text, " + what + ", true FROM {core} c"  # noqa: S608  # the same
+                " WHERE c.partition_key = %s::smallint AND c.execution_id = ANY(%s::uuid[])"
+            )
+
+        return _of_records(text, results=results)
 
     def described(self, *, results: bool) -> bytes:
         """Executions by partition keys ``%s`` (smallint[]) and ids ``%s`` (uuid[]), each with its newest completion.
@@ -146,7 +225,8 @@ class Queries:
         text += " c.result" if results else " NULL::bytea"
         text += (
             " FROM unnest(%s::smallint[], %s::uuid[]) WITH ORDINALITY AS w(partition_key, execution_id, n)"
-            " LEFT JOIN {core} c ON c.partition_key = w.partition_key AND c.execution_id = w.execution_id"
+            " LEFT JOIN LATERAL (SELECT * FROM {core} k"
+            " WHERE k.partition_key = w.partition_key AND k.execution_id = w.execution_id OFFSET 0) c ON true"
             " LEFT JOIN LATERAL (SELECT e.outcome, e.occurred_at_ms, e.namespace, e.flow_id FROM {outbox} e"
             " WHERE e.partition_key = w.partition_key AND e.execution_id = w.execution_id AND e.outcome <> 'resumable'"
             " ORDER BY e.event_id DESC LIMIT 1) o ON true"
@@ -158,10 +238,12 @@ class Queries:
         text: LiteralString = "SELECT partition_key, execution_id::text FROM {core} WHERE flow_id = %s::uuid"
         return self._compose(text if everywhere else text + " AND partition_key = %s")
 
-    def _select(self, tail: LiteralString, *, facts: bool, results: bool, join: bool = False) -> bytes:
-        columns: LiteralString = _COLUMNS + (_FACTS if facts else "") + (_RESULT if results else "")
-        joined: LiteralString = _JOIN if facts or results or join else ""
-        return self._compose("SELECT " + columns + " FROM {outbox} e" + joined + tail)  # noqa: S608  # literals only
+    def _select(self, tail: LiteralString) -> Query:
+        return Query(
+            self._compose("SELECT " + _COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # literals only
+            self._compose("SELECT " + _RAW_COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # the same
+            (2, 5),
+        )
 
     def owners(self) -> LiteralString:
         """Transactions that hold a write lock on one of these relations; parameter: their oids (bigint[]).
@@ -182,11 +264,7 @@ class Queries:
         )
 
 
-def filter_values(wanted: ScannerFilter) -> list[object]:
-    """The parameters that ``matching`` takes for this filter, in order."""
-    values: list[object] = []
-    if wanted.namespace is not None:
-        values.append(wanted.namespace)
-    if wanted.instance_tag is not None:
-        values.extend(wanted.instance_tag)
-    return values
+def _of_records(text: Callable[[LiteralString], bytes], *, results: bool) -> Query:
+    if results:
+        return Query(text(_RESULT), text(_RAW_RESULT), (2,))
+    return Query(text(_RECORD), text(_RAW_RECORD), (2, 3))

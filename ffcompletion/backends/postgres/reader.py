@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Final, final
 
+from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.gaps import GapTracker
-from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.history import History
+from ffcompletion.backends.postgres.lanes import Lane
+from ffcompletion.backends.postgres.queries import Queries, Query
 from ffcompletion.backends.postgres.rows import Row, decode
 from ffcompletion.backends.postgres.session import Session
-from ffcompletion.backends.postgres.spans import merged, missing
+from ffcompletion.backends.postgres.spans import missing, run_from
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.delivery.hub import Hub
 from ffcompletion.delivery.ratelog import RateLog
@@ -28,15 +31,15 @@ _PAGE: Final = 2_000
 _REREAD: Final = 512
 # Ids below the start that are examined for transactions already under way.
 _LOOK_BACK: Final = 100_000
-# Ripe gaps this close are looked for in one read, of so many ids at the most: only ids are read, 1,000 in a
-# millisecond or so, while each read costs one by itself.
+# Ripe gaps this close are looked for in one read, over so many ids in between and so many rows at the most: only ids
+# are read, 1,000 in a millisecond or so, while each read costs one by itself.
 _MERGE_WITHIN: Final = 1_000
-_STRETCH: Final = 20_000
+_BETWEEN: Final = 5_000
+# However little the sequence says, so often everything is looked at: a row may be written with an id of its own.
+_LOOK_ANYWAY_S: Final = 30.0
 # How soon after a gap was seen its owners are asked for, and how seldom while they take their time.
 _SETTLE_FIRST_S: Final = 0.02
 _SETTLE_LAST_S: Final = 1.0
-# Rows by which a replica may lag when it is promoted, and still be compared with what was handed out.
-_REMEMBERED: Final = 10_000
 
 
 @final
@@ -54,23 +57,31 @@ class Reader:
         self.tracker: GapTracker = GapTracker(0)
         self.in_hand: Sequence[int] = ()
         """Ids of the rows that are being handed out, for a stream that cannot take them."""
+        self.lane: Lane = Lane(self.skipped)
+        """Where what is read goes on to the streams that need records looked up."""
         self.received: int = 0
         self.malformed: int = 0
-        # What was handed out last, to be compared with what a promoted replica has.
-        self._recent: deque[tuple[Sequence[int], Sequence[str | None]]] = deque()
-        self._recent_rows = 0
+        self.history: History = History()
+        # Nothing up to this id is still to come: no need to look while the sequence stands there.
+        self._quiet_at = 0
+        self._looked_at = 0.0
 
     async def find_start(self, session: Session) -> None:
         """Begin at the newest visible row. LISTEN must be live: what commits after this is announced or visible."""
         now = time.monotonic()
         self.tracker = GapTracker(await self._newest(session))
+        self._quiet_at = 0
+        self.history.forget()
         start = self.tracker.start
+        newest = await session.read(self._queries.picked(), ([start],))
+        self.history.remember([row[0] for row in newest], newest)
         if start and (session.in_recovery or await session.owners()):
             # Somebody is writing: ids just below the start may belong to them.
             floor = max(0, start - _LOOK_BACK)
-            visible = await session.fetch(self._queries.ids(), (floor, start))
-            self.tracker.assume(missing([floor, *(row[0] for row in visible), start + 1]), now)
+            visible = await session.fetch(self._queries.ids(), (floor, start, _LOOK_BACK))
+            self.tracker.assume(missing([floor, *(row[0] for row in visible), start + 1]), now, floor)
         self.settle_at = now
+        self.lane.begin(self.tracker)
 
     async def _newest(self, session: Session) -> int:
         """The highest visible id; in an outbox that was emptied, the last id given out, where that may be seen.
@@ -78,87 +89,68 @@ class Reader:
         Otherwise everything trimmed would be a gap, and cursors would stand at the beginning until it was settled.
         """
         rows = await session.fetch(self._queries.high())
-        if not rows:
-            rows = await session.fetch(*self._queries.issued())
-        return (rows[0][0] or 0) if rows else 0
-
-    async def drain(self, session: Session, announced: Sequence[str]) -> bool:
-        """One read, and one more for ids that were announced and lie below it. True if there may be more at once."""
-        tracker = self.tracker
-        after = max(tracker.watermark, tracker.high - _REREAD)
-        rows = await self._read(session, after)
-        late = tracker.may_be_late(_ids(announced)) if announced else []
-        if late:
-            await self._read(session, late)
-        return len(rows) == _PAGE
-
-    async def compare_history(self, session: Session) -> None:
-        """The server was replaced by a promoted replica, which may lack the newest rows and give out their ids again.
-
-        Hands out what it has under an id that was somebody else's, and goes on from the newest row that it has.
-        """
-        tracker = self.tracker
-        known = {event_id: name for ids, names in self._recent for event_id, name in zip(ids, names, strict=True)}
-        newest = await self._newest(session)
-        after = min(known, default=newest + 1) - 1
-        replaced: list[int] = []
-        while after < min(newest, tracker.high):
-            query = self._queries.page(facts=False, results=False)
-            page = await session.fetch(query, (after, _PAGE), read=True)
-            replaced += [row[0] for row in page if row[0] in known and known[row[0]] != row[1]]
-            after = page[-1][0] if page else newest
-        if newest < tracker.high or replaced:
-            log.warning("the server's history was replaced: %d ids name other rows now", len(replaced))
-        self._recent.clear()
-        self._recent_rows = 0
-        # Down to below the first that differs: what was handed out before it stays so.
-        high = min([newest, *(event_id - 1 for event_id in replaced)])
-        if high < tracker.high:
-            tracker.rewind(high)
-            self._on_rewind(high)
-
-    async def settle(self, session: Session) -> None:
-        """If it is time: ask who may own the gaps, and decide those whose owners have all ended."""
-        tracker = self.tracker
-        if not tracker.gaps or time.monotonic() < self.settle_at:
-            return
-        tracker.observe(await session.owners())
-        ripe = merged(tracker.ripe, _MERGE_WITHIN, _STRETCH)
-        for low, high in ripe:
-            visible = await session.fetch(self._queries.ids(), (low - 1, high), read=True)
-            late = [row[0] for row in visible if not tracker.seen(row[0])]
-            if late:
-                await self._read(session, late)
-            # One by one: a fault in between does not undo what has been decided.
-            tracker.retire([(low, high)])
-        if ripe:
-            # The watermark moved: streams learn of it with an empty batch.
-            self._hub.publish((), cursor=StreamCursor.outbox(tracker.watermark))
-            self._settle_every_s = _SETTLE_FIRST_S
-        else:
-            self._settle_every_s = min(_SETTLE_LAST_S, self._settle_every_s * 2)
-        self.settle_at = time.monotonic() + self._settle_every_s
-
-    async def _read(self, session: Session, which: int | list[int]) -> Sequence[Row]:
-        """Read and hand out rows after an id, or those with these ids. Returns what was read."""
-        while True:
-            facts, results = self._wanted()
-            if isinstance(which, int):
-                rows = await session.fetch(self._queries.page(facts=facts, results=results), (which, _PAGE), read=True)
-            else:
-                rows = await session.fetch(self._queries.picked(facts=facts, results=results), (which,), read=True)
-            now_facts, now_results = self._wanted()
-            # A stream that asks for more may have joined meanwhile, and it counts on these rows: read them again.
-            if facts >= now_facts and results >= now_results:
-                break
         if rows:
-            self._take(rows, facts=facts, results=results)
-        return rows
+            return rows[0][0]
+        return max(0, (await session.sequence()).issued or 0)
 
-    def _wanted(self) -> tuple[bool, bool]:
-        return bool(self._hub.filters), self._hub.wants_results
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _take(self, rows: Sequence[Row], *, facts: bool, results: bool) -> None:
+    async def drain(self, session: Session, hints: Hints) -> bool:
+        """One read of what was announced, or of all that is new. True if there may be more at once."""
+        tracker = self.tracker
+        more = False
+        if hints.ids and hints.ids[0] <= tracker.high and await self._replaced(session):
+            # Ids that are known already: a read was quicker than the notification, or somebody was late; or ids began
+            # anew, and then nothing is to be handed out before that is settled.
+            return False
+        if hints.look or (session.plain and hints.ids and hints.ids[-1] > tracker.high):
+            more = await self._look(session)
+        elif hints.ids and hints.ids[-1] > tracker.high:
+            upto = hints.ids[-1]
+            if upto - tracker.high > _PAGE:
+                more = await self._look(session)
+            else:
+                await self._read(session, self._queries.span(), (tracker.high, upto))
+        late = tracker.may_be_late(hints.ids) if hints.ids else []
+        if late:
+            await self._read(session, self._queries.picked(), (late,))
+        return more
+
+    async def poll(self, session: Session) -> bool:
+        """Nothing was announced: look whether there is anything all the same. True if there may be more at once."""
+        tracker = self.tracker
+        now = time.monotonic()
+        sequence = await session.sequence()
+        if self.history.replaced_by(sequence, session.identity, tracker.high):
+            return False
+        issued = sequence.issued
+        if issued is not None and not tracker.gaps and now < self._looked_at + _LOOK_ANYWAY_S:
+            if issued <= max(tracker.high, self._quiet_at):
+                return False
+            # Ids were given out beyond what is visible. If nobody is writing any more, one look decides.
+            quiet = not await session.owners()
+            more = await self._look(session)
+            if quiet and not more:
+                self._quiet_at = issued
+            return more
+        self._looked_at = now
+        return await self._look(session)
+
+    async def _look(self, session: Session) -> bool:
+        after = max(self.tracker.watermark, self.tracker.high - _REREAD)
+        return await self._read(session, self._queries.page(), (after, _PAGE)) == _PAGE
+
+    async def _replaced(self, session: Session) -> bool:
+        return self.history.replaced_by(await session.sequence(), session.identity, self.tracker.high)
+
+    async def _read(self, session: Session, query: Query, values: Sequence[object]) -> int:
+        """Read and hand out rows. Returns how many were read."""
+        rows = await session.read(query, values)
+        if rows:
+            self._take(sorted(rows, key=_event_id))
+        return len(rows)
+
+    def _take(self, rows: Sequence[Row]) -> None:
         tracker = self.tracker
         gaps = len(tracker.gaps)
         ids = [row[0] for row in rows]
@@ -172,29 +164,74 @@ class Reader:
         if len(fresh) < len(rows):
             rows = [rows[index] for index in fresh]
             ids = [row[0] for row in rows]
-        batch = decode(rows, tracker.watermark, facts=facts, results=results)
+        batch = decode(rows, tracker.watermark)
         self.received += len(rows)
         if batch.malformed:
             self.skipped(batch.malformed)
-        self._remember(rows, ids)
+        self.history.remember(ids, rows)
         self.in_hand = ids
-        self._hub.publish(batch.plain, batch.with_results, batch.facts, StreamCursor.outbox(tracker.watermark))
+        self._hub.publish(batch.payloads, cursor=StreamCursor.outbox(tracker.watermark))
+        self.lane.admit(ids, batch)
 
     def skipped(self, malformed: int) -> None:
         """Rows that make no completion were met, here or by a stream that catches up."""
         self.malformed += malformed
         self._malformed_log.warning("the outbox holds a row that makes no valid completion; skipped")
 
-    def _remember(self, rows: Sequence[Row], ids: Sequence[int]) -> None:
-        self._recent.append((ids, [row[1] for row in rows]))
-        self._recent_rows += len(rows)
-        while self._recent_rows - len(self._recent[0][0]) >= _REMEMBERED:
-            self._recent_rows -= len(self._recent.popleft()[0])
+    # ── gaps ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def settle(self, session: Session) -> None:
+        """If it is time: ask who may own the gaps, and decide some of those whose owners have all ended.
+
+        A bounded piece at a time: rows that are new are read in between.
+        """
+        tracker = self.tracker
+        if not tracker.gaps or time.monotonic() < self.settle_at:
+            return
+        ripe = tracker.ripe
+        if not ripe:
+            tracker.observe(await session.owners())
+            ripe = tracker.ripe
+        if ripe:
+            low, high = run_from(ripe, _MERGE_WITHIN, _BETWEEN)
+            visible = await session.fetch(self._queries.ids(), (low - 1, high, _BETWEEN), read=True)
+            if len(visible) == _BETWEEN:
+                high = visible[-1][0]
+            late = [row[0] for row in visible if not tracker.seen(row[0])]
+            if late:
+                await self._read(session, self._queries.picked(), (late,))
+            retired = tracker.retire([(low, high)])
+            if retired:
+                # The watermark moved: streams learn of it with an empty batch.
+                self._hub.publish((), cursor=StreamCursor.outbox(tracker.watermark))
+                self.lane.retire(retired)
+            self._settle_every_s = _SETTLE_FIRST_S
+        else:
+            self._settle_every_s = min(_SETTLE_LAST_S, self._settle_every_s * 2)
+        self.settle_at = time.monotonic() + (0.0 if tracker.ripe else self._settle_every_s)
+
+    # ── another history ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def compare_history(self, session: Session) -> None:
+        """The server, the database or the outbox may be another one, or an earlier state of the same, and may give
+        out ids again that were somebody else's. Hands out what it has, and goes on from what is the same.
+        """
+        tracker = self.tracker
+        comparison = self.history.compare(await self._newest(session), tracker.high)
+        while (after := comparison.after) is not None:
+            comparison.page(await session.read(self._queries.page(), (after, _PAGE)), _PAGE)
+        high = comparison.same_upto
+        self.history.forget()
+        self._quiet_at = 0
+        if high < tracker.high:
+            log.warning(
+                "the outbox's history was replaced: it is read again after event %d, having been at %d",
+                high,
+                tracker.high,
+            )
+            tracker.rewind(high)
+            self.lane.rewind(high)
+            self._on_rewind(high)
 
 
-def _ids(announced: Sequence[str]) -> list[int]:
-    try:
-        return [int(payload) for payload in announced]
-    except ValueError:
-        # Somebody else uses the channel too: a wake-up, and no more.
-        return [int(payload) for payload in announced if payload.isascii() and payload.isdigit()]
+_event_id = itemgetter(0)

@@ -5,35 +5,34 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import Final, cast, final
+from typing import Final, final
 
 import msgspec
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.hub import Facts
 
-__all__ = ["Batch", "Row", "decode", "tags_of"]
+__all__ = ["Batch", "Row", "decode", "tags_of", "with_results"]
 
-# As `queries` selects them: event_id, execution id, outcome, occurred_at_ms, flow id, then facts, then the result.
-Row = tuple[int, str | None, str | None, int | None, str | None]
-_EXISTS, _NAMESPACE, _TAGS = 5, 6, 7
+# As `queries` selects them: event_id, execution id, outcome, occurred_at_ms, flow id; and the row's own namespace.
+Row = tuple[int, str | None, str | None, int | None, str | None, str | None]
 _NOT_TERMINAL: Final = "resumable"
 _OUTBOX_FAMILY: Final = StreamCursor.outbox(1).family
 
 
 @final
 class Batch(msgspec.Struct, frozen=True, gc=False):
-    """Decoded rows; the sequences run parallel."""
+    """Decoded rows; the two sequences run parallel."""
 
-    plain: Sequence[CompletionPayload]
-    with_results: Sequence[CompletionPayload] | None
-    facts: Sequence[Facts | None] | None
+    rows: Sequence[Row]
+    """Those that are completions."""
+    payloads: Sequence[CompletionPayload]
     malformed: int
+    """Rows that make none."""
 
 
-def decode(rows: Sequence[Row], watermark: int, *, facts: bool, results: bool) -> Batch:
+def decode(rows: Sequence[Row], watermark: int) -> Batch:
     """Payloads of these rows, in order. ``watermark``: no payload's cursor goes beyond it.
 
     ``resumable`` rows are no completions: a waitpoint was satisfied, the execution goes on.
@@ -46,7 +45,7 @@ def decode(rows: Sequence[Row], watermark: int, *, facts: bool, results: bool) -
     below = bisect_right(good, watermark, key=itemgetter(0))
     cursors = [StreamCursor(_OUTBOX_FAMILY, row[0]) for row in good[:below]]
     cursors += [StreamCursor(_OUTBOX_FAMILY, watermark)] * (len(good) - below)
-    plain = [
+    payloads = [
         CompletionPayload(
             trusted_execution_id(row[1]),  # type: ignore[arg-type]  # filtered above; a cast costs a call a row
             row[2],  # type: ignore[arg-type]  # the same
@@ -57,46 +56,48 @@ def decode(rows: Sequence[Row], watermark: int, *, facts: bool, results: bool) -
         )
         for row, cursor in zip(good, cursors, strict=True)
     ]
-    return Batch(
-        plain,
-        [_with_result(payload, cast("bytes | None", row[-1])) for payload, row in zip(plain, good, strict=True)]
-        if results
-        else None,
-        [_facts(cast("tuple[object, ...]", row)) for row in good] if facts else None,
-        malformed,
-    )
+    return Batch(good, payloads, malformed)
 
 
-def _with_result(payload: CompletionPayload, result: bytes | None) -> CompletionPayload:
-    if result is None:
-        return payload
-    return CompletionPayload(
-        payload.execution_id, payload.outcome, result, payload.produced_at_ms, payload.flow_id, payload.cursor
-    )
+def with_results(
+    payloads: Sequence[CompletionPayload], results: Mapping[str, bytes | None]
+) -> Sequence[CompletionPayload]:
+    """The same payloads, each with its stored result, where there is one."""
+    return [
+        payload
+        if (result := results.get(payload.execution_id)) is None
+        else CompletionPayload(
+            payload.execution_id, payload.outcome, result, payload.produced_at_ms, payload.flow_id, payload.cursor
+        )
+        for payload in payloads
+    ]
 
 
-def _facts(row: tuple[object, ...]) -> Facts | None:
-    namespace = cast("str | None", row[_NAMESPACE])
-    if not row[_EXISTS]:
-        # No core record: the row's own namespace may still decide, tags cannot.
-        return None if namespace is None else (namespace, {})
-    return namespace, tags_of(cast("str | None", row[_TAGS]))
+def tags_of(text: str | None) -> Mapping[str, str] | None:
+    """The tags, from their JSON text, as SQL's ``->>`` operator renders them; None if they cannot be decoded.
 
-
-def tags_of(text: str | None) -> Mapping[str, str]:
-    """The tags, from their JSON text."""
+    A tag that is no string counts with its JSON text as the server writes it (``1.10``, ``["a", 1]``); null is absent.
+    """
     if text is None:
         return {}
     try:
         return msgspec.json.decode(text, type=dict[str, str])
-    except msgspec.ValidationError:
-        # Some value is no string: then its JSON text counts, as it does for SQL's ->> operator.
-        loose: object = msgspec.json.decode(text)
-        if not isinstance(loose, dict):
-            return {}
-        items = cast("dict[str, object]", loose).items()
-        return {key: _as_text(value) for key, value in items if value is not None}
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        pass
+    try:
+        return _rendered(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        # Nested too deep, or bytes that are no text: nothing is known about this one.
+        return None
 
 
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+def _rendered(text: str) -> Mapping[str, str]:
+    if not text.startswith("{"):
+        return {}
+    items = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).items()
+    found = ((key, bytes(value).decode()) for key, value in items)
+    return {
+        key: msgspec.json.decode(value, type=str) if value.startswith('"') else value
+        for key, value in found
+        if value != "null"
+    }

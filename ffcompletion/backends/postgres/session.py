@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, LiteralString, cast, final
 
+import msgspec
 import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, Listener, Target, deadline, shut_down
+from ffcompletion.backends.postgres.history import Identity, Issue
+from ffcompletion.backends.postgres.lookups import Lookups, fetch_outbox
 from ffcompletion.backends.postgres.pool import Pool
-from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries
+from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries, Query
 from ffcompletion.backends.postgres.rows import Row
 from ffcompletion.contract.errors import Unavailable
 
@@ -34,9 +37,14 @@ class Session:
         self.listener: Listener | None = None
         self.in_recovery: bool = False
         self.pooled: bool = False
-        self.timeline: str = ""
+        self.tuned: bool = False
+        """Connections of this pool use neither parallel workers nor JIT."""
+        self.plain: bool = False
+        """The outbox is one table, not partitioned."""
+        self.identity: Identity = Identity()
         self.has_core: bool = False
         self.deaf_because: str = ""
+        self._core_plain = False
         self._relations: list[int] = []
         self._xmaxes: list[int] = []
         self.user: str = ""
@@ -60,8 +68,8 @@ class Session:
         self._conn = await self._pool.getconn(self._timeout_s)
         await self._inspect()
         await self._check_rights()
-        rows = await self.fetch(*self._queries.relations())
-        self._relations = [row[0] for row in rows]
+        await self._check_numbering()
+        await self.identify()
 
     async def _no_listener(self, why: str) -> None:
         listener, self.listener = self.listener, None
@@ -71,7 +79,9 @@ class Session:
 
     async def _inspect(self) -> None:
         (row,) = await self.fetch(SERVER)
-        version, self.in_recovery, pid, self.user, self.timeline = cast("tuple[int, bool, int, str, str]", row)
+        facts = cast("tuple[int, bool, int, str, str, bool, int, str]", row)
+        version, self.in_recovery, pid, self.user, timeline, self.tuned, database, system = facts
+        self.identity = Identity(timeline, system, database)
         if version < _OLDEST * 10_000:
             raise Unavailable(_OP, f"PostgreSQL {version // 10_000} is too old; {_OLDEST} or later is needed")
         # A pooler answers with a process id of its own making.
@@ -89,7 +99,9 @@ class Session:
                 )
         text, values = queries.rights()
         (row,) = await self.fetch(text, values)
-        outbox, readable, core, core_readable = cast("tuple[bool, bool, bool, bool]", row)
+        rights = cast("tuple[bool, bool, bool, bool, bool, bool]", row)
+        outbox, readable, core, core_readable, partitioned, core_partitioned = rights
+        self.plain, self._core_plain = not partitioned, not core_partitioned
         if not outbox:
             where = f"in schema {queries.schema!r}" if queries.schema else "on the search_path"
             raise Unavailable(
@@ -107,6 +119,46 @@ class Session:
             else ""
         )
         self.has_core = core and core_readable
+
+    async def _check_numbering(self) -> None:
+        rows = await self.fetch(*self._queries.numbering())
+        cache, step = cast("tuple[int, int]", rows[0]) if rows else (1, 1)
+        if cache > 1 or step < 1:
+            # A session would keep ids in store and use them long after higher ones, in transactions of later: nothing
+            # tells then whether a missing id is still to come.
+            raise Unavailable(
+                _OP,
+                f"the outbox's sequence was altered (CACHE {cache} INCREMENT {step}), and rows would be missed;"
+                f" ALTER TABLE {self._queries.outbox_text} ALTER event_id SET CACHE 1 SET INCREMENT 1",
+            )
+
+    async def identify(self) -> None:
+        """Which outbox this is, by now: it may be replaced while we are connected."""
+        rows = await self.fetch(*self._queries.relations())
+        self._relations = [row[0] for row in rows]
+        sequence = await self.sequence()
+        self.identity = msgspec.structs.replace(self.identity, outbox=sequence.outbox, sequence=sequence.file)
+
+    async def sequence(self) -> Issue:
+        """What the outbox's sequence has given out."""
+        ((issued, outbox, file),) = cast(
+            "list[tuple[int | None, int | None, int | None]]", await self.fetch(*self._queries.sequence())
+        )
+        return Issue(issued, outbox or 0, file or 0)
+
+    def lookups(self) -> Lookups:
+        """Questions about records, as this server wants them."""
+        return Lookups(
+            self._queries, prepare=not self.pooled, tuned_already=self.tuned and not self.pooled, plain=self._core_plain
+        )
+
+    async def read(self, query: Query, values: Sequence[object]) -> list[Row]:
+        """Rows of the outbox, in binary, and prepared where there is no pooler in between."""
+        conn = self._conn
+        if conn is None:
+            raise psycopg.OperationalError("not connected")
+        with deadline(conn, self._timeout_s):
+            return await fetch_outbox(conn, query, values, prepare=not self.pooled)
 
     async def fetch(
         self, query: LiteralString | bytes, values: Sequence[object] = (), *, read: bool = False

@@ -71,7 +71,7 @@ def _snapshot(id_: ExecutionId, row: _Row) -> ExecutionSnapshot | None:
         namespace=namespace,
         flow_id=None if flow is None else trusted_flow_id(flow),
         lane=lane,
-        tags=tags_of(tags),
+        tags=tags_of(tags) or {},
         phase=phase or ("" if has_core else "terminal"),
         terminal_outcome=_outcome(announced, phase, reason, failure) if terminal else None,
         completed_at_ms=(terminal_at or occurred_at or 0) if terminal else 0,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
-__all__ = ["Spans", "merged", "missing", "union", "without"]
+__all__ = ["Spans", "covers", "merged", "missing", "run_from", "union", "without"]
 
 Spans = list[tuple[int, int]]
 
@@ -23,6 +25,27 @@ def merged(spans: Sequence[tuple[int, int]], slack: int, longest: int | None = N
         else:
             out.append((low, high))
     return out
+
+
+def covers(spans: Spans, span: tuple[int, int]) -> bool:
+    """Whether all of a span lies in one of these."""
+    at = bisect_right(spans, span[0], key=itemgetter(0)) - 1
+    return at >= 0 and span[1] <= spans[at][1]
+
+
+def run_from(spans: Sequence[tuple[int, int]], slack: int, most_between: int) -> tuple[int, int]:
+    """One span over the first of these and as many of the next as lie close: at most ``slack`` ids from one to the
+    next, and ``most_between`` ids in between altogether, however long they are themselves.
+    """
+    low, high = spans[0]
+    between = 0
+    for next_low, next_high in spans[1:]:
+        distance = next_low - high - 1
+        between += distance
+        if distance > slack or between > most_between:
+            break
+        high = next_high
+    return low, high
 
 
 def without(spans: Spans, holes: Spans) -> Spans:

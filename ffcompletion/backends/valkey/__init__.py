@@ -1,6 +1,6 @@
 """The Valkey adapter: push for speed.
 
-An announcement's way: ``connection`` (SUBSCRIBE) → ``live`` (one inbox) → ``wire`` → ``gate`` → hub → stream.
+An announcement's way: ``session`` → ``inbox`` → ``supervisor`` (decoded by ``wire``) → ``filtering`` → hub → ``source``.
 """
 
 from ffcompletion.backends.valkey.backend import ValkeyBackend

@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from typing_extensions import override
 
-from ffcompletion.backends.valkey.connection import driver_errors
-from ffcompletion.backends.valkey.feed import Feed
-from ffcompletion.backends.valkey.live import Live, log
-from ffcompletion.backends.valkey.options import Options
-from ffcompletion.backends.valkey.snapshots import describe, members
-from ffcompletion.backends.valkey.terminal import is_lane
+from ffcompletion.backends.valkey.commands import Commands
+from ffcompletion.backends.valkey.errors import driver_errors
+from ffcompletion.backends.valkey.index import is_lane
+from ffcompletion.backends.valkey.options import Options, Settings
+from ffcompletion.backends.valkey.source import Source
+from ffcompletion.backends.valkey.state import describe, members
+from ffcompletion.backends.valkey.states import Counters
+from ffcompletion.backends.valkey.supervisor import Supervisor
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.protocols import Backend, CompletionFilter
 from ffcompletion.contract.snapshot import ExecutionSnapshot
-from ffcompletion.contract.stats import BackendState, BackendStats, Observer
-from ffcompletion.delivery.adapter import Adapter
+from ffcompletion.contract.stats import BackendStats, Observer
 from ffcompletion.delivery.backoff import Backoff
-from ffcompletion.delivery.hub import Hub, Selector
-from ffcompletion.delivery.link import Link
+from ffcompletion.delivery.connection_state import ConnectionState
+from ffcompletion.delivery.credentials import Password
+from ffcompletion.delivery.hub import Selector
+from ffcompletion.delivery.lifecycle import NetworkedBackend
 from ffcompletion.delivery.stream import Subscription
+from ffcompletion.delivery.tenure import Lease
 from ffcompletion.foreign.filters import checked_filter
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["ValkeyBackend"]
 
+_log: Final = logger("ffcompletion.valkey")
+
 
 @final
-class ValkeyBackend(Adapter):
+class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
     """Completions that FlowFabric publishes on Valkey, 7.2 or later. One subscriber connection serves any number of
     streams; a second connection reads keys. At least once, while the engine keeps the execution (24 h by default).
 
     ``url``: ``valkey://[user[:password]@]host[:port][,host…][/database][?cluster=true]``, ``valkeys://`` for TLS
     (``redis://`` and ``rediss://`` are aliases).
 
-    - ``username``, ``password``, ``database``: take precedence over the URL.
+    - ``username``, ``password``, ``database``: take precedence over the URL. ``password`` may be a callable, plain or
+      ``async``, which is asked at each connect: for passwords that are rotated, and tokens that do not last.
     - ``tls_ca``, ``tls_cert``, ``tls_key``: PEM files, for a private CA and a client certificate.
     - ``buffer_size``: completions that may wait for one consumer.
     - ``setup_timeout``: seconds within which subscribing succeeds or raises.
@@ -47,7 +56,7 @@ class ValkeyBackend(Adapter):
     - ``clock_skew``: seconds by which the clocks of engine and servers may lie apart; so much is looked at again.
     - ``observer``: told of each change of state.
 
-    Belongs to the event loop that it is first used on. glide reads all answers of a process on the loop that connected
+    Follows its user from one event loop to the next; while it is in use on one, calls on another raise. glide reads all answers of a process on the loop that connected
     first: while that one stands still, backends on other loops time out and connect anew.
     """
 
@@ -56,7 +65,7 @@ class ValkeyBackend(Adapter):
         url: str = "valkey://localhost:6379",
         *,
         username: str | None = None,
-        password: str | None = None,
+        password: Password | None = None,
         database: int | None = None,
         tls_ca: str | Path | None = None,
         tls_cert: str | Path | None = None,
@@ -68,14 +77,16 @@ class ValkeyBackend(Adapter):
         clock_skew: float = 5.0,
         observer: Observer | None = None,
     ) -> None:
-        if buffer_size < 1 or setup_timeout <= 0 or reconcile_interval < 0 or clock_skew < 0:
+        finite = map(math.isfinite, (buffer_size, setup_timeout, reconcile_interval, clock_skew))
+        if not all(finite) or buffer_size < 1 or setup_timeout <= 0 or reconcile_interval < 0 or clock_skew < 0:
             raise Validation(
-                "option", "buffer_size ≥ 1, setup_timeout > 0, reconcile_interval ≥ 0 and clock_skew ≥ 0 are needed"
+                "option",
+                "buffer_size ≥ 1, setup_timeout > 0, reconcile_interval ≥ 0 and clock_skew ≥ 0 are needed, all finite",
             )
         for lane in lanes:
             if not is_lane(lane):
                 raise Validation("lane", f"{lane[:80]!r} is not 1 to 64 bytes of printable ASCII")
-        self._options = Options.from_url(
+        options = Options.from_url(
             url,
             username=username,
             password=password,
@@ -84,17 +95,23 @@ class ValkeyBackend(Adapter):
             tls_cert=tls_cert,
             tls_key=tls_key,
         )
-        super().__init__(Link("valkey", log, observer, Backoff()), setup_timeout)
-        self._buffer_size = buffer_size
-        self._hub = Hub()
-        self._live = Live(
-            self._options,
-            self._hub,
-            self._link,
-            lanes=lanes,
+        self._settings = Settings(
+            options=options,
+            lanes=tuple(lanes),
             reconcile_interval_s=reconcile_interval,
             clock_skew_ms=round(clock_skew * 1000),
+            buffer_size=buffer_size,
         )
+        self._counters = Counters()
+        super().__init__(ConnectionState("valkey", _log, observer, Backoff()), options.shown, setup_timeout)
+
+    @override
+    async def _make_exchange(self) -> Commands:
+        return Commands(self._settings.options)
+
+    @override
+    async def _make_run(self, exchange: Commands) -> Supervisor:
+        return await Supervisor.open(self._settings, self._connection, self._counters, exchange)
 
     # ── subscribing ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -113,21 +130,13 @@ class ValkeyBackend(Adapter):
         return await self._subscribe(filter, results)
 
     async def _subscribe(self, wanted: CompletionFilter | None, results: bool) -> Subscription:
-        narrowed = checked_filter(wanted)
-        async with driver_errors(self._options.shown, "subscribe"), self._setting_up():
-            feed = await self._open_feed(Selector(narrowed, results))
-        return Subscription(feed, "valkey")
+        selector = Selector(checked_filter(wanted), results)
 
-    async def _open_feed(self, selector: Selector) -> Feed:
-        if self._link.state is BackendState.IDLE:
-            await self._live.start()
-        else:
-            await self._live.flowing(self._setup_s)
-        if selector.filter is not None or selector.results:
-            await self._live.check_readable()
-        feed = Feed(self._hub, selector, self._buffer_size, self._live.opened_ms, self._live.catchup, self._closed)
-        self._feeds.add(feed)
-        return feed
+        async def make(run: Supervisor, lease: Lease) -> Source:
+            return await run.open_source(selector, lease)
+
+        async with driver_errors(self._shown, "subscribe"):
+            return Subscription(await self._open_stream("subscribe", make), "valkey")
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -137,44 +146,35 @@ class ValkeyBackend(Adapter):
     ) -> Sequence[ExecutionSnapshot | None]:
         """The executions as their keys say, in one pipeline; None where there is no core record."""
         ids = [ExecutionId(execution_id) for execution_id in execution_ids]
-        async with driver_errors(self._options.shown, "describe_execution"), self._asking("describe_execution"):
-            return await describe(self._live.ask, ids, result=result)
+        op = "describe_execution"
+        async with driver_errors(self._shown, op), self._asking(op) as commands:
+            return await describe(commands.execute, ids, result=result)
 
     async def flow_members(self, flow_id: str, /) -> Sequence[ExecutionId]:
         """The flow's members as its set of keys says; empty where there is none. Raises ``Validation``."""
         flow = FlowId(flow_id)
-        async with driver_errors(self._options.shown, "flow_members"), self._asking("flow_members"):
-            return await members(self._live.ask, flow)
-
-    # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    @override
-    async def aclose(self) -> None:
-        await super().aclose()
-        await self._live.forget_commands()
-
-    @override
-    async def _stop(self) -> None:
-        await self._live.stop()
+        async with driver_errors(self._shown, "flow_members"), self._asking("flow_members") as commands:
+            return await members(commands.execute, flow)
 
     # ── looking at it ────────────────────────────────────────────────────────────────────────────────────────────
 
     def stats(self) -> BackendStats:
         """Counters of this backend, now."""
+        counters = self._counters
         return BackendStats(
-            state=self._link.state,
-            streams=len(self._feeds),
-            received=self._live.received,
-            malformed=self._live.malformed,
-            reconnects=self._link.reconnects,
-            gaps=self._live.gaps,
-            dropped=self._live.dropped,
-            reconciled=0 if self._live.catchup is None else self._live.catchup.found,
+            state=self._connection.state,
+            streams=self._streams,
+            received=counters.received,
+            malformed=counters.malformed,
+            reconnects=self._connection.reconnects,
+            gaps=counters.interruptions,
+            dropped=counters.dropped,
+            reconciled=counters.reconciled,
         )
 
     @override
     def __repr__(self) -> str:
-        return f"<ValkeyBackend {self._options.shown}, {self._link.state.value}, {len(self._feeds)} streams>"
+        return f"<ValkeyBackend {self._shown}, {self._connection.state.value}, {self._streams} streams>"
 
 
 if TYPE_CHECKING:

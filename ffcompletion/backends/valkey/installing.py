@@ -8,7 +8,8 @@ from typing import Final
 
 from glide import AllPrimaries, GlideClusterClient, RequestError
 
-from ffcompletion.backends.valkey.connection import Client, driver_errors, make_client
+from ffcompletion.backends.valkey.connection import Client, make_client
+from ffcompletion.backends.valkey.errors import driver_errors
 from ffcompletion.backends.valkey.options import Options
 
 __all__ = ["connected", "install_producer", "uninstall_producer"]

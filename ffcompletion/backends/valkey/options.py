@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -10,13 +11,26 @@ import msgspec
 from typing_extensions import override
 
 from ffcompletion.contract.errors import Validation
+from ffcompletion.delivery.credentials import Password
 
-__all__ = ["Options"]
+__all__ = ["Options", "Settings"]
 
 _PLAIN: Final = frozenset({"valkey", "redis"})
 _TLS: Final = frozenset({"valkeys", "rediss"})
 _PORT: Final = 6379
 _QUERY: Final = frozenset({"cluster", "tls_ca", "tls_cert", "tls_key"})
+
+
+@final
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the backend is to work, beside where its server is."""
+
+    options: Options
+    lanes: Sequence[str] = ()
+    reconcile_interval_s: float = 15.0
+    """0: never."""
+    clock_skew_ms: int = 5_000
+    buffer_size: int = 10_000
 
 
 @final
@@ -28,7 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cluster: bool = False
     database: int | None = None
     username: str | None = None
-    password: str | None = None
+    password: Password | None = None
     tls_ca: bytes | None = None
     tls_cert: bytes | None = None
     tls_key: bytes | None = None
@@ -39,7 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         url: str,
         *,
         username: str | None = None,
-        password: str | None = None,
+        password: Password | None = None,
         database: int | None = None,
         tls_ca: str | Path | None = None,
         tls_cert: str | Path | None = None,

@@ -13,6 +13,8 @@ __all__ = ["decode"]
 
 # An announcement has some 150 bytes. What is a hundred times that is none, and is not worth parsing.
 _LONGEST: Final = 16_384
+# An id has some 50 characters, an outcome 9 at the most. What is kept of an announcement is no longer than this.
+_LONGEST_WORD: Final = 256
 
 # Our own producers announce an execution without a flow too; the message has to name one.
 _NO_FLOW: Final = "00000000-0000-0000-0000-000000000000"
@@ -44,6 +46,8 @@ def decode(raw: bytes) -> CompletionPayload | None:
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return None
     execution_id, flow_id = found.execution_id, found.flow_id
+    if len(execution_id) > _LONGEST_WORD or len(found.outcome) > _LONGEST_WORD:
+        return None
     if not (is_execution_id(execution_id) and is_flow_id(flow_id)):
         return None
     flow = None if flow_id == _NO_FLOW else trusted_flow_id(flow_id)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, cast
 
 from ffcompletion.backends.valkey import keys
-from ffcompletion.backends.valkey.gate import Ask, raise_refusal, text_of
-from ffcompletion.backends.valkey.terminal import PARTITION_COUNT, partition_count
-from ffcompletion.contract.ids import (
-    ExecutionId,
-    FlowId,
-    is_execution_id,
-    is_flow_id,
-    trusted_execution_id,
-    trusted_flow_id,
+from ffcompletion.backends.valkey.replies import (
+    PARTITION_COUNT,
+    Execute,
+    flow_of,
+    milliseconds,
+    partition_count,
+    raise_refusal,
+    text_of,
+    texts,
+    texts_by_name,
 )
+from ffcompletion.contract.ids import ExecutionId, FlowId, is_execution_id, trusted_execution_id
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 
 __all__ = ["describe", "members"]
@@ -24,7 +26,7 @@ __all__ = ["describe", "members"]
 _FIELDS: Final = ("namespace", "flow_id", "lane_id", "lifecycle_phase", "terminal_outcome", "completed_at")
 
 
-async def describe(ask: Ask, ids: Sequence[ExecutionId], *, result: bool) -> list[ExecutionSnapshot | None]:
+async def describe(execute: Execute, ids: Sequence[ExecutionId], *, result: bool) -> list[ExecutionSnapshot | None]:
     """One answer for each id, in order; None where there is no core record. Raises glide's errors."""
     if not ids:
         return []
@@ -33,7 +35,7 @@ async def describe(ask: Ask, ids: Sequence[ExecutionId], *, result: bool) -> lis
         commands += [("HMGET", keys.core(id_), *_FIELDS), ("HGETALL", keys.tags(id_))]
         if result:
             commands.append(("GET", keys.result(id_)))
-    replies = await ask(commands)
+    replies = await execute(commands)
     raise_refusal(replies)
     width = 3 if result else 2
     return [
@@ -42,20 +44,19 @@ async def describe(ask: Ask, ids: Sequence[ExecutionId], *, result: bool) -> lis
     ]
 
 
-async def members(ask: Ask, flow: FlowId) -> list[ExecutionId]:
+async def members(execute: Execute, flow: FlowId) -> list[ExecutionId]:
     """The executions of a flow. Raises glide's errors."""
-    (count,) = await ask([PARTITION_COUNT])
-    replies = await ask([("SMEMBERS", keys.members(flow, partition_count(count)))])
+    (count,) = await execute([PARTITION_COUNT])
+    replies = await execute([("SMEMBERS", keys.members(flow, partition_count(count)))])
     raise_refusal((count, *replies))
     found = cast("set[object]", replies[0]) if isinstance(replies[0], set) else set[object]()
-    texts = map(text_of, found)
-    return [trusted_execution_id(text) for text in texts if text is not None and is_execution_id(text)]
+    return [trusted_execution_id(text) for text in map(text_of, found) if text is not None and is_execution_id(text)]
 
 
 def _snapshot(id_: ExecutionId, core: object, tags: object, result: object = None) -> ExecutionSnapshot | None:
-    if not isinstance(core, list):
+    fields = texts(core, len(_FIELDS))
+    if fields is None:
         return None
-    fields = map(text_of, cast("list[object]", core))
     namespace, flow, lane, phase, outcome, completed_at = fields
     if phase is None:
         return None
@@ -63,20 +64,12 @@ def _snapshot(id_: ExecutionId, core: object, tags: object, result: object = Non
     return ExecutionSnapshot(
         execution_id=id_,
         namespace=namespace,
-        flow_id=trusted_flow_id(flow) if flow and is_flow_id(flow) else None,
+        flow_id=flow_of(flow),
         lane=lane,
-        tags=_tags(tags),
+        tags=texts_by_name(tags),
         phase=phase,
         terminal_outcome=outcome if terminal else None,
-        completed_at_ms=int(completed_at) if terminal and completed_at and completed_at.isdecimal() else 0,
+        completed_at_ms=milliseconds(completed_at) if terminal else 0,
         # What a run before a replay left behind is no result of this one.
         result=result if terminal and isinstance(result, bytes) else None,
     )
-
-
-def _tags(reply: object) -> Mapping[str, str]:
-    if not isinstance(reply, dict):
-        return {}
-    items = cast("dict[object, object]", reply).items()
-    found = ((text_of(key), text_of(value)) for key, value in items)
-    return {key: value for key, value in found if key is not None and value is not None}

@@ -1,4 +1,4 @@
-"""Which entries of the terminal index are news: what pub/sub forgot, and what it is never told. No I/O, no clock.
+"""Which entries of the terminal index nobody was told of: what pub/sub forgot, and what it never hears. No I/O, no clock.
 
 The index holds one entry for each finished execution, scored with the server's time of its completion; the entry is
 written before the announcement is sent. So an announcement that arrived before the index was read explains the
@@ -18,21 +18,21 @@ import msgspec
 
 from ffcompletion.contract.payload import CompletionPayload
 
-__all__ = ["Backlog", "Entry", "News", "Reconciler", "Told"]
+__all__ = ["SLACK_MS", "Announced", "Candidate", "Entry", "Reconciliation", "latest"]
 
 # What rounding and two clocks running apart for a minute may come to.
-_SLACK_MS: Final = 5
+SLACK_MS: Final = 5
 # How long after a pass an announcement may still be on its way.
 _LATE_MS: Final = 2_000
 
 Entry = tuple[str, int]
 """An execution's id and its score, in ms."""
-Told = tuple[int, Sequence[CompletionPayload]]
+Announced = tuple[int, Sequence[CompletionPayload]]
 """Announcements that arrived together, and when: server time, in ms, rather too late than too early."""
 
 
 @final
-class News(msgspec.Struct, frozen=True, gc=False):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """An entry that no announcement explains."""
 
     execution_id: str
@@ -42,7 +42,7 @@ class News(msgspec.Struct, frozen=True, gc=False):
 
 
 @final
-class Reconciler:
+class Reconciliation:
     """What is known, kept from pass to pass. Bounded: entries of the overlap, and ``limit`` announcements.
 
     Scores are the server's time, except those of skipped executions, which are the engine's; and in a cluster each
@@ -51,13 +51,13 @@ class Reconciler:
 
     __slots__ = (
         "_announced", "_batches", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
-        "_overlap", "_server_ms", "_taken", "_taken_at", "settled_ms", "since_ms",
+        "_overlap", "_server_ms", "_settled_ahead", "_taken", "_taken_at", "settled_ms", "since_ms", "stepped_back",
     )  # fmt: skip
 
     def __init__(self, *, overlap_ms: int, limit: int) -> None:
         self._overlap = overlap_ms
         self._limit = limit
-        self._batches: deque[Told] = deque()
+        self._batches: deque[Announced] = deque()
         self._announced = 0
         self._taken = 0
         self._index: dict[str, int] = {}
@@ -68,15 +68,23 @@ class Reconciler:
         self._server_ms = 0
         self._taken_at = 0.0
         self._horizon = 0
+        self._settled_ahead = 0
+        self.stepped_back: bool = False
+        """Whether the server's clock was found to have gone back when the pass began."""
         self.since_ms: int = 0
         """The score from which the next page is to be read, inclusive."""
         self.settled_ms: int = 0
         """Server time at the beginning of the last complete pass: what is older has been told or found."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether the server's time is known."""
+        return self._server_ms > 0
+
     # ── announcements ────────────────────────────────────────────────────────────────────────────────────────────
 
     def server_ms(self, now: float) -> int:
-        """The server's time, at most a round trip too late. ``now`` in seconds, monotonic."""
+        """The server's time, at most a round trip too late, by what its clock says now. ``now``: seconds, monotonic."""
         return self._server_ms + round((now - self._taken_at) * 1000)
 
     def announced(self, payloads: Sequence[CompletionPayload], now: float) -> Sequence[CompletionPayload]:
@@ -107,7 +115,7 @@ class Reconciler:
         return self._announced > self._limit
 
     @property
-    def told(self) -> Sequence[Told]:
+    def recent(self) -> Sequence[Announced]:
         """Everything announced since the beginning of the last complete pass, and remembered."""
         return tuple(self._batches)
 
@@ -115,10 +123,14 @@ class Reconciler:
 
     def begin(self, server_ms: int, sent_at: float) -> None:
         """A pass begins: ``server_ms`` is the server's TIME, asked for at ``sent_at``."""
+        self.stepped_back = False
         if self._server_ms:
             # Should the server's clock have gone back, what it wrote since has lower scores.
             elapsed = round((sent_at - self._taken_at) * 1000)
             self.since_ms = min(self.since_ms, server_ms - elapsed - self._overlap)
+            if server_ms + self._overlap < self._server_ms + elapsed:
+                self.stepped_back = True
+                self._settled_ahead = max(self._settled_ahead, self.settled_ms)
         else:
             self.since_ms = server_ms - self._overlap
         self._server_ms, self._taken_at = server_ms, sent_at
@@ -126,22 +138,25 @@ class Reconciler:
         self._taken = len(self._batches)
         self._index, self._indexed = {}, 0
 
-    def sift(self, entries: Iterable[Entry]) -> list[News]:
-        """What is news among entries that were read after ``begin``."""
+    def candidates(self, entries: Iterable[Entry]) -> list[Candidate]:
+        """Those of the entries, read after ``begin``, that no announcement explains."""
         # Those that have arrived since the last page; a pass of many pages does not start over each time.
-        self._index.update(_latest(islice(self._batches, self._indexed, None)))
+        self._index.update(latest(islice(self._batches, self._indexed, None)))
         self._indexed = len(self._batches)
-        told = self._index
-        news: list[News] = []
+        announced = self._index
+        found: list[Candidate] = []
         for execution_id, score in entries:
             if self._known.get(execution_id) == score:
                 continue
-            at = told.get(execution_id)
-            if at is None or score > at + _SLACK_MS:
-                news.append(News(execution_id, score, at is not None))
-        return news
+            # It lies ahead of a clock that was put back, and behind what was settled before: it is old.
+            if self._server_ms + SLACK_MS < score <= self._settled_ahead:
+                continue
+            at = announced.get(execution_id)
+            if at is None or score > at + SLACK_MS:
+                found.append(Candidate(execution_id, score, at is not None))
+        return found
 
-    def learn(self, entries: Iterable[Entry], delivered: Iterable[str], upto_ms: int, now: float) -> None:
+    def record(self, entries: Iterable[Entry], delivered: Iterable[str], upto_ms: int, now: float) -> None:
         """These entries, all up to a score, are dealt with; ``delivered`` were, and may yet be announced as well."""
         horizon = self._horizon
         self._known.update((execution_id, score) for execution_id, score in entries if score >= horizon)
@@ -160,43 +175,6 @@ class Reconciler:
         self._index, self._indexed = {}, 0
 
 
-@final
-class Backlog:
-    """What one overflowing stream is owed: everything since a score, except what it was given before it overflowed."""
-
-    __slots__ = ("_given", "_told", "since_ms")
-
-    def __init__(self, since_ms: int, told: Sequence[Told]) -> None:
-        self._told = list(told)
-        self._given: dict[str, int] = {}
-        self.since_ms: int = since_ms
-        """The score from which the next page is to be read, inclusive."""
-
-    def missed(self, payloads: Iterable[CompletionPayload]) -> None:
-        """These were for the stream, and it could not take them."""
-        times = [payload.produced_at_ms for payload in payloads if payload.produced_at_ms]
-        self.since_ms = min([self.since_ms, *times])
-
-    def sift(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Those of the entries that the stream has not had, oldest first."""
-        told, given = _latest(self._told), self._given
-        owed: list[Entry] = []
-        for execution_id, score in entries:
-            at = told.get(execution_id)
-            if given.get(execution_id) != score and (at is None or score > at + _SLACK_MS):
-                owed.append((execution_id, score))
-        return sorted(owed, key=lambda entry: entry[1])
-
-    def heard(self, told: Iterable[Told]) -> None:
-        """The stream has got these announcements after all."""
-        self._told += told
-
-    def gave(self, entries: Iterable[Entry], upto_ms: int) -> None:
-        """The stream has got these, and everything up to a score."""
-        self.since_ms = max(self.since_ms, upto_ms)
-        self._given.update(entries)
-        self._given = {id_: score for id_, score in self._given.items() if score >= self.since_ms}
-
-
-def _latest(batches: Iterable[Told]) -> dict[str, int]:
+def latest(batches: Iterable[Announced]) -> dict[str, int]:
+    """For each execution, when it was announced last."""
     return {payload.execution_id: at for at, payloads in batches for payload in payloads}

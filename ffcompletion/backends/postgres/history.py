@@ -1,0 +1,114 @@
+"""Whether the outbox is still the one that was read: recognised by what it is, and compared by what it holds. Pure.
+
+A promoted replica lacks the newest rows, a restored dump many, a truncated outbox all of them; each gives out ids again
+that named something else. Ids alone do not tell; so the sequence is looked at, which never goes back by itself, and the
+rows that were handed out last are compared with those that bear their ids now.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, final
+
+import msgspec
+
+from ffcompletion.backends.postgres.rows import Row
+
+__all__ = ["Comparison", "History", "Identity", "Issue"]
+
+# Rows by which a replica may lag when it is promoted, and still be compared with what was handed out.
+_REMEMBERED: Final = 10_000
+
+
+@final
+class Identity(msgspec.Struct, frozen=True):
+    """What a server, a database and an outbox are known by. Equal: the same history, unless the sequence went back."""
+
+    timeline: str = ""
+    system: str = ""
+    database: int = 0
+    outbox: int = 0
+    sequence: int = 0
+    """The sequence's file: another one once it was restarted by TRUNCATE."""
+
+
+@final
+class Issue(msgspec.Struct, frozen=True):
+    """What the outbox's sequence has given out, by now; and which sequence of which outbox that is."""
+
+    issued: int | None = None
+    """The last id that was given out, 0 if none; None where it may not be seen."""
+    outbox: int = 0
+    file: int = 0
+
+
+@final
+class History:
+    """What was handed out last, under which ids."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[Sequence[int], Sequence[Row]]] = deque()
+        self._rows = 0
+        self.doubtful: bool = False
+        """Something says that the outbox is not the one it was: it is to be compared."""
+
+    def remember(self, ids: Sequence[int], rows: Sequence[Row]) -> None:
+        """These were handed out."""
+        self._recent.append((ids, rows))
+        self._rows += len(ids)
+        while self._rows - len(self._recent[0][0]) >= _REMEMBERED:
+            self._rows -= len(self._recent.popleft()[0])
+
+    def forget(self) -> None:
+        """What was handed out before is of no interest."""
+        self._recent.clear()
+        self._rows = 0
+        self.doubtful = False
+
+    def replaced_by(self, sequence: Issue, identity: Identity, high: int) -> bool:
+        """Whether the sequence tells of another history than that in which ``high`` was seen."""
+        another = (sequence.outbox, sequence.file) != (identity.outbox, identity.sequence)
+        if another or (sequence.issued is not None and sequence.issued < high):
+            self.doubtful = True
+        return self.doubtful
+
+    def compare(self, newest: int, high: int) -> Comparison:
+        """Against an outbox whose highest visible id is ``newest``; ``high`` was the highest."""
+        known = {event_id: row[1] for ids, rows in self._recent for event_id, row in zip(ids, rows, strict=True)}
+        return Comparison(known, newest, high)
+
+
+@final
+class Comparison:
+    """Page by page, which of the rows that are remembered are still the same."""
+
+    def __init__(self, known: dict[int, str | None], newest: int, high: int) -> None:
+        self._known = known
+        self._end = min(newest, high)
+        self._first = min(known, default=0)
+        self._same: int | None = None
+        self._replaced: int | None = None
+        self.after: int | None = self._first - 1 if known and self._first <= self._end else None
+        """Read the rows after this id, and pass them to ``page``; None: enough is known."""
+
+    def page(self, rows: Sequence[Row], limit: int) -> None:
+        """These follow, at most ``limit``."""
+        for row in rows:
+            if row[0] in self._known:
+                if self._known[row[0]] == row[1]:
+                    self._same = row[0] if self._same is None else self._same
+                elif self._replaced is None:
+                    self._replaced = row[0]
+        self.after = rows[-1][0] if len(rows) == limit and rows[-1][0] < self._end else None
+
+    @property
+    def same_upto(self) -> int:
+        """Up to here it is the history that was read; 0 if none of it is."""
+        if self._known and self._end < self._first:
+            # Older than everything that is remembered: nothing tells that its rows are those of before.
+            return 0
+        if self._replaced is None:
+            return self._end
+        # With none of the old rows left before the first that differs, nothing speaks for what lies below either.
+        return 0 if self._same is None or self._same > self._replaced else min(self._end, self._replaced - 1)

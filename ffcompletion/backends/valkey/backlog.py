@@ -1,0 +1,54 @@
+"""What one overflowing stream has still to get from the terminal index. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import final
+
+from ffcompletion.backends.valkey.reconciliation import SLACK_MS, Announced, Entry, latest
+from ffcompletion.contract.payload import CompletionPayload
+
+__all__ = ["Backlog"]
+
+
+@final
+class Backlog:
+    """Everything since a score, except what the stream was given before it overflowed."""
+
+    __slots__ = ("_announced", "_delivered", "since_ms")
+
+    def __init__(self, since_ms: int, announced: Sequence[Announced]) -> None:
+        """``announced``: what the stream has been told of, of all that may lie behind that score."""
+        self._announced = list(announced)
+        self._delivered: dict[str, int] = {}
+        self.since_ms: int = since_ms
+        """The score from which the next page is to be read, inclusive."""
+
+    def missed(self, payloads: Iterable[CompletionPayload]) -> None:
+        """These were for the stream, and it could not take them."""
+        times = [payload.produced_at_ms for payload in payloads if payload.produced_at_ms]
+        self.since_ms = min([self.since_ms, *times])
+
+    def pending(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Those of the entries that the stream has not had, oldest first."""
+        announced, delivered = latest(self._announced), self._delivered
+        pending: list[Entry] = []
+        for execution_id, score in entries:
+            at = announced.get(execution_id)
+            if delivered.get(execution_id) != score and (at is None or score > at + SLACK_MS):
+                pending.append((execution_id, score))
+        return sorted(pending, key=lambda entry: entry[1])
+
+    def received(self, announced: Iterable[Announced]) -> None:
+        """The stream has got these announcements after all."""
+        self._announced += announced
+
+    def delivered(self, entries: Iterable[Entry], upto_ms: int) -> None:
+        """The stream has got these, and everything up to a score."""
+        self.since_ms = max(self.since_ms, upto_ms)
+        self._delivered.update(entries)
+        self._delivered = {id_: score for id_, score in self._delivered.items() if score >= self.since_ms}
+
+    def lower(self, since_ms: int) -> None:
+        """The server's clock went back: what it writes now has lower scores."""
+        self.since_ms = min(self.since_ms, since_ms)

@@ -1,0 +1,166 @@
+"""Hands completions on: at once to the streams that ask nothing of the server, and to the others when it has answered.
+
+What has to be looked up queues here, bounded; one task takes all that waits, asks about it in few pipelines, and hands
+it on, in order. Without an answer nothing is let through and nothing is dropped: it is asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar, final
+
+from glide import GlideError
+
+from ffcompletion.backends.valkey.errors import named
+from ffcompletion.backends.valkey.lookups import Lookups
+from ffcompletion.backends.valkey.replies import Execute
+from ffcompletion.backends.valkey.source import Source
+from ffcompletion.backends.valkey.states import Denied
+from ffcompletion.contract.errors import EngineError
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.delivery.backoff import Backoff
+from ffcompletion.delivery.hub import Group, Hub, Member, Selector
+from ffcompletion.delivery.ratelog import RateLog
+from ffcompletion.foreign.logs import logger
+
+__all__ = ["Filtering", "needs_lookup"]
+
+_T = TypeVar("_T")
+_log: Final = logger("ffcompletion.valkey")
+
+# Announcements that may wait for the server's answers: some 25 MB.
+_WAITING: Final = 100_000
+# One pipeline. More would delay the first of them without being faster.
+_BATCH: Final = 1_024
+
+
+def needs_lookup(selector: Selector) -> bool:
+    """Whether the server has to be asked something for such a stream."""
+    return selector.filter is not None or selector.results
+
+
+def _needs_none(selector: Selector) -> bool:
+    return not needs_lookup(selector)
+
+
+@final
+class Filtering:
+    """Owns the queue."""
+
+    def __init__(self, hub: Hub, execute: Execute) -> None:
+        self._hub = hub
+        self._lookups = Lookups(execute)
+        self._waiting: list[CompletionPayload] = []
+        # For each of those: the server time up to which all was settled when it came. It is no older.
+        self._settled: list[int] = []
+        self._arrived = asyncio.Event()
+        self._held_log = RateLog(_log)
+        self._full_log = RateLog(_log)
+
+    # ── announcements ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def announced(self, payloads: Sequence[CompletionPayload], settled_ms: int) -> None:
+        """For every stream, after all that came before. None of them is older than ``settled_ms``."""
+        self._hub.publish(payloads, only=_needs_none)
+        if payloads and any(needs_lookup(group.selector) for group in self._hub.groups):
+            self._waiting += payloads
+            self._settled += [settled_ms] * len(payloads)
+            self._arrived.set()
+            if len(self._waiting) > _WAITING:
+                self._shed()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            while not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+            batch = self._waiting[:_BATCH]
+            try:
+                await self._decide(batch)
+            except Exception:  # noqa: BLE001  # it is logged, and nothing is lost by it
+                # A bug of ours: the streams concerned fall behind, and go on.
+                _log.exception("%d announcements could not be decided", len(batch))
+                self._missed(batch)
+            # Not before: until then they are pending.
+            self._drop(0, len(batch))
+
+    @property
+    def pending(self) -> int:
+        """Announcements that have not been handed on yet."""
+        return len(self._waiting)
+
+    @property
+    def settled_ms(self) -> int | None:
+        """No announcement that waits is older than this, in the server's time; None if none waits."""
+        return self._settled[0] if self._settled else None
+
+    def _drop(self, start: int, count: int) -> None:
+        del self._waiting[start : start + count]
+        del self._settled[start : start + count]
+
+    def _shed(self) -> None:
+        # The server does not answer, or not fast enough: the oldest go, and whoever they were for falls behind.
+        self._full_log.warning(f"more than {_WAITING} announcements wait to be decided; the oldest are dropped")
+        # Those in hand stay: they are being asked about.
+        oldest = self._waiting[_BATCH : len(self._waiting) - _WAITING // 2]
+        self._missed(oldest)
+        self._drop(_BATCH, len(oldest))
+
+    def _missed(self, batch: Sequence[CompletionPayload]) -> None:
+        for group in self._hub.groups:
+            for member in tuple(group.members):
+                if needs_lookup(group.selector) and isinstance(member, Source):
+                    member.overflow(batch)
+
+    # ── completions that were found in the index ─────────────────────────────────────────────────────────────────
+
+    async def found(self, payloads: Sequence[CompletionPayload]) -> None:
+        """For every stream that is not younger than they are. Raises nothing: who does not get them misses them."""
+        self._hub.publish(payloads, only=_needs_none, fit=_since_opened)
+        try:
+            await self._decide(payloads, since_opened=True)
+        except Exception:  # noqa: BLE001  # as in ``run``
+            _log.exception("%d completions that were found could not be decided", len(payloads))
+            self._missed(payloads)
+
+    async def select(
+        self, selector: Selector, payloads: Sequence[CompletionPayload]
+    ) -> tuple[Sequence[CompletionPayload], Denied]:
+        """What of these is for one stream, with results where it wants them; and what is not."""
+        wanted = selector.filter
+        facts = None if wanted is None else await self._query(lambda: self._lookups.facts(payloads, [wanted]))
+        if selector.results:
+            payloads = await self._query(lambda: self._lookups.results(payloads))
+        group = Group(selector)
+        admitted = group.select(payloads, facts)
+        return admitted, Denied(group.filtered, group.undecided)
+
+    # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _decide(self, payloads: Sequence[CompletionPayload], *, since_opened: bool = False) -> None:
+        filters, wants_results = self._hub.filters, self._hub.wants_results
+        if not (filters or wants_results):
+            return
+        facts = await self._query(lambda: self._lookups.facts(payloads, filters)) if filters else None
+        full = await self._query(lambda: self._lookups.results(payloads)) if wants_results else None
+        fit = _since_opened if since_opened else None
+        self._hub.publish(payloads, full, facts, only=needs_lookup, fit=fit)
+
+    async def _query(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        backoff = Backoff(0.02, 1.0)
+        while True:
+            try:
+                return await ask()
+            except (GlideError, OSError, TimeoutError, EngineError) as exc:
+                self._held_log.warning(f"the server did not answer what a filter asks ({named(exc)}); holding")
+                await asyncio.sleep(backoff.next_delay())
+
+
+def _since_opened(member: Member, batch: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
+    """Of what was found in the index: what is not older than the stream."""
+    if not isinstance(member, Source) or not batch or batch[0].produced_at_ms >= member.opened_ms:
+        return batch
+    # Skipped ones bear the time of another clock.
+    return [item for item in batch if item.produced_at_ms >= member.opened_ms or item.outcome == "skipped"]

@@ -1,0 +1,111 @@
+"""What filters ask about executions, for many announcements at a time.
+
+Namespaces of all in one pipeline, then tags of the survivors in one, then results of what is delivered. Each field is
+asked for once per announcement, however many streams want it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, cast, final
+
+from ffcompletion.backends.valkey import keys
+from ffcompletion.backends.valkey.replies import Execute, milliseconds, raise_refusal, text_of
+from ffcompletion.contract.filter import ScannerFilter
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.delivery.hub import Facts
+from ffcompletion.foreign.filters import Wanted
+
+__all__ = ["Lookups"]
+
+# Results in one pipeline: they may be large, and it is the server and our memory that hold them all at once.
+_RESULTS: Final = 128
+
+
+@final
+class Lookups:
+    """Reads facts and results through ``execute``, which raises if the server cannot be asked."""
+
+    def __init__(self, execute: Execute) -> None:
+        self._execute = execute
+
+    async def facts(self, payloads: Sequence[CompletionPayload], filters: Sequence[Wanted]) -> list[Facts | None]:
+        """For each payload its namespace, and the tags that some filter still wants to see; in order.
+
+        None where there is nothing to decide by: no core record, one of another type, or text that is no UTF-8.
+        """
+        records = [keys.execution(payload.execution_id) for payload in payloads]
+        facts = await self._namespaces(records)
+        tag_keys = sorted({key for wanted in filters if (key := wanted.tag_key) is not None})
+        if not tag_keys:
+            return facts
+        survivors = [index for index, known in enumerate(facts) if known is not None and _may_pass(filters, known[0])]
+        if survivors:
+            command = "HGET" if len(tag_keys) == 1 else "HMGET"
+            replies = await self._answers([(command, f"{records[index]}:tags", *tag_keys) for index in survivors])
+            for index, reply in zip(survivors, replies, strict=True):
+                known = facts[index]
+                facts[index] = None if known is None else (known[0], _tags(tag_keys, reply))
+        return facts
+
+    async def _namespaces(self, records: Sequence[str]) -> list[Facts | None]:
+        replies = await self._answers([("HGET", f"{record}:core", "namespace") for record in records])
+        facts: list[Facts | None] = [
+            None if (namespace := text_of(reply)) is None else (namespace, {}) for reply in replies
+        ]
+        # A record without a namespace, or none at all? Every record has a phase.
+        bare = [index for index, reply in enumerate(replies) if reply is None]
+        if bare:
+            phases = await self._answers([("HGET", f"{records[index]}:core", "lifecycle_phase") for index in bare])
+            for index, phase in zip(bare, phases, strict=True):
+                if isinstance(phase, bytes):
+                    facts[index] = (None, {})
+        return facts
+
+    async def results(self, payloads: Sequence[CompletionPayload]) -> list[CompletionPayload]:
+        """The payloads with their stored result and, from ``completed_at``, their time."""
+        found: list[CompletionPayload] = []
+        for start in range(0, len(payloads), _RESULTS):
+            piece = payloads[start : start + _RESULTS]
+            commands: list[tuple[str, ...]] = []
+            for payload in piece:
+                commands.append(("GET", keys.result(payload.execution_id)))
+                commands.append(("HGET", keys.core(payload.execution_id), "completed_at"))
+            replies = await self._answers(commands)
+            found += [
+                CompletionPayload(
+                    payload.execution_id,
+                    payload.outcome,
+                    value if isinstance(value, bytes) else None,
+                    milliseconds(text_of(at)) or payload.produced_at_ms,
+                    payload.flow_id,
+                    payload.cursor,
+                )
+                for payload, value, at in zip(piece, replies[::2], replies[1::2], strict=True)
+            ]
+        return found
+
+    async def _answers(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
+        replies = await self._execute(commands)
+        raise_refusal(replies)
+        return replies
+
+
+def _may_pass(filters: Sequence[Wanted], namespace: str | None) -> bool:
+    """Whether a tag could still decide: some filter looks at tags and is not settled by the namespace."""
+    for wanted in filters:
+        if wanted.tag_key is None:
+            continue
+        if not isinstance(wanted, ScannerFilter) or wanted.namespace is None or wanted.namespace == namespace:
+            return True
+    return False
+
+
+def _tags(tag_keys: Sequence[str], reply: object) -> Mapping[str, str | None]:
+    """From the reply: one value for one key, a list for several. A tag that cannot be read is there, and None."""
+    if len(tag_keys) == 1:
+        return {} if reply is None else {tag_keys[0]: text_of(reply)}
+    if not isinstance(reply, list):
+        return dict.fromkeys(tag_keys)
+    values = zip(tag_keys, cast("list[object]", reply), strict=False)
+    return {key: text_of(value) for key, value in values if value is not None}
