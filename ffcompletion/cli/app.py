@@ -12,6 +12,7 @@ import typer
 from ffcompletion import __version__
 from ffcompletion.cli.board import board
 from ffcompletion.cli.demo import run_demo
+from ffcompletion.cli.doctor import doctor
 from ffcompletion.cli.producing import producers
 from ffcompletion.cli.running import run
 from ffcompletion.cli.tail import TailOptions, run_tail
@@ -33,6 +34,7 @@ app: typer.Typer = typer.Typer(
 app.add_typer(producers, name="producers")
 
 app.command()(board)
+app.command()(doctor)
 
 
 class _Which(StrEnum):
