@@ -23,6 +23,8 @@ from glide import AdvancedGlideClientConfiguration, GlideClient, GlideClientConf
 import ffcompletion as ffc
 
 KEY = "jobs:done"
+# Cursors of this backend begin with a byte of its own, so that no other takes them for its own, nor it theirs.
+CURSORS = ffc.CursorFamily(0xA7)
 # The server answers within this, with completions or without.
 BLOCK_MS = 200
 # Without an answer for this long the connection is dead, whatever it says.
@@ -94,7 +96,8 @@ class JobStream:
 
     @staticmethod
     def _at(position: str) -> ffc.StreamCursor:
-        return ffc.StreamCursor.stream(*map(int, position.split("-")))
+        ms, seq = map(int, position.split("-"))
+        return CURSORS.at(ms << 64 | seq)
 
     async def _read(self) -> None:
         """One page, which is at most a hundred; returns without any when the stream was closed."""
@@ -191,15 +194,14 @@ class JobStreamsBackend:
 
     @staticmethod
     def _position(cursor: ffc.StreamCursor, last: str) -> str:
-        if cursor.is_empty:
+        position = CURSORS.position(cursor)
+        if position is None:
             return last
-        if cursor.is_beginning:
-            return "0-0"
-        position = cursor.stream_position
-        ms, _, seq = last.partition("-")
-        if position is None or position > (int(ms), int(seq)):
-            raise ffc.Validation("cursor", "it does not belong to this stream")
-        return f"{position[0]}-{position[1]}"
+        ms, seq = divmod(position, 1 << 64)
+        newest = [int(part) for part in last.split("-")]
+        if [ms, seq] > newest:
+            raise ffc.Validation("cursor", "it is from the future of this stream")
+        return f"{ms}-{seq}"
 
     async def aclose(self) -> None:
         self._closed = True

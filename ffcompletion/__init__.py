@@ -16,7 +16,8 @@ from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.assertion import assert_completion_backend
 from ffcompletion.contract.attached import attached_flow_id, attached_id, attached_key
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
-from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.combining import all_of, any_of, matching
+from ffcompletion.contract.cursor import CursorFamily, StreamCursor
 from ffcompletion.contract.errors import (
     CursorExpired,
     EngineError,
@@ -47,6 +48,7 @@ from ffcompletion.urls import connect
 if TYPE_CHECKING:
     from ffcompletion import sync
     from ffcompletion.consumers.checkpoints import FileCheckpoints
+    from ffcompletion.consumers.generators import stream_of
     from ffcompletion.consumers.processing import checkpointed
     from ffcompletion.consumers.sharing import broadcast
     from ffcompletion.consumers.waiting import as_completed, wait_for_all, wait_for_completion, wait_for_flow
@@ -63,6 +65,7 @@ __all__ = [
     "CompletionPayload",
     "CompletionStream",
     "CursorExpired",
+    "CursorFamily",
     "EngineError",
     "ExecutionId",
     "ExecutionReader",
@@ -85,6 +88,8 @@ __all__ = [
     "Unavailable",
     "Validation",
     "__version__",
+    "all_of",
+    "any_of",
     "as_completed",
     "assert_completion_backend",
     "attached_flow_id",
@@ -93,6 +98,8 @@ __all__ = [
     "broadcast",
     "checkpointed",
     "connect",
+    "matching",
+    "stream_of",
     "subscribe",
     "sync",
     "wait_for_all",
@@ -108,6 +115,7 @@ _LATER = {
     "as_completed": "consumers.waiting",
     "broadcast": "consumers.sharing",
     "checkpointed": "consumers.processing",
+    "stream_of": "consumers.generators",
     "sync": "sync",
     "wait_for_all": "consumers.waiting",
     "wait_for_completion": "consumers.waiting",

@@ -13,6 +13,7 @@ from ffcompletion import __version__
 from ffcompletion.cli import attaching
 from ffcompletion.cli.board import board
 from ffcompletion.cli.demo import run_demo
+from ffcompletion.cli.doctor import doctor
 from ffcompletion.cli.producing import producers
 from ffcompletion.cli.running import run
 from ffcompletion.cli.tail import TailOptions, run_tail
@@ -36,6 +37,7 @@ app.add_typer(producers, name="producers")
 attaching.register(app)
 
 app.command()(board)
+app.command()(doctor)
 
 
 class _Which(StrEnum):

@@ -6,6 +6,10 @@ Layouts (fixed by the engine; stored cursors of the Rust reader stay valid):
 - ``0x01`` ‖ ms u64 BE ‖ seq u64 BE, 17 bytes: a position in a stream ordered by time;
 - ``0x02`` ‖ event_id i64 BE, 9 bytes: a row of the Postgres outbox.
 
+And ours, for backends of other people's, which the engine never reads:
+
+- ``0x80`` to ``0xff`` ‖ position u128 BE, 17 bytes: a ``CursorFamily``.
+
 Position zero of any layout lies before everything, so every backend takes it as the beginning.
 """
 
@@ -19,12 +23,15 @@ from typing_extensions import override
 
 from ffcompletion.contract.errors import Validation
 
-__all__ = ["StreamCursor"]
+__all__ = ["CursorFamily", "StreamCursor"]
 
 _STREAM: Final = 0x01
 _OUTBOX: Final = 0x02
 _STREAM_LAYOUT: Final = struct.Struct(">BQQ")
 _OUTBOX_LAYOUT: Final = struct.Struct(">Bq")
+# Half of all prefixes, far from those that the engine counts up from below.
+_FAMILIES: Final = range(0x80, 0x100)
+_FAMILY_LENGTH: Final = 17
 
 
 @final
@@ -87,6 +94,8 @@ class StreamCursor(msgspec.Struct, frozen=True, gc=False):
 
     def to_bytes(self) -> bytes:
         """The stored form: 0, 9 or 17 bytes."""
+        if self.family in _FAMILIES:
+            return bytes([self.family]) + self.position.to_bytes(_FAMILY_LENGTH - 1, "big")
         if self.family == _OUTBOX:
             return _OUTBOX_LAYOUT.pack(_OUTBOX, self.position)
         if self.family == _STREAM:
@@ -102,6 +111,8 @@ class StreamCursor(msgspec.Struct, frozen=True, gc=False):
             return cls.outbox(int.from_bytes(data[1:], "big", signed=True))
         if len(data) == _STREAM_LAYOUT.size and data[0] == _STREAM:
             return cls(_STREAM, int.from_bytes(data[1:], "big"))
+        if len(data) == _FAMILY_LENGTH and data[0] in _FAMILIES:
+            return cls(data[0], int.from_bytes(data[1:], "big"))
         raise Validation("cursor", f"{len(data)} bytes beginning 0x{data[0]:02x} are no cursor of any known backend")
 
     def to_text(self) -> str:
@@ -123,3 +134,46 @@ class StreamCursor(msgspec.Struct, frozen=True, gc=False):
     @override
     def __str__(self) -> str:
         return self.to_text()
+
+
+@final
+class CursorFamily(msgspec.Struct, frozen=True):
+    """The cursors of a backend of your own: a prefix that marks them, so that no other backend takes them for its own.
+
+    ::
+
+        CURSORS = ffc.CursorFamily(0xA7)
+        cursor = CURSORS.at(row_number)
+        row_number = CURSORS.position(cursor)  # Validation for a cursor of another backend
+
+    ``prefix``: 0x80 to 0xff; take one at random. The wire's own are below. Raises ``Validation`` for another.
+    """
+
+    prefix: int
+
+    def __post_init__(self) -> None:
+        if self.prefix not in _FAMILIES:
+            raise Validation(
+                "cursor", f"a family's prefix is 0x80 to 0xff, not {self.prefix!r}; the rest is the wire's"
+            )
+
+    def at(self, position: int, /) -> StreamCursor:
+        """The cursor behind which everything up to ``position`` lies: 1 to 2**128 - 1, rising; 0 is the beginning."""
+        if not 0 <= position < 1 << 128:
+            raise Validation("cursor", f"position {position} is outside 0 … 2**128 - 1")
+        return StreamCursor(self.prefix, position)
+
+    def position(self, cursor: StreamCursor, /) -> int | None:
+        """The inverse: 0 for the beginning, None for the empty cursor, which is from now.
+
+        Raises ``Validation`` for a cursor of another backend.
+        """
+        if cursor.is_empty:
+            return None
+        if cursor.is_beginning:
+            return 0
+        if cursor.family != self.prefix:
+            raise Validation(
+                "cursor", f"it belongs to another backend; cursors of this one begin with 0x{self.prefix:02x}"
+            )
+        return cursor.position

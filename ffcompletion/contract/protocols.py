@@ -34,7 +34,7 @@ __all__ = [
 
 @runtime_checkable
 class CompletionStream(Protocol):
-    """What one subscribe call returns. An async generator of payloads is one.
+    """What one subscribe call returns. ``ffcompletion.stream_of`` makes one of an async generator of payloads.
 
     It yields ``CompletionPayload``, never an error value, until its consumer closes it; faults after set-up are the
     backend's to mend. An end that the consumer did not ask for is a defect of the backend.

@@ -1,0 +1,228 @@
+"""From what a Postgres answered to what that means, and what to do about it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from psycopg import sql
+
+from ffcompletion.contract.diagnosis import Finding, Verdict
+
+__all__ = [
+    "CONNECT_S",
+    "FREE_QUEUE",
+    "MORE_LOCKS",
+    "MORE_SESSIONS",
+    "OLDEST",
+    "filling",
+    "first_line",
+    "not_connected",
+    "rights",
+    "role",
+    "sequence",
+    "statistics",
+    "timeouts",
+    "trigger",
+    "version_of",
+    "watermark",
+]
+
+CONNECT_S: Final = 3
+OLDEST: Final = 150_000
+FREE_QUEUE: Final = (
+    "a session that listens sits in an old transaction; find it: SELECT pid, xact_start, query FROM pg_stat_activity"
+    " WHERE state LIKE 'idle in%' ORDER BY xact_start;"
+)
+MORE_LOCKS: Final = "ALTER SYSTEM SET max_locks_per_transaction = 256;  -- then restart the server"
+MORE_SESSIONS: Final = "ALTER SYSTEM SET max_connections = 200;  -- then restart the server; or close sessions"
+
+# Past this a transaction is no longer one that is about to end.
+_LONG_S: Final = 60.0
+OK, NOTE, WARNING, FAILURE = Verdict.OK, Verdict.NOTE, Verdict.WARNING, Verdict.FAILURE
+
+
+def not_connected(exc: BaseException, shown: str, given: dict[str, Any]) -> Finding:
+    text, user = first_line(exc), given.get("user") or "<user>"
+    state = getattr(exc, "sqlstate", None) or ""
+    remedy = f"is a server listening there, and does a firewall let you? pg_isready -h {given.get('host') or 'localhost'} -p {given.get('port') or 5432}"
+    if "password authentication failed" in text or state == "28P01":
+        remedy = f"wrong password for {user}; set another: psql -U postgres -c '\\password {user}'"
+    elif "no password supplied" in text:
+        remedy = "write the password into the URL, ~/.pgpass or PGPASSWORD"
+    elif "pg_hba.conf" in text or state.startswith("28"):
+        remedy = f"the server's pg_hba.conf lets {user} in from nowhere near here; add a line, then: psql -U postgres -c 'SELECT pg_reload_conf()'"
+    elif 'database "' in text and "does not exist" in text:
+        remedy = f"psql -U postgres -c 'CREATE DATABASE {given.get('dbname') or '<name>'}', or another name in the URL"
+    elif "too many" in text or "remaining connection slots" in text or state == "53300":
+        remedy = (
+            "close sessions, or: psql -U postgres -c 'ALTER SYSTEM SET max_connections = 200', then restart the server"
+        )
+    elif isinstance(exc, TimeoutError) or "timeout" in text:
+        text = text or f"no answer within {CONNECT_S} s"
+        remedy = "something accepts the connection and does not answer: a hanging server, or a firewall that drops"
+    elif "SSL" in text or "certificate" in text:
+        remedy = "look at sslmode, sslrootcert, sslcert and sslkey in the URL"
+    return Finding("connection", FAILURE, f"{shown}: {text}", remedy)
+
+
+def version_of(number: int, shown: tuple[Any, ...]) -> tuple[Verdict, str, str]:
+    text = f"PostgreSQL {shown[0]}"
+    if number < OLDEST:
+        return FAILURE, text, "PostgreSQL 15 or later is needed"
+    return OK, text, ""
+
+
+def role(replica: bool, lag_s: float | None) -> Finding:
+    if not replica:
+        return Finding("role", OK, "primary")
+    behind = "" if lag_s is None else f", {lag_s:.1f} s behind"
+    return Finding(
+        "role", WARNING, f"replica{behind}: LISTEN is not possible on it, so completions are polled",
+        "name the primary, or all hosts with target_session_attrs=primary",
+    )  # fmt: skip
+
+
+def rights(tables: list[tuple[Any, ...]], schema: str | None, user: str) -> tuple[list[Finding], int | None]:
+    findings: list[Finding] = []
+    outbox: int | None = None
+    role = _quoted(user)
+    for name in ("ff_completion_event", "ff_exec_core"):
+        found = [row for row in tables if row[1] == name]
+        near = [row for row in found if row[7] or schema is not None or not row[3]]
+        if not near:
+            elsewhere = found[0][2] if found else None
+            remedy = (
+                f"ffcompletion doctor … --schema {elsewhere}" if elsewhere
+                else "ffcompletion producers install …, unless FlowFabric's own migrations are still to run"
+            )  # fmt: skip
+            where = f"schema {schema}" if schema is not None else "the search path"
+            more = f"; there is one in schema {elsewhere}" if elsewhere else ""
+            findings.append(Finding(f"table {name}", FAILURE, f"not in {where}{more}", remedy))
+            continue
+        oid, _, space, usage, select, secured, owner_forced, _ = near[0]
+        del owner_forced
+        table = _quoted(space, name)
+        if not usage:
+            findings.append(
+                Finding(
+                    f"table {name}",
+                    FAILURE,
+                    f"{user} may not use schema {space}",
+                    f"GRANT USAGE ON SCHEMA {_quoted(space)} TO {role};",
+                )
+            )
+        elif not select:
+            findings.append(
+                Finding(f"table {name}", FAILURE, f"{user} may not read {table}", f"GRANT SELECT ON {table} TO {role};")
+            )
+        else:
+            findings.append(Finding(f"table {name}", OK, f"{table} can be read"))
+            outbox = oid if name == "ff_completion_event" else outbox
+        if usage and secured:
+            findings.append(
+                Finding(
+                    "row-level security",
+                    WARNING,
+                    f"policies of {table} apply to {user}: rows they hide are lost without a word",
+                    f"ALTER ROLE {role} BYPASSRLS;",
+                )
+            )
+    if not any(finding.check == "row-level security" for finding in findings):
+        findings.append(Finding("row-level security", OK, f"none applies to {user}"))
+    return findings, outbox
+
+
+def filling(check: str, share: float, remedy: str, warn_at: float) -> Finding:
+    text = f"{share:.0%} used"
+    if share < warn_at:
+        return Finding(check, OK, text)
+    return Finding(check, FAILURE if share > 0.95 else WARNING, text, remedy)
+
+
+def timeouts(settings: Mapping[str, int], user: str) -> Finding:
+    """In ms, by name; 0 is none."""
+    role = _quoted(user)
+    idle, statement, lock = (settings[name] for name in ("idle_session_timeout", "statement_timeout", "lock_timeout"))
+    if idle:
+        found = f"idle_session_timeout={idle} ms ends the listening session again and again"
+        return Finding("time-outs", WARNING, found, f"ALTER ROLE {role} SET idle_session_timeout = 0;")
+    if 0 < statement < 5_000:
+        found = f"statement_timeout={statement} ms may end the reading of a long backlog"
+        return Finding("time-outs", WARNING, found, f"ALTER ROLE {role} SET statement_timeout = '30s';")
+    return Finding("time-outs", OK, f"statement_timeout={statement}, lock_timeout={lock}, idle_session_timeout=0")
+
+
+def sequence(rows: Sequence[tuple[Any, ...]]) -> Finding:
+    """Rows: how many ids a session takes at once, the sequence's name."""
+    if rows and rows[0][0] != 1:
+        found = f"CACHE {rows[0][0]}: each session sets ids aside, which are held as gaps"
+        return Finding("sequence", WARNING, found, f"ALTER SEQUENCE {rows[0][1]} CACHE 1;")
+    return Finding("sequence", OK, "CACHE 1")
+
+
+def statistics(never: int, tables: int) -> Finding:
+    """Of so many tables, so many were never analyzed."""
+    if never:
+        found = f"{never} of {tables} tables were never analyzed; reading does not depend on it"
+        return Finding("statistics", NOTE, found, "ANALYZE ff_completion_event, ff_exec_core;")
+    return Finding("statistics", OK, "analyzed")
+
+
+def trigger(rows: list[tuple[Any, ...]]) -> Finding:
+    """One row a table that rows can be inserted into: its name, and its announcing trigger's, level and state."""
+    missing = [row[0] for row in rows if row[1] is None]
+    disabled = [row for row in rows if row[1] is not None and row[2] in ("D", "R")]
+    if not rows or len(missing) == len(rows):
+        return Finding(
+            "trigger",
+            WARNING,
+            "none announces: completions come by polling alone",
+            "ffcompletion producers install …, or FlowFabric's migrations",
+        )
+    if disabled:
+        table, trigger, _ = disabled[0]
+        more = f" and {len(disabled) - 1} more" if len(disabled) > 1 else ""
+        return Finding(
+            "trigger",
+            WARNING,
+            f"disabled on {table}{more}: their completions come by polling alone",
+            f"ALTER TABLE {table} ENABLE TRIGGER {trigger};",
+        )
+    if missing:
+        return Finding(
+            "trigger",
+            WARNING,
+            f"missing on {missing[0]} and {len(missing) - 1} more: their completions come by polling alone",
+            "",
+        )
+    return Finding("trigger", OK, f"enabled on {len(rows)} table{'s' if len(rows) > 1 else ''}")
+
+
+def watermark(rows: list[tuple[Any, ...]], user: str) -> Finding:
+    """Rows: pid, application, state, age, beginning of the query, prepared transaction; the oldest first."""
+    check = "watermark"
+    for pid, application, state, age, query, prepared in rows:
+        if prepared is not None:
+            remedy = f"ROLLBACK PREPARED {sql.Literal(prepared).as_string()};  -- or COMMIT PREPARED"
+            return Finding(check, WARNING, f"held back by the prepared transaction {prepared!r}", remedy)
+        if age is not None and age >= _LONG_S:
+            who = f"pid {pid} ({application or 'no application name'}, {state})"
+            return Finding(
+                check, WARNING, f"held back for {age:.0f} s by {who}: {query!r}", f"SELECT pg_terminate_backend({pid});"
+            )
+    unseen = [row[0] for row in rows if row[3] is None]
+    if unseen:
+        text = f"pid {unseen[0]} may hold it back; {user} may not see since when"
+        return Finding(check, NOTE, text, f"GRANT pg_read_all_stats TO {_quoted(user)};")
+    return Finding(
+        check, OK, f"transactions that write: {len(rows)}, none for long" if rows else "nothing holds it back"
+    )
+
+
+def first_line(exc: BaseException) -> str:
+    return str(exc).strip().split("\n", 1)[0]
+
+
+def _quoted(*names: str) -> str:
+    return sql.Identifier(*names).as_string()

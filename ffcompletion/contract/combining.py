@@ -1,0 +1,183 @@
+"""Filters made of filters: ``any_of``, ``all_of``, ``matching``. What cannot be decided is not delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, final
+
+import msgspec
+
+from ffcompletion.contract.errors import Validation
+from ffcompletion.contract.filter import ScannerFilter
+
+if TYPE_CHECKING:
+    from ffcompletion.contract.protocols import CompletionFilter
+
+__all__ = ["AllOf", "AnyOf", "Matching", "all_of", "any_of", "matching"]
+
+
+@final
+class AnyOf(msgspec.Struct, frozen=True):
+    """What ``any_of`` gives: admits what one of its parts admits."""
+
+    parts: tuple[CompletionFilter, ...]
+    """At least two, each once."""
+    tag_key: str | None
+    """The one tag that its parts want to see."""
+
+    def is_noop(self, /) -> bool:
+        """Whether one of the parts admits everything."""
+        return any(part.is_noop() for part in self.parts)
+
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        """Whether a part says yes. Raises what a part raised where none does: then it is undecided."""
+        return _decided(self.parts, True, core_namespace, tag_value)
+
+
+@final
+class AllOf(msgspec.Struct, frozen=True):
+    """What ``all_of`` gives: admits what every one of its parts admits."""
+
+    parts: tuple[CompletionFilter, ...]
+    """At least two, each once."""
+    tag_key: str | None
+    """The one tag that its parts want to see."""
+
+    def is_noop(self, /) -> bool:
+        """Whether all of the parts admit everything."""
+        return all(part.is_noop() for part in self.parts)
+
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        """Whether no part says no. Raises what a part raised where none does: then it is undecided."""
+        return _decided(self.parts, False, core_namespace, tag_value)
+
+
+@final
+class Matching(msgspec.Struct, frozen=True):
+    """What ``matching`` gives: admits what a function says yes to."""
+
+    predicate: Callable[[str | None, str | None], bool]
+    """Asked with the namespace and the value of the tag."""
+    tag_key: str | None
+    """The tag that the function wants to see."""
+    unknown: bool
+    """Whether the function is asked where the namespace, or the tag, is missing."""
+
+    def is_noop(self, /) -> bool:
+        """It never is: what a function admits cannot be told from outside."""
+        return False
+
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        """What the function says; no where it is not asked. Raises ``TypeError`` for an answer that is no bool."""
+        if not self.unknown and (core_namespace is None or (self.tag_key is not None and tag_value is None)):
+            return False
+        answer = _asked(self.predicate, core_namespace, tag_value)
+        if isinstance(answer, bool):
+            return answer
+        raise TypeError(f"the predicate answered a {type(answer).__name__}, which is no bool")
+
+
+def any_of(*filters: CompletionFilter) -> CompletionFilter:
+    """A filter that admits what at least one of these admits.
+
+    Where none says yes and one cannot tell (it raises), nothing is delivered. All that want to see a tag must want the
+    same one: a backend reads one. Raises ``Validation`` for others, and for no filter at all.
+    """
+    parts = _flat(filters, AnyOf)
+    return parts[0] if len(parts) == 1 else AnyOf(parts, _tag_key(parts))
+
+
+def all_of(*filters: CompletionFilter) -> CompletionFilter:
+    """A filter that admits what every one of these admits; of ``ScannerFilter``s where it can be, one again.
+
+    Where none says no and one cannot tell (it raises), nothing is delivered. All that want to see a tag must want the
+    same one. Raises ``Validation`` for others, and for no filter at all, which would be everybody's.
+    """
+    parts = _merged(_flat(filters, AllOf))
+    return parts[0] if len(parts) == 1 else AllOf(parts, _tag_key(parts))
+
+
+def matching(
+    predicate: Callable[[str | None, str | None], bool], *, tag_key: str | None = None, unknown: bool = False
+) -> CompletionFilter:
+    """A filter that admits what ``predicate(namespace, tag_value)`` says yes to.
+
+    ``tag_key``: the tag that it wants to see. An execution without a namespace, or without that tag, is not admitted,
+    and the predicate is not asked, so that one that negates admits nothing by accident; with ``unknown=True`` it is,
+    and gets None. What it raises, and an answer that is no bool, admits nothing. It runs once for each completion.
+
+    Raises ``Validation`` for an empty tag key, and for a predicate that cannot be called.
+    """
+    if not callable(predicate):
+        raise Validation("filter", f"a {type(predicate).__name__} cannot be called")
+    # The rules of a tag's key are those of ScannerFilter.
+    wanted = ScannerFilter(None, None if tag_key is None else (tag_key, ""))
+    return Matching(predicate, wanted.tag_key, unknown)
+
+
+def _asked(
+    question: Callable[[str | None, str | None], object], core_namespace: str | None, tag_value: str | None
+) -> object:
+    # Somebody else's code may answer other things than it promises.
+    return question(core_namespace, tag_value)
+
+
+def _decided(
+    parts: Iterable[CompletionFilter], deciding: bool, core_namespace: str | None, tag_value: str | None
+) -> bool:
+    """``deciding`` if one part says so, the contrary if all say that; else raises what one of them raised."""
+    failure: Exception | None = None
+    for part in parts:
+        try:
+            answer = _asked(part.matches, core_namespace, tag_value)
+        except Exception as exc:  # noqa: BLE001  # another part may decide it
+            failure = exc
+            continue
+        if answer is deciding:
+            return deciding
+        if not isinstance(answer, bool):
+            failure = TypeError(f"a part answered a {type(answer).__name__}, which is no bool")
+    if failure is not None:
+        raise failure
+    return not deciding
+
+
+def _flat(filters: tuple[CompletionFilter, ...], kind: type[AnyOf | AllOf]) -> tuple[CompletionFilter, ...]:
+    """The parts, those of a nested one of the same kind among them; each once."""
+    if not filters:
+        raise Validation("filter", "no filter is given")
+    found: list[CompletionFilter] = []
+    for item in filters:
+        for part in item.parts if isinstance(item, AnyOf | AllOf) and type(item) is kind else (item,):
+            # Only what is ours is compared by value.
+            if not any(part is known or (_ours(part) and _ours(known) and part == known) for known in found):
+                found.append(part)
+    return tuple(found)
+
+
+def _ours(part: CompletionFilter) -> bool:
+    return type(part) is ScannerFilter
+
+
+def _merged(parts: tuple[CompletionFilter, ...]) -> tuple[CompletionFilter, ...]:
+    """The same, with the ``ScannerFilter``s made one where they do not contradict each other."""
+    ours = [part for part in parts if isinstance(part, ScannerFilter)]
+    namespaces = {part.namespace for part in ours if part.namespace is not None}
+    tags = {part.instance_tag for part in ours if part.instance_tag is not None}
+    if not ours or len(namespaces) > 1 or len(tags) > 1:
+        return parts
+    one = ScannerFilter(next(iter(namespaces), None), next(iter(tags), None))
+    return (one, *(part for part in parts if not isinstance(part, ScannerFilter)))
+
+
+def _tag_key(parts: tuple[CompletionFilter, ...]) -> str | None:
+    keys = {key for part in parts if (key := part.tag_key) is not None}
+    if len(keys) > 1:
+        raise Validation("filter", f"one tag can be looked at, and these want {', '.join(sorted(map(repr, keys)))}")
+    return next(iter(keys), None)
+
+
+if TYPE_CHECKING:
+    _any: type[CompletionFilter] = AnyOf
+    _all: type[CompletionFilter] = AllOf
+    _matching: type[CompletionFilter] = Matching
