@@ -149,7 +149,7 @@ def wait(
         if result and not json and not any_ and len(ids) > 1:
             raise typer.BadParameter("--result with several IDs needs --json or --any")
         options = WaitOptions(any=any_, timeout=timeout, result=result, missing=missing.value, schema=schema, json=json)
-        wanted = ids if attached is None else [attached_id(attached, key) for key in ids]
+        wanted = ids if attached is None else [str(attached_id(attached, key)) for key in ids]
         return await run_wait(url, wanted, options)
 
     run(work())
