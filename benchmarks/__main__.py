@@ -10,7 +10,7 @@ import platform
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import importing, memory, postgres, restarts, valkey, valkey_faults, waiting
+from benchmarks import importing, memory, postgres, postgres_latency, restarts, valkey, valkey_faults, waiting
 from benchmarks.table import Row, render
 from ffcompletion import embedded
 
@@ -24,7 +24,9 @@ BENCHES: dict[str, tuple[str, Bench]] = {
     "valkey-filters": ("valkey", valkey_faults.filters),
     "valkey-faults": ("valkey", valkey_faults.faults),
     "valkey-reconcile": ("valkey", valkey_faults.reconciling),
-    "postgres-latency": ("postgres", postgres.latency),
+    "postgres-latency": ("postgres", postgres_latency.latency),
+    "postgres-server": ("postgres", postgres_latency.server_cost),
+    "postgres-filtered": ("postgres", postgres_latency.filtered_burst),
     "postgres-burst": ("postgres", postgres.burst),
     "postgres-catchup": ("postgres", postgres.catchup),
     "postgres-streams": ("postgres", postgres.streams),

@@ -119,69 +119,6 @@ async def burst(url: str) -> list[Row]:
     ]
 
 
-async def _latencies(url: str, rounds: int) -> tuple[list[float], list[float]]:
-    writer = await psycopg.AsyncConnection.connect(url, autocommit=True)
-    insert = (
-        "INSERT INTO ff_completion_event (partition_key, execution_id, flow_id, outcome, occurred_at_ms)"
-        " VALUES (7, gen_random_uuid(), gen_random_uuid(), 'success', 1)"
-    )
-    ours: list[float] = []
-    async with PostgresBackend(url) as backend, ffc.subscribe(backend) as stream:
-        for _ in range(rounds):
-            waiting = asyncio.ensure_future(stream.__anext__())
-            await asyncio.sleep(0)
-            await writer.execute(insert)
-            started = time.perf_counter()
-            await waiting
-            ours.append(time.perf_counter() - started)
-    bare: list[float] = []
-    conn = await _listening(url)
-    reader = await psycopg.AsyncConnection.connect(url, autocommit=True)
-    await reader.execute("SET plan_cache_mode = force_generic_plan")
-    newest = await _newest(url)
-    got: asyncio.Queue[float] = asyncio.Queue()
-
-    async def listen() -> None:
-        nonlocal newest
-        async for _ in conn.notifies():
-            cursor = await reader.execute(REPLAY, (newest, 100), prepare=True, binary=True)
-            rows = await cursor.fetchall()
-            newest = rows[-1][0]
-            got.put_nowait(time.perf_counter())
-
-    listening = asyncio.ensure_future(listen())
-    for _ in range(rounds):
-        await asyncio.sleep(0)
-        await writer.execute(insert)
-        started = time.perf_counter()
-        bare.append(await got.get() - started)
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
-    for each in (conn, reader, writer):
-        await each.close()
-    return ours[50:], bare[50:]
-
-
-async def latency(url: str) -> list[Row]:
-    await prepare(url)
-    rows: list[Row] = []
-    for filled in (0, 1_000_000):
-        if filled:
-            await _fill(url, filled)
-        ours, bare = await _latencies(url, 1000)
-        rows.append(
-            Row(
-                what=f"commit to yield, p50 of 950, {filled:,} rows already there, against bare notify plus one replay query",
-                ours=f"{median(ours) * 1e3:.2f} ms",
-                bare=f"{median(bare) * 1e3:.2f} ms",
-                ratio=f"{median(ours) / median(bare):.2f}×",
-                floor="1.5×",
-                goal="1.2×",
-            )
-        )
-    return rows
-
-
 async def _fill(url: str, count: int) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         await conn.execute("SET session_replication_role = replica")
@@ -280,4 +217,4 @@ async def idle(url: str) -> list[Row]:
     return rows
 
 
-__all__ = ["burst", "catchup", "idle", "latency", "prepare", "streams"]
+__all__ = ["burst", "catchup", "idle", "prepare", "streams"]

@@ -113,7 +113,8 @@ class CompletionBackend(Protocol):
 
     1. ``subscribe_completions`` does the set-up and returns a stream. **When it returns, the subscription is live**:
        a completion that commits after that moment is delivered. A set-up that fails raises ``EngineError`` there and
-       then, within a bounded time.
+       then, within a bounded time. What ends without being announced (an engine may cancel in silence) is found in
+       stored state, a little later: our own networked backends look every ``reconcile_interval``, 15 s by default.
     2. The stream yields payloads until its consumer closes it. The backend reconnects with capped, jittered backoff,
        for ever, and says so through its log, ``stats()`` and observer.
     3. Every call is independent. Closing a stream (``aclose()``, leaving ``async with``, or dropping it, then with a

@@ -64,7 +64,7 @@ class BackendStats(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     """Announcements dropped unread because the event loop had been held up for too long (Valkey); each time a gap."""
     reconciled: int = 0
-    """Completions found in stored state that no announcement had told of (Valkey)."""
+    """Completions found in stored state that no announcement, and no row of the outbox, had told of."""
     waiting: int = 0
     """Rows withheld from filtered streams until the records that decide them can be asked for (Postgres)."""
     held: int = 0

@@ -17,6 +17,10 @@ DO $$ BEGIN
         EXECUTE format('CREATE TABLE ff_completion_event_p%s PARTITION OF ff_completion_event FOR VALUES WITH (MODULUS 256, REMAINDER %s)', n, n);
     END LOOP;
 END $$;
+CREATE INDEX ff_exec_core_lane_phase_idx ON ff_exec_core (partition_key, lane_id, lifecycle_phase);
+CREATE INDEX ff_exec_core_flow_idx ON ff_exec_core (partition_key, flow_id) WHERE flow_id IS NOT NULL;
+CREATE TABLE ff_lane_registry (lane_id text NOT NULL PRIMARY KEY, registered_at_ms bigint NOT NULL, registered_by text NOT NULL);
+INSERT INTO ff_lane_registry VALUES ('default', 0, 'boot');
 CREATE INDEX ON ff_completion_event (event_id);
 CREATE INDEX ON ff_completion_event (partition_key, execution_id, occurred_at_ms);
 CREATE INDEX ON ff_completion_event (partition_key, committed_at_ms) WHERE dispatched_at_ms IS NULL;

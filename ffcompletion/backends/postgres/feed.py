@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol, final
+from typing import Final, final
 
-from ffcompletion.backends.postgres.catchup import Piece
-from ffcompletion.backends.postgres.gaps import GapTracker
+import msgspec
+
+from ffcompletion.backends.postgres.outbox import Outbox, Pages, StoredPage
+from ffcompletion.backends.postgres.silent import Backlog, Delivered, End
 from ffcompletion.backends.postgres.spans import union
 from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
 from ffcompletion.contract.cursor import StreamCursor
@@ -22,57 +24,10 @@ from ffcompletion.delivery.adapter import Closable
 from ffcompletion.delivery.buffer import Buffer
 from ffcompletion.delivery.hub import Group, Hub, Selector
 
-__all__ = ["Feed", "Outbox", "Pages", "StoredPage"]
+__all__ = ["Feed"]
 
 _POLITE_S: Final = 0.2
 _PAGES_AHEAD: Final = 2
-
-
-class Outbox(Protocol):
-    """Where the one reader of the outbox stands; or, for streams that need lookups, the lane behind it."""
-
-    tracker: GapTracker
-    in_hand: Sequence[int]
-    """Ids of the rows that are being handed out."""
-
-    def skipped(self, malformed: int, /) -> None:
-        """Rows that make no completion were met."""
-        ...
-
-
-class StoredPage(Protocol):
-    """Rows that were read and are decoded as they are taken; its length is how many are left."""
-
-    @property
-    def reached(self) -> int:
-        """The page holds everything up to this id."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def take(self) -> Piece:
-        """The next of them."""
-        ...
-
-    def limit_cursors(self, limit: int, /) -> None:
-        """No payload taken from now on may have a cursor beyond this."""
-        ...
-
-
-class Pages(Protocol):
-    """Reads stored rows for one stream."""
-
-    async def read(self, selector: Selector, after: int, upto: int, limit: int, /) -> StoredPage | None:
-        """Rows in ``(after, upto]``, as many as fit; None if the stream was closed meanwhile."""
-        ...
-
-    def stop(self) -> None:
-        """No read after this one."""
-        ...
-
-    def abort(self) -> None:
-        """Make a read that is under way fail at once."""
-        ...
 
 
 @final
@@ -93,8 +48,17 @@ class Feed:
         self._reader = reader
         self._hub = hub
         self._pages = pages
-        self._selector = selector
+        self.selector: Selector = selector
+        self.backlog: Backlog | None = None
+        """Ends that are still to be looked for on behalf of this stream alone."""
+        self._given = Delivered(0)
+        # What ended without a row in the outbox.
+        self._silent: deque[Sequence[CompletionPayload]] = deque()
+        self._silent_count = 0
         self._buffer = Buffer(limit)
+        self._limit = limit
+        # Of what ended without a row: filtered (or given already), and undecided.
+        self._withheld = (0, 0)
         self._on_close = on_close
         self._group: Group | None = None
         self._before = (0, 0)
@@ -146,14 +110,14 @@ class Feed:
         self._buffer.wake()
 
     def _attach(self) -> None:
-        group = self._group = self._hub.attach(self, self._selector)
+        group = self._group = self._hub.attach(self, self.selector)
         self._before = (group.filtered, group.undecided)
         self._buffer.cursor = StreamCursor.outbox(self._reader.tracker.watermark)
 
     def _detach(self) -> None:
         self._filtered, self._undecided = self._counts()
         self._group = None
-        self._hub.detach(self, self._selector)
+        self._hub.detach(self, self.selector)
 
     def _counts(self) -> tuple[int, int]:
         group = self._group
@@ -164,9 +128,48 @@ class Feed:
             self._undecided + group.undecided - self._before[1],
         )
 
+    # ── the reconciler's side ────────────────────────────────────────────────────────────────────────────────────
+
+    def opened(self, server_ms: int, since_ms: int | None) -> None:
+        """When it was opened, by the server's clock; ``since_ms``: ends from then on were missed before, and are wanted."""
+        self._given = Delivered(server_ms if since_ms is None else since_ms)
+        self.backlog = None if since_ms is None else Backlog(since_ms)
+
+    @property
+    def room(self) -> bool:
+        """Whether it can take more of what ended without a row."""
+        return self._silent_count < self._limit
+
+    def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
+        """Those of the ends that are for it, and were not given to it."""
+        return self._given.wanted(ends)
+
+    def found(self, ends: Sequence[End], chosen: Sequence[CompletionPayload], withheld: tuple[int, int], /) -> None:
+        """These ends were decided: what it admits of them, and how many are filtered and undecided."""
+        if self.closed:
+            return
+        self._given.give(ends)
+        self._withheld = (self._withheld[0] + withheld[0], self._withheld[1] + withheld[1])
+        if chosen:
+            self._silent.append(chosen)
+            self._silent_count += len(chosen)
+            self._buffer.wake()
+
+    def _take_silent(self) -> Sequence[CompletionPayload]:
+        batch = self._silent.popleft()
+        self._silent_count -= len(batch)
+        # They have no position of their own: to resume is to go on from the rows taken before.
+        cursor = self.cursor
+        return [msgspec.structs.replace(payload, cursor=cursor) for payload in batch]
+
     # ── the consumer's side ──────────────────────────────────────────────────────────────────────────────────────
 
     def take(self) -> Sequence[CompletionPayload]:
+        if self._silent:
+            batch = self._take_silent()
+            self._delivered += len(batch)
+            self._read_ahead()
+            return batch
         if self._stored:
             batch = self._take_stored(self._stored[0])
         elif self._buffered:
@@ -175,9 +178,11 @@ class Feed:
                 self._standing.drained()
         else:
             batch = ()
-        self._delivered += len(batch)
+        rows = self._given.without_given(batch)
+        self._withheld = (self._withheld[0] + len(batch) - len(rows), self._withheld[1])
+        self._delivered += len(rows)
         self._read_ahead()
-        return batch
+        return rows
 
     @property
     def _buffered(self) -> bool:
@@ -216,7 +221,7 @@ class Feed:
 
     def _something(self) -> bool:
         self._read_ahead()
-        return self.closed or bool(self._stored) or self._buffered
+        return self.closed or bool(self._silent) or bool(self._stored) or self._buffered
 
     def _read_ahead(self) -> None:
         # What was buffered before it fell behind comes first, and is not to be overtaken.
@@ -229,7 +234,7 @@ class Feed:
         try:
             while len(self._stored) < _PAGES_AHEAD and (step := self._next_read()) is not None:
                 generation = standing.generation
-                page = await self._pages.read(self._selector, step.after, step.upto, step.limit)
+                page = await self._pages.read(self.selector, step.after, step.upto, step.limit)
                 if page is None:
                     return  # closed meanwhile
                 if generation != standing.generation:
@@ -277,9 +282,9 @@ class Feed:
         filtered, undecided = self._counts()
         return StreamStats(
             delivered=self._delivered,
-            buffered=self._buffer.size + sum(map(len, self._stored)),
-            filtered=filtered,
-            undecided=undecided,
+            buffered=self._buffer.size + sum(map(len, self._stored)) + self._silent_count,
+            filtered=filtered + self._withheld[0],
+            undecided=undecided + self._withheld[1],
             overflows=self._overflows,
             catching_up=self._standing.catching_up,
         )

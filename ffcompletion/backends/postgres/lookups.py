@@ -113,8 +113,8 @@ class Lookups:
     def __init__(self, queries: Queries, *, prepare: bool, tuned_already: bool, plain: bool) -> None:
         """``plain``: the records' table is not partitioned."""
         self._queries = queries
-        self._prepare = prepare
-        self._tuned = tuned_already
+        self.prepare: bool = prepare
+        self.tuned: bool = tuned_already
         self._plain = plain
 
     async def records(self, conn: Connection, names: Sequence[str], seconds: float) -> dict[str, Record]:
@@ -152,5 +152,5 @@ class Lookups:
         return rows
 
     async def _fetch(self, conn: Connection, query: Query, values: Sequence[object]) -> list[tuple[object, bool]]:
-        rows, unreadable = await fetch_rows(conn, query, values, prepare=self._prepare, tuned_already=self._tuned)
+        rows, unreadable = await fetch_rows(conn, query, values, prepare=self.prepare, tuned_already=self.tuned)
         return [(row, at not in unreadable) for at, row in enumerate(rows)]

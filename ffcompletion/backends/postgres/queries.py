@@ -12,14 +12,22 @@ from typing import Final, LiteralString, final
 import msgspec
 from psycopg import sql
 
+from ffcompletion.backends.postgres.names import checked, in_statement, quoted
+
 __all__ = [
     "BACKEND_PID",
     "CHANNEL",
     "CORE",
     "ECHO",
     "GENERIC_PLAN",
+    "LANES",
+    "LIMIT",
     "OUTBOX",
+    "OWN_MARK",
+    "RAW_RECORD",
+    "RECORD",
     "SERVER",
+    "SERVER_MS",
     "TUNE_LOCALLY",
     "Queries",
     "Query",
@@ -28,6 +36,10 @@ __all__ = [
 CHANNEL: Final = "ff_completion"
 OUTBOX: Final = "ff_completion_event"
 CORE: Final = "ff_exec_core"
+LANES: Final = "ff_lane_registry"
+OWN_MARK: Final = "ffcompletion producer"
+"""The comment by which our own producers' tables are known: in them nothing ends without a row."""
+SERVER_MS: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 # The server formats ids: a text column decodes in C, and a negative partition (no valid id) becomes NULL.
 _COLUMNS: Final[LiteralString] = (
@@ -42,10 +54,10 @@ _RAW_COLUMNS: Final[LiteralString] = (
 )
 # What a record says: its tags as text, and how large the result is. Or the result itself, and whose it is. Last, whether
 # all of it could be read.
-_RECORD: Final[LiteralString] = (
+RECORD: Final[LiteralString] = (
     "c.raw_fields->>'namespace' AS namespace, (c.raw_fields->'tags')::text AS tags, octet_length(c.result) AS size"
 )
-_RAW_RECORD: Final[LiteralString] = (
+RAW_RECORD: Final[LiteralString] = (
     "convert_to(c.raw_fields->>'namespace', getdatabaseencoding()) AS namespace,"
     " convert_to((c.raw_fields->'tags')::text, getdatabaseencoding()) AS tags, octet_length(c.result) AS size"
 )
@@ -65,6 +77,7 @@ SERVER: Final = (
 )
 ECHO: Final = "SELECT pg_notify(%s, %s)"
 BACKEND_PID: Final = "SELECT pg_backend_pid()"
+LIMIT: Final = "SELECT set_config('statement_timeout', %s, false)"
 # Planning a query over 256 partitions costs more than running it, so it is planned once; and no plan that is made
 # without statistics is worth parallel workers, or compiling.
 GENERIC_PLAN: Final = (
@@ -88,16 +101,19 @@ class Queries:
     """The texts for one schema (None: wherever ``search_path`` finds the tables)."""
 
     def __init__(self, schema: str | None) -> None:
-        def name(table: str) -> sql.Identifier:
-            return sql.Identifier(table) if schema is None else sql.Identifier(schema, table)
+        def name(table: str) -> tuple[str, ...]:
+            return (table,) if schema is None else (checked("schema", schema), table)
 
-        self._names: Final = {"outbox": name(OUTBOX), "core": name(CORE)}
+        names = {"outbox": name(OUTBOX), "core": name(CORE), "lanes": name(LANES)}
+        self._names: Final = {place: in_statement(*parts) for place, parts in names.items()}
         self._composed: dict[str, bytes] = {}
         self.schema: Final = schema
-        self.outbox_text: Final = name(OUTBOX).as_string()
-        self.core_text: Final = name(CORE).as_string()
+        self.outbox_text: Final = quoted(*name(OUTBOX))
+        self.core_text: Final = quoted(*name(CORE))
+        self.lanes_text: Final = quoted(*name(LANES))
 
-    def _compose(self, text: LiteralString) -> bytes:
+    def compose(self, text: LiteralString) -> bytes:
+        """The text, with ``{outbox}``, ``{core}`` and ``{lanes}`` filled in; to be run with parameters, if only ``()``."""
         # Composing costs more than a short query takes, and there are only a handful of texts.
         found = self._composed.get(text)
         if found is None:
@@ -105,12 +121,15 @@ class Queries:
         return found
 
     def rights(self) -> tuple[LiteralString, tuple[str, str]]:
-        """One row: outbox exists, is readable; core exists, is readable; whether each is partitioned."""
+        """One row: outbox exists, is readable; core exists, is readable; whether each is partitioned; whether row security
+        hides rows of either from us.
+        """
         return (
             "SELECT o IS NOT NULL, coalesce(has_table_privilege(o, 'SELECT'), false),"
             " c IS NOT NULL, coalesce(has_table_privilege(c, 'SELECT'), false),"
             " EXISTS (SELECT FROM pg_class WHERE oid = o AND relkind = 'p'),"
-            " EXISTS (SELECT FROM pg_class WHERE oid = c AND relkind = 'p')"
+            " EXISTS (SELECT FROM pg_class WHERE oid = c AND relkind = 'p'),"
+            " o IS NOT NULL AND row_security_active(o), c IS NOT NULL AND row_security_active(c)"
             " FROM (SELECT to_regclass(%s)::oid AS o, to_regclass(%s)::oid AS c) t",
             (self.outbox_text, self.core_text),
         )
@@ -129,11 +148,11 @@ class Queries:
 
     def high(self) -> bytes:
         """The highest visible id, or no row. Ids begin at 1: what somebody wrote below by hand is no position."""
-        return self._compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id DESC LIMIT 1")
+        return self.compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id DESC LIMIT 1")
 
     def low(self) -> bytes:
         """The lowest visible id, or no row."""
-        return self._compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1")
+        return self.compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1")
 
     def sequence(self) -> tuple[LiteralString, tuple[str, str]]:
         """One row: the last id given out (0 if none; NULL where that may not be seen), the outbox's oid, the sequence's
@@ -164,7 +183,7 @@ class Queries:
 
     def ids(self) -> bytes:
         """Visible ids in ``(%s, %s]``, ascending, at most ``%s``."""
-        return self._compose(
+        return self.compose(
             "SELECT event_id FROM {outbox} WHERE event_id > %s AND event_id <= %s ORDER BY event_id LIMIT %s"
         )
 
@@ -190,7 +209,7 @@ class Queries:
         """
 
         def text(what: LiteralString) -> bytes:
-            return self._compose(
+            return self.compose(
                 "SELECT w.partition_key, w.execution_id::text, c.*, true"  # noqa: S608  # literals only
                 " FROM unnest(%s::smallint[], %s::uuid[]) AS w(partition_key, execution_id)"
                 " CROSS JOIN LATERAL (SELECT " + what + " FROM {core} c"
@@ -203,7 +222,7 @@ class Queries:
         """The same for executions ``%s`` (uuid[]) of one partition, which is named first, ``%s``."""
 
         def text(what: LiteralString) -> bytes:
-            return self._compose(
+            return self.compose(
                 "SELECT c.partition_key, c.execution_id::text, " + what + ", true FROM {core} c"  # noqa: S608  # the same
                 " WHERE c.partition_key = %s::smallint AND c.execution_id = ANY(%s::uuid[])"
             )
@@ -231,18 +250,26 @@ class Queries:
             " WHERE e.partition_key = w.partition_key AND e.execution_id = w.execution_id AND e.outcome <> 'resumable'"
             " ORDER BY e.event_id DESC LIMIT 1) o ON true"
         )
-        return self._compose(text)
+        return self.compose(text)
 
     def members(self, *, everywhere: bool) -> bytes:
         """``partition_key, execution_id`` of flow ``%s``, in partition ``%s`` alone unless everywhere."""
         text: LiteralString = "SELECT partition_key, execution_id::text FROM {core} WHERE flow_id = %s::uuid"
-        return self._compose(text if everywhere else text + " AND partition_key = %s")
+        return self.compose(text if everywhere else text + " AND partition_key = %s")
 
     def _select(self, tail: LiteralString) -> Query:
         return Query(
-            self._compose("SELECT " + _COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # literals only
-            self._compose("SELECT " + _RAW_COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # the same
+            self.compose("SELECT " + _COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # literals only
+            self.compose("SELECT " + _RAW_COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # the same
             (2, 5),
+        )
+
+    def time_at(self) -> bytes:
+        """When the newest row at or below ``%s`` occurred; else the oldest one that is left. In ms, or no row."""
+        return self.compose(
+            "(SELECT occurred_at_ms FROM {outbox} WHERE event_id <= %s AND event_id > 0 ORDER BY event_id DESC LIMIT 1)"
+            " UNION ALL"
+            " (SELECT occurred_at_ms FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1) LIMIT 1"
         )
 
     def owners(self) -> LiteralString:
@@ -267,4 +294,4 @@ class Queries:
 def _of_records(text: Callable[[LiteralString], bytes], *, results: bool) -> Query:
     if results:
         return Query(text(_RESULT), text(_RAW_RESULT), (2,))
-    return Query(text(_RECORD), text(_RAW_RECORD), (2, 3))
+    return Query(text(RECORD), text(RAW_RECORD), (2, 3))

@@ -127,8 +127,9 @@ class Reader:
         if issued is not None and not tracker.gaps and now < self._looked_at + _LOOK_ANYWAY_S:
             if issued <= max(tracker.high, self._quiet_at):
                 return False
-            # Ids were given out beyond what is visible. If nobody is writing any more, one look decides.
-            quiet = not await session.owners()
+            # Ids were given out beyond what is visible. If nobody is writing any more, one look decides; not on a
+            # replica, to which the sequence is told ahead of the ids that are given out.
+            quiet = not session.in_recovery and not await session.owners()
             more = await self._look(session)
             if quiet and not more:
                 self._quiet_at = issued

@@ -11,7 +11,7 @@ from ffcompletion.backends.postgres.rows import tags_of
 from ffcompletion.contract.ids import ExecutionId, FlowId, flow_partition, trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 
-__all__ = ["describe", "members"]
+__all__ = ["describe", "members", "outcome_of"]
 
 # partition_key is a smallint: an id beyond it names nothing.
 _MOST: Final = 32_767
@@ -73,13 +73,14 @@ def _snapshot(id_: ExecutionId, row: _Row) -> ExecutionSnapshot | None:
         lane=lane,
         tags=tags_of(tags) or {},
         phase=phase or ("" if has_core else "terminal"),
-        terminal_outcome=_outcome(announced, phase, reason, failure) if terminal else None,
+        terminal_outcome=outcome_of(announced, phase, reason, failure) if terminal else None,
         completed_at_ms=(terminal_at or occurred_at or 0) if terminal else 0,
         result=result if terminal else None,
     )
 
 
-def _outcome(announced: str | None, phase: str | None, reason: str | None, failure: str | None) -> str:
+def outcome_of(announced: str | None, phase: str | None, reason: str | None, failure: str | None) -> str:
+    """How a terminal execution ended."""
     # The outbox first; without a row there, what the core says. `public_state` is not to be trusted.
     if announced is not None:
         return announced

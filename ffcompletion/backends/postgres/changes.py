@@ -1,0 +1,49 @@
+"""Which partitions of the records are worth a look: those that somebody has written to. No I/O, no clock.
+
+The engine's index leads to the terminal records of a partition and lane, all of them; with a million records, reading
+them at every look is dear. The server counts what is written to each partition, so those that were left alone since the
+last look are passed over. The counts lag a little: a partition that has changed is looked at in the next look as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, final
+
+__all__ = ["Changes"]
+
+# A look at everything that takes no longer than this is cheaper than telling what to leave out.
+_CHEAP_S: Final = 0.03
+# Counts may be switched off, or be lost: so many looks, and everything is looked at.
+_ALL_EVERY: Final = 240
+
+
+@final
+class Changes:
+    """Counts of what was written, from look to look."""
+
+    __slots__ = ("_again", "_counts", "_looks", "_took_s")
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._again: set[int] = set()
+        self._took_s = 0.0
+        self._looks = 0
+
+    @property
+    def counts_wanted(self) -> bool:
+        """Whether looking at everything was so dear that counts are worth asking for."""
+        return self._took_s > _CHEAP_S
+
+    def to_look_at(self, counts: Mapping[int, int]) -> list[int]:
+        """The keys of the partitions to look at, given how much was written to each."""
+        self._looks += 1
+        changed = {key for key, count in counts.items() if self._counts.get(key) != count}
+        known = bool(self._counts)
+        wanted = changed | self._again
+        self._counts, self._again = dict(counts), changed
+        return sorted(counts if not known or self._looks % _ALL_EVERY == 0 else wanted & counts.keys())
+
+    def looked_at_all(self, took_s: float) -> None:
+        """Everything was looked at, and took so long."""
+        self._took_s = took_s

@@ -1,0 +1,59 @@
+"""What a stream needs of the outbox: where its one reader stands, and pages of stored rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ffcompletion.backends.postgres.catchup import Piece
+from ffcompletion.backends.postgres.gaps import GapTracker
+from ffcompletion.delivery.hub import Selector
+
+__all__ = ["Outbox", "Pages", "StoredPage"]
+
+
+class Outbox(Protocol):
+    """Where the one reader of the outbox stands; or, for streams that need lookups, the lane behind it."""
+
+    tracker: GapTracker
+    in_hand: Sequence[int]
+    """Ids of the rows that are being handed out."""
+
+    def skipped(self, malformed: int, /) -> None:
+        """Rows that make no completion were met."""
+        ...
+
+
+class StoredPage(Protocol):
+    """Rows that were read and are decoded as they are taken; its length is how many are left."""
+
+    @property
+    def reached(self) -> int:
+        """The page holds everything up to this id."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def take(self) -> Piece:
+        """The next of them."""
+        ...
+
+    def limit_cursors(self, limit: int, /) -> None:
+        """No payload taken from now on may have a cursor beyond this."""
+        ...
+
+
+class Pages(Protocol):
+    """Reads stored rows for one stream."""
+
+    async def read(self, selector: Selector, after: int, upto: int, limit: int, /) -> StoredPage | None:
+        """Rows in ``(after, upto]``, as many as fit; None if the stream was closed meanwhile."""
+        ...
+
+    def stop(self) -> None:
+        """No read after this one."""
+        ...
+
+    def abort(self) -> None:
+        """Make a read that is under way fail at once."""
+        ...

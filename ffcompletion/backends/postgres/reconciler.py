@@ -1,0 +1,320 @@
+"""Looks for what ended without a row in the outbox, now and then, and hands it to every open stream, once.
+
+A look reads the terminal records that ended since the last one, with an overlap for clocks that lie apart, through the
+engine's own index: a few partitions at a time, and with many records only those that somebody has written to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Protocol, cast, final
+
+import msgspec
+import psycopg
+
+from ffcompletion.backends.postgres.changes import Changes
+from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
+from ffcompletion.backends.postgres.filtering import Record
+from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_rows
+from ffcompletion.backends.postgres.pool import Pool
+from ffcompletion.backends.postgres.queries import LANES, SERVER_MS, Queries
+from ffcompletion.backends.postgres.results import Budget, admitted, stored_sizes
+from ffcompletion.backends.postgres.rows import with_results
+from ffcompletion.backends.postgres.silent import SLACK_MS, Backlog, End, EndRow, Silent, end_of, facts_of, payload_of
+from ffcompletion.backends.postgres.silent_queries import SilentQueries
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.delivery.hub import Group, Selector
+from ffcompletion.foreign.logs import logger
+
+__all__ = ["Receiver", "Reconciler"]
+
+_log: Final = logger("ffcompletion.postgres")
+
+# How far the clocks of those that write the times may lie apart.
+_OVERLAP_MS: Final = 60_000
+# How soon streams that could not take all of it are looked after again.
+_AGAIN_S: Final = 0.1
+# Partitions in one question.
+_TOGETHER: Final = 32
+
+
+class Receiver(Protocol):
+    """A stream, as the reconciler sees it."""
+
+    selector: Selector
+    backlog: Backlog | None
+    """Ends that are still to be looked for on behalf of this stream alone."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it wants nothing any more."""
+        ...
+
+    @property
+    def room(self) -> bool:
+        """Whether it can take more."""
+        ...
+
+    def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
+        """Those of the ends that are for it, and were not given to it."""
+        ...
+
+    def found(self, ends: Sequence[End], chosen: Sequence[CompletionPayload], withheld: tuple[int, int], /) -> None:
+        """These ends were decided: what it admits of them, and how many are filtered and undecided."""
+        ...
+
+
+@final
+class _Plan(msgspec.Struct, frozen=True):
+    """How to look, on this server."""
+
+    keys: dict[int, int]
+    """Partition keys, and the table of each; empty where the records are one table."""
+    lanes: list[str] | None
+    """None: where lanes cannot be asked for, or there are none; then whole partitions are read."""
+
+
+@final
+class Reconciler:
+    """Owns the looking. ``found``: how many ends it has met."""
+
+    def __init__(self, queries: Queries, receivers: Callable[[], Iterable[Receiver]], interval_s: float) -> None:
+        self._queries = queries
+        self._silent_queries = SilentQueries(queries)
+        self._receivers = receivers
+        self._interval_s = interval_s
+        self._silent = Silent(_OVERLAP_MS)
+        self._changes = Changes()
+        self._budget = Budget()
+        self._conn: Connection | None = None
+        self._wake = asyncio.Event()
+        self._stopping = False
+        # The server's time, and when that was by our own clock.
+        self._server_ms = (0, 0.0)
+        self._plan: _Plan | None = None
+        self._planned = False
+        self._said: set[str] = set()
+        self.found: int = 0
+
+    @property
+    def now_ms(self) -> int:
+        """The server's time, by and large."""
+        ms, at = self._server_ms
+        return ms + round((time.monotonic() - at) * 1000)
+
+    def begin(self, server_ms: int) -> None:
+        """Before the first stream is open: what ends from now on, by the server's clock, is news."""
+        self._wake, self._stopping, self._planned = asyncio.Event(), False, False
+        self._server_ms = (server_ms, time.monotonic())
+        self._silent.start_anew(server_ms)
+
+    def request(self) -> None:
+        """A stream has a backlog."""
+        self._wake.set()
+
+    async def stop(self, task: asyncio.Task[None], seconds: float) -> None:
+        """End ``run``, which is this task, within so many seconds."""
+        self._stopping = True
+        self._wake.set()
+        if self._conn is not None:
+            # It fails at once; cancelling it would have the driver ask the server to cancel.
+            shut_down(self._conn)
+            await asyncio.wait({task}, timeout=seconds)
+        task.cancel()
+        await asyncio.wait({task}, timeout=seconds)
+
+    async def run(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
+        """Until stopped. Each question is to be answered within so many seconds."""
+        failed = False
+        look_at = 0.0
+        while not self._stopping:
+            due = time.monotonic() >= look_at
+            try:
+                wanted = due or any(receiver.room for receiver in self._behind())
+                if wanted and not await self._turn(pool, lookups(), seconds, look=due):
+                    return
+                failed = False
+            except Exception as exc:  # noqa: BLE001  # whatever it is, the next look reads what this one did not
+                if not failed and not self._stopping:
+                    _log.warning("looking for what ended without a row failed (%s); trying again", type(exc).__name__)
+                if not isinstance(exc, psycopg.Error | OSError) and not self._stopping:
+                    _log.exception("an error of our own")
+                failed = True
+                self._planned = False
+            if due:
+                look_at = time.monotonic() + self._interval_s
+            wait_s = look_at - time.monotonic()
+            await self._sleep(wait_s if failed or not self._behind() else min(wait_s, _AGAIN_S))
+
+    async def _turn(self, pool: Pool, lookups: Lookups, seconds: float, *, look: bool) -> bool:
+        """Look, and serve those that are behind. False: there is nothing to look for on this server."""
+        async with pool.connection(timeout=seconds) as conn:
+            self._conn = conn
+            try:
+                with deadline(conn, seconds):
+                    plan = await self._planning(conn)
+                if plan is None:
+                    return False
+                if look:
+                    await self._look(conn, lookups, plan, seconds)
+                await self._catch_up(conn, lookups, plan, seconds)
+            finally:
+                self._conn = None
+        return True
+
+    async def _sleep(self, seconds: float) -> None:
+        timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+        self._wake.clear()
+
+    # ── how to look ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _ask_time(self, conn: Connection) -> int:
+        sent = time.monotonic()
+        ((ms,),) = cast("list[tuple[int]]", await (await conn.execute(SERVER_MS, prepare=False)).fetchall())
+        self._server_ms = (ms, sent)
+        return ms
+
+    async def _planning(self, conn: Connection) -> _Plan | None:
+        """None: there is nothing to look for here, or no right to."""
+        if self._planned:
+            return self._plan
+        text, values = self._silent_queries.reconcilable()
+        (row,) = await (await conn.execute(text, values, prepare=False)).fetchall()
+        has_lanes, readable, indexed, own = cast("tuple[bool, bool, bool, bool]", row)
+        lanes: list[str] | None = None
+        if own:
+            return None
+        if has_lanes and readable:
+            rows = await (await conn.execute(self._silent_queries.lanes(), (), prepare=False)).fetchall()
+            lanes = [cast("str", lane) for (lane,) in rows] or None
+        elif has_lanes:
+            self._say(
+                f"no right to read {LANES}: what ends without a row is looked for in whole partitions;"
+                f" GRANT SELECT ON {self._queries.lanes_text}"
+            )
+        if not indexed:
+            self._say("no index on the records' (partition_key, lane_id, lifecycle_phase): whole partitions are read")
+        core = self._queries.core_text
+        found = await (await conn.execute(self._silent_queries.record_keys(), (core, core), prepare=False)).fetchall()
+        self._plan = _Plan({cast("int", key): cast("int", oid) for key, oid in found}, lanes)
+        self._planned = True
+        return self._plan
+
+    def _say(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            _log.warning("%s", what)
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _look(self, conn: Connection, lookups: Lookups, plan: _Plan, seconds: float) -> None:
+        with deadline(conn, seconds):
+            self._silent.begin(await self._ask_time(conn))
+            keys = await self._keys(conn, plan)
+        started = time.monotonic()
+        for chunk in _chunks(keys, plan):
+            with deadline(conn, seconds):
+                ends = await self._read(conn, lookups, plan, chunk, self._silent.since_ms)
+            news = self._silent.news(ends)
+            self.found += len(news)
+            if news:
+                await self._hand_out(conn, lookups, news, seconds, list(self._receivers()))
+        self._silent.end()
+        if len(keys) == len(plan.keys):
+            self._changes.looked_at_all(time.monotonic() - started)
+
+    async def _keys(self, conn: Connection, plan: _Plan) -> Sequence[int]:
+        if not plan.keys or not self._changes.counts_wanted:
+            return list(plan.keys)
+        text, tables = self._silent_queries.written(), list(plan.keys.values())
+        rows = await (await conn.execute(text, (tables,), prepare=False)).fetchall()
+        counts = dict(cast("list[tuple[int, int]]", rows))
+        return self._changes.to_look_at({key: counts.get(oid, 0) for key, oid in plan.keys.items()})
+
+    async def _catch_up(self, conn: Connection, lookups: Lookups, plan: _Plan, seconds: float) -> None:
+        """On behalf of streams that were resumed, or could not take what was found: as much as they can take now."""
+        chunks = _chunks(list(plan.keys), plan)
+        for receiver in self._behind():
+            backlog = receiver.backlog
+            while backlog is not None and receiver.room and backlog.done < len(chunks):
+                with deadline(conn, seconds):
+                    ends = await self._read(conn, lookups, plan, chunks[backlog.done], backlog.since_ms)
+                await self._hand_out(conn, lookups, sorted(ends, key=lambda end: end.at_ms), seconds, [receiver])
+                backlog.done += 1
+            if backlog is not None and backlog is receiver.backlog and backlog.done == len(chunks):
+                receiver.backlog = None
+
+    def _behind(self) -> list[Receiver]:
+        return [receiver for receiver in self._receivers() if receiver.backlog is not None and not receiver.closed]
+
+    async def _read(
+        self, conn: Connection, lookups: Lookups, plan: _Plan, keys: Sequence[int], since_ms: int
+    ) -> list[End]:
+        query = self._silent_queries.silent(lanes=plan.lanes is not None, keys=bool(plan.keys))
+        values: list[object] = [list(keys)] if plan.keys else []
+        if plan.lanes is not None:
+            values.append(plan.lanes)
+        rows, unreadable = await fetch_rows(
+            conn, query, [*values, since_ms, SLACK_MS], prepare=lookups.prepare, tuned_already=lookups.tuned
+        )
+        return [end_of(cast("EndRow", row), readable=at not in unreadable) for at, row in enumerate(rows)]
+
+    async def _hand_out(
+        self, conn: Connection, lookups: Lookups, ends: Sequence[End], seconds: float, receivers: Sequence[Receiver]
+    ) -> None:
+        payloads = {end: payload_of(end) for end in ends}
+        for receiver in receivers:
+            if receiver.closed:
+                continue
+            if not receiver.room:
+                # Bounded: it gets them later, at its own pace.
+                oldest = min(end.at_ms for end in ends)
+                backlog = receiver.backlog
+                receiver.backlog = Backlog(oldest if backlog is None else min(oldest, backlog.since_ms))
+                continue
+            mine = list(receiver.unseen(ends))
+            while mine:
+                count = await self._give(conn, lookups, mine, payloads, seconds, receiver)
+                mine = mine[count:]
+
+    async def _give(
+        self,
+        conn: Connection,
+        lookups: Lookups,
+        ends: Sequence[End],
+        payloads: dict[End, CompletionPayload],
+        seconds: float,
+        receiver: Receiver,
+    ) -> int:
+        """As many of them as one question about results can be put for. Returns how many."""
+        group = Group(Selector(receiver.selector.filter))
+        mine = [payloads[end] for end in ends]
+        if not receiver.selector.results:
+            chosen = group.select(mine, [facts_of(end) for end in ends])
+            receiver.found(ends, chosen, (group.filtered, group.undecided))
+            return len(ends)
+        records = {end.name: Record(end.namespace, end.tags, end.size) for end in ends}
+        facts = [facts_of(end) for end in ends]
+        sizes = stored_sizes(mine, admitted([Group(receiver.selector)], mine, facts), records)
+        count = self._budget.fit(sizes)
+        names = [end.name for end, size in zip(ends[:count], sizes[:count], strict=True) if size is not None]
+        found: Mapping[str, Result] = await lookups.results(conn, names, seconds) if names else {}
+        for at, end in enumerate(ends[:count]):
+            # Another run by now, or another's.
+            if end.name in found and found[end.name].namespace != end.namespace:
+                facts[at] = None
+        rich = with_results(mine[:count], {name: result.data for name, result in found.items()})
+        receiver.found(ends[:count], group.select(rich, facts[:count]), (group.filtered, group.undecided))
+        return count
+
+
+def _chunks(keys: Sequence[int], plan: _Plan) -> list[Sequence[int]]:
+    if not plan.keys:
+        return [[]]
+    return [keys[start : start + _TOGETHER] for start in range(0, len(keys), _TOGETHER)]

@@ -1,0 +1,164 @@
+"""What ended without a row in the outbox: which of the records that were read are news, and for whom. No I/O, no clock.
+
+Cancelling writes no row; so terminal records without one are looked for, by the time at which they ended. A completion
+is an execution *and* that time: an execution may be replayed and end again. Clocks of the machines that write the times
+may lie apart, so every look reads some of what the last one did again, and what is known is left out.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Final, final
+
+import msgspec
+
+from ffcompletion.backends.postgres.rows import tags_of
+from ffcompletion.backends.postgres.snapshots import outcome_of
+from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.delivery.hub import Facts
+
+__all__ = ["SLACK_MS", "Backlog", "Delivered", "End", "EndRow", "Silent", "end_of", "facts_of", "payload_of"]
+
+SLACK_MS: Final = 5
+"""A row is of the same completion as a record if its time is at most so much earlier: both are written with one time."""
+# Ends of a stream that are remembered, in case a row for one comes later.
+_REMEMBERED: Final = 50_000
+# By how much a record's time may lie before a stream was opened, and still be of after that.
+_JUST_BEFORE_MS: Final = 1_000
+
+
+@final
+class End(msgspec.Struct, frozen=True, gc=False):
+    """A terminal record without a row."""
+
+    name: str
+    """The execution's id."""
+    at_ms: int
+    outcome: str
+    flow_id: str | None
+    namespace: str | None
+    tags: str | None
+    """Their JSON text."""
+    size: int | None
+    """Bytes of the stored result; None if there is none."""
+    readable: bool = True
+
+
+# As it is read: partition, bare id, namespace, tags, size, time, flow, phase, cancellation's reason, failure, …
+EndRow = tuple[
+    int, str, str | None, str | None, int | None, int, str | None, str, str | None, str | None, bool
+]  # fmt: skip
+
+
+def end_of(row: EndRow, *, readable: bool) -> End:
+    """The end that this record is."""
+    partition, bare, namespace, tags, size, at_ms, flow, phase, reason, failure, *_ = row
+    outcome = outcome_of(None, phase, reason, failure)
+    return End(f"{{fp:{partition}}}:{bare}", at_ms, outcome, flow, namespace, tags, size, readable)
+
+
+def payload_of(end: End) -> CompletionPayload:
+    """As a stream yields it, but for the cursor."""
+    flow = None if end.flow_id is None else trusted_flow_id(end.flow_id)
+    return CompletionPayload(trusted_execution_id(end.name), end.outcome, None, end.at_ms, flow)
+
+
+def facts_of(end: End) -> Facts | None:
+    """What filters are decided by; None where that cannot be told."""
+    tags = tags_of(end.tags) if end.readable else None
+    return None if tags is None else (end.namespace, tags)
+
+
+@final
+class Backlog(msgspec.Struct):
+    """Ends that are still to be looked for on behalf of one stream: since a time, from a partition on."""
+
+    since_ms: int
+    done: int = 0
+    """So many pieces of the partitions have been looked at."""
+
+
+@final
+class Silent:
+    """What one reconciler has found, from look to look. Times are the server's, in ms."""
+
+    __slots__ = ("_began_ms", "_known", "_overlap", "_start_ms", "since_ms")
+
+    def __init__(self, overlap_ms: int) -> None:
+        self._overlap = overlap_ms
+        self._start_ms: int | None = None
+        self._began_ms = 0
+        self._known: dict[str, int] = {}
+        self.since_ms: int = 0
+        """Read the records that ended at this time or later."""
+
+    def begin(self, server_ms: int) -> None:
+        """A look begins. What ended before the first one did is not news."""
+        if self._start_ms is None:
+            self._start_ms = server_ms
+            self.since_ms = server_ms - self._overlap
+        # Should the server's clock have gone back, what it writes now has earlier times.
+        self.since_ms = min(self.since_ms, server_ms - self._overlap)
+        self._began_ms = server_ms
+
+    def news(self, ends: Iterable[End]) -> list[End]:
+        """Those that no look has seen, oldest first."""
+        fresh: list[End] = []
+        for end in ends:
+            if self._known.get(end.name) != end.at_ms:
+                self._known[end.name] = end.at_ms
+                if self._start_ms is None or end.at_ms >= self._start_ms:
+                    fresh.append(end)
+        return sorted(fresh, key=lambda end: end.at_ms)
+
+    def end(self) -> None:
+        """The look is complete."""
+        self.since_ms = self._began_ms - self._overlap
+        self._known = {name: at_ms for name, at_ms in self._known.items() if at_ms >= self.since_ms}
+
+    def start_anew(self, server_ms: int) -> None:
+        """The first stream was opened at this time: the looks to come begin there."""
+        self._start_ms = server_ms
+        self.since_ms = server_ms - self._overlap
+        self._known.clear()
+
+
+@final
+class Delivered:
+    """The ends that one stream has been given: each once, and no row for the same completion afterwards. Bounded."""
+
+    __slots__ = ("_ends", "_opened_ms")
+
+    def __init__(self, opened_ms: int) -> None:
+        """``opened_ms``: what ended before is not for this stream."""
+        self._opened_ms = opened_ms
+        self._ends: OrderedDict[str, int] = OrderedDict()
+
+    def wanted(self, ends: Sequence[End]) -> list[End]:
+        """Those of the ends that are for this stream, and were not given to it."""
+        return [
+            end
+            for end in ends
+            if end.at_ms >= self._opened_ms - _JUST_BEFORE_MS and self._ends.get(end.name) != end.at_ms
+        ]
+
+    def give(self, ends: Iterable[End]) -> None:
+        """They are given."""
+        for end in ends:
+            self._ends[end.name] = end.at_ms
+            self._ends.move_to_end(end.name)
+        while len(self._ends) > _REMEMBERED:
+            self._ends.popitem(last=False)
+
+    def without_given(self, payloads: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
+        """Rows without those for a completion that was given already. The very same sequence where there is none."""
+        if not self._ends:
+            return payloads
+        rest = [payload for payload in payloads if not self._is_given(payload)]
+        return payloads if len(rest) == len(payloads) else rest
+
+    def _is_given(self, payload: CompletionPayload) -> bool:
+        at_ms = self._ends.get(payload.execution_id)
+        return at_ms is not None and abs(payload.produced_at_ms - at_ms) <= SLACK_MS

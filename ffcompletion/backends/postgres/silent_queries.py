@@ -1,0 +1,80 @@
+"""The SQL of looking for what ended without a row in the outbox."""
+
+from __future__ import annotations
+
+from typing import LiteralString, final
+
+from ffcompletion.backends.postgres.queries import OWN_MARK, RAW_RECORD, RECORD, Queries, Query
+
+__all__ = ["SilentQueries"]
+
+
+@final
+class SilentQueries:
+    """The texts for one schema."""
+
+    def __init__(self, queries: Queries) -> None:
+        self._queries = queries
+
+    def silent(self, *, lanes: bool, keys: bool) -> Query:
+        """Terminal records without a row in the outbox; of lanes ``%s`` (text[]), with ``keys`` in the partitions ``%s``
+        (smallint[]); all that ended at ``%s`` (ms) or later, and whose row would be no older than ``%s`` ms before.
+        """
+        where: LiteralString = " AND c.lane_id = ANY(%s)" if lanes else ""
+        if keys:
+            where += " AND c.partition_key = w.partition_key"
+
+        def text(outcome: LiteralString, record: LiteralString) -> bytes:
+            inner: LiteralString = (
+                "SELECT c.partition_key, c.execution_id::text, " + record + ", c.terminal_at_ms, c.flow_id::text,"  # noqa: S608  # literals only
+                " c.lifecycle_phase, " + outcome + " FROM {core} c"
+                " WHERE c.lifecycle_phase IN ('terminal', 'cancelled')" + where + " AND c.terminal_at_ms >= %s"
+                " AND c.partition_key >= 0 AND NOT EXISTS (SELECT FROM {outbox} e"
+                " WHERE e.partition_key = c.partition_key AND e.execution_id = c.execution_id"
+                " AND e.outcome <> 'resumable' AND e.occurred_at_ms >= c.terminal_at_ms - %s) OFFSET 0"
+            )
+            if not keys:
+                return self._queries.compose(inner)
+            return self._queries.compose(
+                "SELECT c.* FROM unnest(%s::smallint[]) AS w(partition_key) CROSS JOIN LATERAL (" + inner + ") c"  # noqa: S608  # the same
+            )
+
+        return Query(
+            text("c.cancellation_reason, c.raw_fields->>'last_failure_message'", RECORD),
+            text(
+                "convert_to(c.cancellation_reason, getdatabaseencoding()),"
+                " convert_to(c.raw_fields->>'last_failure_message', getdatabaseencoding())",
+                RAW_RECORD,
+            ),
+            (2, 3, 8, 9),
+        )
+
+    def record_keys(self) -> bytes:
+        """The partition keys of the records, each with its table: ``key, oid``. No row where they are not partitioned."""
+        return self._queries.compose(
+            "SELECT k, l.relid::oid::bigint FROM (SELECT t.relid, m[1]::int AS modulus, m[2]::int AS remainder"
+            " FROM pg_partition_tree(to_regclass(%s)) t JOIN pg_class p ON p.oid = t.relid,"
+            " regexp_match(pg_get_expr(p.relpartbound, p.oid), 'modulus ([0-9]+), remainder ([0-9]+)') m"
+            " WHERE t.isleaf AND m IS NOT NULL) l, generate_series(0, l.modulus - 1) k"
+            " WHERE satisfies_hash_partition(to_regclass(%s)::oid, l.modulus, l.remainder, k::smallint)"
+        )
+
+    def written(self) -> LiteralString:
+        """How much has been written to each of the tables ``%s`` (bigint[]): ``oid, count``."""
+        return "SELECT o, pg_stat_get_tuples_inserted(o::oid) + pg_stat_get_tuples_updated(o::oid) FROM unnest(%s::bigint[]) o"
+
+    def reconcilable(self) -> tuple[LiteralString, tuple[str, str, str, str]]:
+        """One row: the lanes' table exists, is readable; an index leads to a lane's records; the tables are our own."""
+        return (
+            "SELECT l IS NOT NULL, coalesce(has_table_privilege(l, 'SELECT'), false),"
+            " EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c AND (SELECT array_agg(a.attname::text ORDER BY n)"
+            " FROM unnest(i.indkey::smallint[]) WITH ORDINALITY k(col, n) JOIN pg_attribute a ON a.attrelid = c"
+            " AND a.attnum = k.col)[1:3] = ARRAY['partition_key', 'lane_id', 'lifecycle_phase']),"
+            " coalesce(obj_description(to_regclass(%s), 'pg_class') = %s, false)"
+            " FROM (SELECT to_regclass(%s)::oid AS l, to_regclass(%s)::oid AS c) t",
+            (self._queries.outbox_text, OWN_MARK, self._queries.lanes_text, self._queries.core_text),
+        )
+
+    def lanes(self) -> bytes:
+        """Every lane there is."""
+        return self._queries.compose("SELECT lane_id FROM {lanes}")
