@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -56,8 +58,8 @@ async def test_an_endpoint_answers_when_the_job_has_finished(server: str, monkey
     monkeypatch.setenv("DATABASE_URL", server)
     await asyncio.to_thread(run, "procrastinate", server, "schema")
     attach(server, preset("procrastinate"))
-    from examples.jobs_fastapi import app, jobs
-
+    module: Any = importlib.import_module("examples.jobs_fastapi")
+    app, jobs = module.app, module.jobs
     web = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     serving = asyncio.create_task(web.serve())
     while not web.started:
