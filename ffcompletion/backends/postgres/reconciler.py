@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, Protocol, cast, final
+from typing import Final, cast, final
 
 import msgspec
 import psycopg
@@ -22,13 +22,23 @@ from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import LANES, SERVER_MS, Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, stored_sizes
 from ffcompletion.backends.postgres.rows import with_results
-from ffcompletion.backends.postgres.silent import SLACK_MS, Backlog, End, EndRow, Silent, end_of, facts_of, payload_of
+from ffcompletion.backends.postgres.silent import (
+    SLACK_MS,
+    Backlog,
+    End,
+    EndRow,
+    Receiver,
+    Silent,
+    end_of,
+    facts_of,
+    payload_of,
+)
 from ffcompletion.backends.postgres.silent_queries import SilentQueries
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.hub import Group, Selector
 from ffcompletion.foreign.logs import logger
 
-__all__ = ["Receiver", "Reconciler"]
+__all__ = ["Reconciler"]
 
 _log: Final = logger("ffcompletion.postgres")
 
@@ -37,41 +47,15 @@ _OVERLAP_MS: Final = 60_000
 # How soon streams that could not take all of it are looked after again.
 _AGAIN_S: Final = 0.1
 # Partitions in one question.
-_TOGETHER: Final = 32
-
-
-class Receiver(Protocol):
-    """A stream, as the reconciler sees it."""
-
-    selector: Selector
-    backlog: Backlog | None
-    """Ends that are still to be looked for on behalf of this stream alone."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether it wants nothing any more."""
-        ...
-
-    @property
-    def room(self) -> bool:
-        """Whether it can take more."""
-        ...
-
-    def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
-        """Those of the ends that are for it, and were not given to it."""
-        ...
-
-    def found(self, ends: Sequence[End], chosen: Sequence[CompletionPayload], withheld: tuple[int, int], /) -> None:
-        """These ends were decided: what it admits of them, and how many are filtered and undecided."""
-        ...
+_TOGETHER: Final = 64
 
 
 @final
 class _Plan(msgspec.Struct, frozen=True):
     """How to look, on this server."""
 
-    keys: dict[int, int]
-    """Partition keys, and the table of each; empty where the records are one table."""
+    keys: range
+    """Partition keys; empty where the records are one table."""
     lanes: list[str] | None
     """None: where lanes cannot be asked for, or there are none; then whole partitions are read."""
 
@@ -94,6 +78,8 @@ class Reconciler:
         # The server's time, and when that was by our own clock.
         self._server_ms = (0, 0.0)
         self._plan: _Plan | None = None
+        # Partition keys with their tables, once they are asked for.
+        self._tables: dict[int, int] = {}
         self._planned = False
         self._said: set[str] = set()
         self.found: int = 0
@@ -200,9 +186,9 @@ class Reconciler:
             )
         if not indexed:
             self._say("no index on the records' (partition_key, lane_id, lifecycle_phase): whole partitions are read")
-        core = self._queries.core_text
-        found = await (await conn.execute(self._silent_queries.record_keys(), (core, core), prepare=False)).fetchall()
-        self._plan = _Plan({cast("int", key): cast("int", oid) for key, oid in found}, lanes)
+        text, core = self._silent_queries.partitions(), self._queries.core_text
+        ((count,),) = await (await conn.execute(text, (core,), prepare=False)).fetchall()
+        self._plan, self._tables = _Plan(range(count), lanes), {}
         self._planned = True
         return self._plan
 
@@ -231,15 +217,19 @@ class Reconciler:
 
     async def _keys(self, conn: Connection, plan: _Plan) -> Sequence[int]:
         if not plan.keys or not self._changes.counts_wanted:
-            return list(plan.keys)
-        text, tables = self._silent_queries.written(), list(plan.keys.values())
-        rows = await (await conn.execute(text, (tables,), prepare=False)).fetchall()
+            return plan.keys
+        if not self._tables:
+            text, core = self._silent_queries.record_keys(), self._queries.core_text
+            rows = await (await conn.execute(text, (core, core), prepare=False)).fetchall()
+            self._tables = dict(cast("list[tuple[int, int]]", rows))
+        tables = list(self._tables.values())
+        rows = await (await conn.execute(self._silent_queries.written(), (tables,), prepare=False)).fetchall()
         counts = dict(cast("list[tuple[int, int]]", rows))
-        return self._changes.to_look_at({key: counts.get(oid, 0) for key, oid in plan.keys.items()})
+        return self._changes.to_look_at({key: counts.get(oid, 0) for key, oid in self._tables.items()})
 
     async def _catch_up(self, conn: Connection, lookups: Lookups, plan: _Plan, seconds: float) -> None:
         """On behalf of streams that were resumed, or could not take what was found: as much as they can take now."""
-        chunks = _chunks(list(plan.keys), plan)
+        chunks = _chunks(plan.keys, plan)
         for receiver in self._behind():
             backlog = receiver.backlog
             while backlog is not None and receiver.room and backlog.done < len(chunks):
