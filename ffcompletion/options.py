@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from ffcompletion.contract.stats import Observer
+from ffcompletion.delivery.credentials import Password
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -37,7 +38,7 @@ class ValkeyOptions(CommonOptions, total=False):
     """What ``ValkeyBackend`` takes, beside its URL."""
 
     username: str | None
-    password: str | None
+    password: Password | None
     database: int | None
     tls_ca: str | Path | None
     tls_cert: str | Path | None
@@ -53,8 +54,10 @@ class PostgresOptions(CommonOptions, total=False):
     schema: str | None
     poll_interval: float
     read_timeout: float
+    reconcile_interval: float
     pool: AsyncConnectionPool[Connection] | None
     pool_size: int
+    password: Password | None
 
 
 class ConnectOptions(MemoryOptions, ValkeyOptions, PostgresOptions, total=False):

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend, live
+from ffcompletion.backends.postgres import PostgresBackend, echoes
 from ffcompletion.backends.postgres.reader import Reader
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.contract.stats import BackendState
@@ -141,11 +141,11 @@ async def test_an_echo_that_was_only_late_ends_polling(
     """The first echo missed its deadline: polling, until two in a row have come back."""
 
     async def late(session: Session, _: float) -> bool:
-        session.deaf_because = "late"
+        session.polling_reason = "late"
         return False
 
     monkeypatch.setattr(Session, "first_echo", late)
-    monkeypatch.setattr(live, "_ECHO_EVERY_S", 0.05)
+    monkeypatch.setattr(echoes, "_ECHO_EVERY_S", 0.05)
     async with PostgresBackend(postgres.url, poll_interval=5) as backend:
         async with ffc.subscribe(backend) as stream:
             assert backend.stats().state is BackendState.POLLING
@@ -347,11 +347,11 @@ async def test_cursors_that_cannot_be_right(postgres: PostgresWorld, caplog: pyt
 @pytest.mark.parametrize(
     ("setup", "message"),
     [
-        ("", "no right to use the schema; GRANT USAGE ON SCHEMA engine TO reader"),
+        ("", 'no right to use the schema; GRANT USAGE ON SCHEMA "engine" TO "reader"'),
         ("GRANT USAGE ON SCHEMA engine TO reader", "no right to read the outbox; GRANT SELECT ON"),
         (
             "GRANT USAGE ON SCHEMA engine TO reader; GRANT SELECT ON engine.ff_completion_event TO reader",
-            'GRANT SELECT ON "engine"."ff_exec_core" TO reader',
+            'GRANT SELECT ON "engine"."ff_exec_core" TO "reader"',
         ),
     ],
 )

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar, cast, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 from typing_extensions import override
 
-from ffcompletion.backends.postgres.catchup import PageReader
-from ffcompletion.backends.postgres.connection import Connection, Target, deadline, plan_generically
+from ffcompletion.backends.postgres.borrowed import BorrowedPool
+from ffcompletion.backends.postgres.connection import Connection, Target, deadline, make_ready
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.feed import Feed
-from ffcompletion.backends.postgres.live import Live
-from ffcompletion.backends.postgres.pool import BorrowedPool, OwnPool, Pool
-from ffcompletion.backends.postgres.position import resume_after
+from ffcompletion.backends.postgres.options import Counters, Settings
+from ffcompletion.backends.postgres.pool import OwnPool, Pool
+from ffcompletion.backends.postgres.position import resume_after, time_at
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import log
-from ffcompletion.backends.postgres.reconciler import Reconciler
 from ffcompletion.backends.postgres.snapshots import describe, members
+from ffcompletion.backends.postgres.supervisor import Supervisor
 from ffcompletion.contract.cursor import StreamCursor
-from ffcompletion.contract.errors import Transport, Unavailable, Validation
+from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
-from ffcompletion.contract.stats import BackendState, BackendStats, Observer
-from ffcompletion.delivery.adapter import Adapter
+from ffcompletion.contract.stats import BackendStats, Observer
 from ffcompletion.delivery.backoff import Backoff
-from ffcompletion.delivery.hub import Hub, Selector
-from ffcompletion.delivery.link import Link
+from ffcompletion.delivery.connection_state import ConnectionState
+from ffcompletion.delivery.credentials import Password
+from ffcompletion.delivery.hub import Selector
+from ffcompletion.delivery.lifecycle import NetworkedBackend
 from ffcompletion.delivery.stream import Subscription
+from ffcompletion.delivery.tenure import Lease
 from ffcompletion.foreign.filters import checked_filter
 
 __all__ = ["PostgresBackend"]
@@ -44,7 +45,7 @@ _T = TypeVar("_T")
 
 
 @final
-class PostgresBackend(Adapter):
+class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
     """Completions from FlowFabric's outbox on Postgres, 15 or later. At least once; in one stream each row once,
     whatever the commit order; resumable from a cursor across restarts.
 
@@ -60,11 +61,14 @@ class PostgresBackend(Adapter):
     - ``reconcile_interval``: seconds between looks for executions that ended without a row in the outbox (the engine
       writes none when it cancels); each stream gets each of them once, at most this much later. 0 turns it off.
     - ``pool``: a pool of your own, opened and closed by you; the reader keeps one connection of it while streams are
-      open. Its connections must be in autocommit.
+      open. Its connections must be in autocommit and speak UTF8.
+    - ``password``: instead of one in ``conninfo``. It may be a callable, plain or ``async``, which is asked at each
+      connect: for passwords that are rotated, and tokens that do not last.
     - ``observer``: told of each change of state.
 
     Needs CONNECT on the database, USAGE on the schema, SELECT on ``ff_completion_event`` and, for filters and
-    results, on ``ff_exec_core``. Writes nothing. Belongs to the event loop that it is first used on.
+    results, on ``ff_exec_core``. Writes nothing. Follows its user from one event loop to the next; while it
+    is in use on one, calls on another raise.
     """
 
     def __init__(
@@ -79,38 +83,56 @@ class PostgresBackend(Adapter):
         reconcile_interval: float = 15.0,
         pool: AsyncConnectionPool[Connection] | None = None,
         pool_size: int = 4,
+        password: Password | None = None,
         observer: Observer | None = None,
     ) -> None:
-        if poll_interval < 0 or buffer_size < 1 or setup_timeout <= 0 or read_timeout <= 0 or pool_size < 2:
+        finite = map(math.isfinite, (poll_interval, buffer_size, setup_timeout, read_timeout, reconcile_interval))
+        if not all(finite) or (
+            reconcile_interval < 0
+            or poll_interval < 0
+            or buffer_size < 1
+            or setup_timeout <= 0
+            or read_timeout <= 0
+            or pool_size < 2
+        ):
             raise Validation(
-                "option", "poll_interval ≥ 0, buffer_size ≥ 1, pool_size ≥ 2, and timeouts above 0 are needed"
+                "option",
+                "poll_interval and reconcile_interval ≥ 0, buffer_size ≥ 1, pool_size ≥ 2, and timeouts above 0 are needed, all finite",
             )
-        self._target = Target(conninfo, setup_timeout)
-        self._queries = Queries(schema)
-        super().__init__(Link("postgres", log, observer, Backoff()), setup_timeout)
-        self._read_s = read_timeout
-        self._buffer_size = buffer_size
-        self._borrowed = None if pool is None else BorrowedPool(pool)
-        self._pool_size = pool_size
-        # Ours, of one event loop.
-        self._own: OwnPool | None = None
-        self._own_loop: asyncio.AbstractEventLoop | None = None
-        self._hub = Hub()
-        if not (math.isfinite(reconcile_interval) and reconcile_interval >= 0):
-            raise Validation("option", "reconcile_interval is a number of seconds, 0 for never")
-        self._reconciler = (
-            Reconciler(self._queries, self._open_feeds, reconcile_interval) if reconcile_interval else None
-        )
-        self._live = Live(
-            self._target,
-            self._queries,
-            self._hub,
-            self._link,
-            self._rewound,
-            self._reconciler,
+        target = Target(conninfo, setup_timeout, password)
+        self._settings = Settings(
+            target=target,
+            queries=Queries(schema),
             poll_interval_s=poll_interval,
             read_timeout_s=read_timeout,
+            buffer_size=buffer_size,
+            reconcile_interval_s=reconcile_interval,
         )
+        self._given_pool = pool
+        self._pool_size = pool_size
+        self._counters = Counters()
+        super().__init__(ConnectionState("postgres", log, observer, Backoff()), target.shown, setup_timeout)
+
+    @override
+    async def _make_exchange(self) -> Pool:
+        limit_s = self._settings.read_timeout_s
+        if self._given_pool is not None:
+            return BorrowedPool(self._given_pool, limit_s)
+        return OwnPool(self._connect, self._pool_size, _IDLE_S, limit_s)
+
+    @override
+    async def _make_run(self, exchange: Pool) -> Supervisor:
+        return await Supervisor.open(self._settings, self._connection, self._counters, exchange)
+
+    async def _connect(self, limit_s: float) -> Connection:
+        conn = await self._settings.target.connect()
+        try:
+            with deadline(conn, limit_s):
+                await make_ready(conn, limit_s)
+        except BaseException:
+            conn.pgconn.finish()
+            raise
+        return conn
 
     # ── subscribing ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -146,75 +168,26 @@ class PostgresBackend(Adapter):
     async def _subscribe(
         self, cursor: StreamCursor | None, wanted: CompletionFilter | None, results: bool
     ) -> Subscription:
-        narrowed = checked_filter(wanted)
+        selector = Selector(checked_filter(wanted), results)
         after = None if cursor is None or cursor.is_empty else _event_id(cursor)
-        async with driver_errors(self._target.shown, "subscribe"), self._setting_up():
-            pool = await self._ensure_started()
-            feed = await self._open_feed(pool, after, Selector(narrowed, results))
-        return Subscription(feed, "postgres")
 
-    async def _open_feed(self, pool: Pool, after: int | None, selector: Selector) -> Feed:
-        session = self._live.session
-        if session is None:
-            raise Transport(self._target.shown, "the connection is being mended; try again")
-        if (selector.filter is not None or selector.results) and not session.has_core:
-            raise Unavailable("subscribe_completions_filtered", session.core_problem)
-        if after is not None:
-            wanted = after
-            after = await self._execute(lambda conn: resume_after(conn, self._queries, wanted))
-        pages = PageReader(pool, self._queries, session.lookups(), pooled=session.pooled, read_timeout_s=self._read_s)
-        reader = self._live.reader
-        if selector.filter is None and not selector.results:
-            feed = Feed(reader, self._hub, pages, selector, self._buffer_size, self._closed, after)
-        else:
-            feed = Feed(reader.lane, reader.lane.hub, pages, selector, self._buffer_size, self._closed, after)
-        if self._reconciler is not None:
-            since = None if after is None else await self._execute(self._time_at(after))
-            feed.opened(self._reconciler.now_ms, since)
-            if since is not None:
-                self._reconciler.request()
-        self._feeds.add(feed)
-        return feed
+        async def make(run: Supervisor, lease: Lease) -> Feed:
+            session = await run.session()
+            if (selector.filter is not None or selector.results) and not session.has_core:
+                raise Unavailable("subscribe_completions_filtered", session.core_problem)
+            if after is None:
+                return run.open_source(session, None, selector, lease, None)
+            start, since_ms = await self._position(session.pool, after)
+            return run.open_source(session, start, selector, lease, since_ms)
 
-    def _time_at(self, after: int) -> Callable[[Connection], Awaitable[int | None]]:
-        async def ask(conn: Connection) -> int | None:
-            cursor = await conn.execute(self._queries.time_at(), (after,), prepare=False)
-            row = await cursor.fetchone()
-            # A second before: what ended with the row at the cursor may bear a slightly earlier time.
-            return None if row is None else max(0, cast("int", row[0]) - 1_000)
+        async with driver_errors(self._shown, "subscribe"):
+            return Subscription(await self._open_stream("subscribe", make), "postgres")
 
-        return ask
-
-    def _open_feeds(self) -> list[Feed]:
-        return [feed for feed in self._feeds if isinstance(feed, Feed)]
-
-    async def _ensure_started(self) -> Pool:
-        pool = self._connections()
-        if self._link.state is not BackendState.IDLE:
-            await self._live.flowing(self._setup_s)
-            return pool
-        await self._live.start(pool)
-        return pool
-
-    def _connections(self) -> Pool:
-        if self._borrowed is not None:
-            return self._borrowed
-        loop = asyncio.get_running_loop()
-        if self._own is None or self._own_loop is not loop:
-            if self._own is not None and self._own_loop is not None and self._own_loop.is_closed():
-                self._own.bury()
-            self._own, self._own_loop = OwnPool(self._connect, self._pool_size, _IDLE_S), loop
-        return self._own
-
-    async def _connect(self) -> Connection:
-        conn = await self._target.connect()
-        try:
-            with deadline(conn, self._setup_s):
-                await plan_generically(conn)
-        except BaseException:
-            conn.pgconn.finish()
-            raise
-        return conn
+    async def _position(self, pool: Pool, after: int) -> tuple[int, int | None]:
+        """Where to resume, and when that was."""
+        queries = self._settings.queries
+        start = await self._execute(pool, lambda conn: resume_after(conn, queries, after))
+        return start, await self._execute(pool, lambda conn: time_at(conn, queries, after))
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -224,73 +197,59 @@ class PostgresBackend(Adapter):
     ) -> Sequence[ExecutionSnapshot | None]:
         """The executions as core record and outbox say, in one query; None where neither knows it."""
         ids = [ExecutionId(execution_id) for execution_id in execution_ids]
-        return await self._ask(
-            "describe_execution", lambda conn: describe(conn, self._queries, ids, result=result, prepare=False)
+        return await self._question(
+            "describe_execution",
+            lambda conn: describe(conn, self._settings.queries, ids, result=result, prepare=False),
         )
 
     async def flow_members(self, flow_id: str, /) -> Sequence[ExecutionId]:
         """The flow's members as the core records say; empty where there is none. Raises ``Validation``."""
         flow = FlowId(flow_id)
-        return await self._ask("flow_members", lambda conn: members(conn, self._queries, flow))
+        return await self._question("flow_members", lambda conn: members(conn, self._settings.queries, flow))
 
-    async def _ask(self, op: str, question: Callable[[Connection], Awaitable[_T]]) -> _T:
-        async with driver_errors(self._target.shown, op), self._asking(op):
-            return await self._execute(question)
+    async def _question(self, op: str, question: Callable[[Connection], Awaitable[_T]]) -> _T:
+        async with driver_errors(self._shown, op), self._asking(op) as pool:
+            return await self._execute(pool, question)
 
-    async def _execute(self, question: Callable[[Connection], Awaitable[_T]]) -> _T:
+    async def _execute(self, pool: Pool, question: Callable[[Connection], Awaitable[_T]]) -> _T:
         """The answer. A question changes nothing: one that meets a connection gone stale is asked once more."""
-        pool = self._connections()
-        for last in (False, True):
-            async with pool.connection(timeout=self._setup_s * 0.8) as conn:
-                try:
-                    with deadline(conn, self._read_s):
-                        return await question(conn)
-                except psycopg.Error as exc:
-                    if last or not conn.broken or not may_pass(exc):
-                        raise
-            # The idle ones are as old.
-            await pool.drain()
-        raise AssertionError("unreachable")
-
-    # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    @override
-    async def aclose(self) -> None:
-        await super().aclose()
-        own, self._own = self._own, None
-        if own is not None and self._own_loop is asyncio.get_running_loop():
-            own.abort()
-
-    def _rewound(self, high: int) -> None:
-        for feed in self._open_feeds():
-            feed.rewind(high)
-
-    @override
-    async def _stop(self) -> None:
-        await self._live.stop()
+        wait_s = self._setup_timeout_s * 0.8
+        async with pool.connection(timeout=wait_s) as conn:
+            try:
+                with deadline(conn, self._settings.read_timeout_s):
+                    return await question(conn)
+            except psycopg.Error as exc:
+                if not conn.broken or not may_pass(exc):
+                    raise
+        # The idle ones are as old.
+        await pool.drain()
+        async with pool.connection(timeout=wait_s) as conn:
+            with deadline(conn, self._settings.read_timeout_s):
+                return await question(conn)
 
     # ── looking at it ────────────────────────────────────────────────────────────────────────────────────────────
 
     def stats(self) -> BackendStats:
         """Counters of this backend, now."""
-        reader = self._live.reader
-        gaps = reader.tracker.gaps
+        counters, run = self._counters, self._run
+        reader = None if run is None else run.reader
+        gaps = () if reader is None else reader.tracker.gaps
         return BackendStats(
-            state=self._link.state,
-            streams=len(self._feeds),
-            received=reader.received,
-            malformed=reader.malformed,
-            reconnects=self._link.reconnects,
-            gaps=self._link.reconnects,
-            reconciled=0 if self._reconciler is None else self._reconciler.found,
-            held=reader.tracker.held,
-            waiting=reader.lane.waiting,
+            state=self._connection.state,
+            streams=self._streams,
+            received=counters.received + (0 if reader is None else reader.received),
+            malformed=counters.malformed + (0 if reader is None else reader.malformed),
+            reconnects=self._connection.reconnects,
+            gaps=counters.interruptions,
+            reconciled=counters.reconciled + (0 if run is None or run.reconciler is None else run.reconciler.found),
+            held=0 if reader is None else reader.tracker.held,
+            waiting=0 if reader is None else reader.lane.waiting,
             held_since_s=time.monotonic() - min(gap.since for gap in gaps) if gaps else 0.0,
         )
 
     @override
     def __repr__(self) -> str:
-        return f"<PostgresBackend {self._target.shown}, {self._link.state.value}, {len(self._feeds)} streams>"
+        return f"<PostgresBackend {self._shown}, {self._connection.state.value}, {self._streams} streams>"
 
 
 def _event_id(cursor: StreamCursor) -> int:

@@ -12,9 +12,11 @@ from psycopg import sql
 
 from ffcompletion.backends.postgres.connection import Connection, Target, abandon, deadline, shut_down
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
+from ffcompletion.backends.postgres.names import checked, in_statement, quoted
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.delivery.credentials import Password
 
 __all__ = ["PostgresCheckpoints"]
 
@@ -36,7 +38,8 @@ class PostgresCheckpoints:
 
     ``conninfo``: a ``postgresql://`` URL or any libpq connection string, of whichever database is to keep them.
     ``table``, ``schema``: where; the default schema is the first of ``search_path``. One connection is held between
-    uses and made again when it breaks; ``timeout``: seconds that one load or save may take.
+    uses and made again when it breaks; ``timeout``: seconds that one load or save may take. ``password``: instead of
+    one in the conninfo; a callable is asked at each connect.
 
     Raises ``Validation`` for a malformed conninfo, ``Transport`` or ``Unavailable`` where the server cannot do it.
     """
@@ -48,9 +51,12 @@ class PostgresCheckpoints:
         table: str = "ffcompletion_checkpoint",
         schema: str | None = None,
         timeout: float = 10.0,
+        password: Password | None = None,
     ) -> None:
-        self._target = Target(conninfo, timeout)
-        self._table = sql.Identifier(table) if schema is None else sql.Identifier(schema, table)
+        self._target = Target(conninfo, timeout, password)
+        names = (table,) if schema is None else (checked("schema", schema), checked("table", table))
+        self._table = in_statement(*names)
+        self._shown_table = quoted(*names)
         self._timeout_s = timeout
         self._turn = asyncio.Lock()
         self._conn: Connection | None = None
@@ -113,14 +119,14 @@ class PostgresCheckpoints:
         if await self._exists(conn):
             return
         try:
-            await conn.execute(_MAKE.format(self._table), prepare=False)
+            await conn.execute(_MAKE.format(self._table), (), prepare=False)
         except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject):
             # "IF NOT EXISTS" does not see one that is being made by another at this moment.
             if not await self._exists(conn):
                 raise
 
     async def _exists(self, conn: Connection) -> bool:
-        cursor = await conn.execute("SELECT to_regclass(%s) IS NOT NULL", (self._table.as_string(),), prepare=False)
+        cursor = await conn.execute("SELECT to_regclass(%s) IS NOT NULL", (self._shown_table,), prepare=False)
         return await cursor.fetchone() == (True,)
 
     async def aclose(self) -> None:

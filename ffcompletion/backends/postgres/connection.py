@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import Callable, Generator
+import traceback
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final, final
 
@@ -14,7 +15,8 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN
+from ffcompletion.backends.postgres.inbox import Inbox
+from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN, LIMIT
 from ffcompletion.contract.errors import Validation
 from ffcompletion.delivery.credentials import Password, ask_password
 
@@ -26,7 +28,8 @@ __all__ = [
     "abandon",
     "deadline",
     "is_direct",
-    "plan_generically",
+    "make_ready",
+    "server_limit",
     "shut_down",
 ]
 
@@ -72,10 +75,16 @@ class Target:
 
     async def connect(self) -> Connection:
         """A connection in autocommit that prepares nothing. Raises driver errors, ``Transport`` without a password."""
-        if self._password is None:
-            return await AsyncConnection.connect(self._conninfo, autocommit=True, prepare_threshold=None)
-        password = await ask_password(self._password, self.shown)
-        return await AsyncConnection.connect(self._conninfo, autocommit=True, prepare_threshold=None, password=password)
+        conninfo = self._conninfo
+        if self._password is not None:
+            conninfo = make_conninfo(conninfo, password=await ask_password(self._password, self.shown))
+        try:
+            return await AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
+        except BaseException as exc:
+            # A connection that was under way is closed when the driver's frames let go of it, and whoever keeps the
+            # error (a task that was cancelled does) keeps them.
+            traceback.clear_frames(exc.__traceback__)
+            raise
 
 
 async def is_direct(conn: Connection) -> bool:
@@ -84,14 +93,21 @@ async def is_direct(conn: Connection) -> bool:
     return row is not None and row[0] == conn.info.backend_pid
 
 
-async def plan_generically(conn: Connection) -> None:
-    """For each connection of our own pool: plan once, not at every execution, over 256 partitions.
+async def make_ready(conn: Connection, limit_s: float) -> None:
+    """For each connection of our own: plan once, not at every execution, over 256 partitions; and have the server give
+    up a little before we do, so that what we gave up does not go on waiting there, for a lock, say, beside its successor.
 
-    Not behind a pooler, where the setting, like a prepared statement, would end up with somebody else.
+    Not behind a pooler, where settings, like prepared statements, would end up with somebody else.
     """
     if await is_direct(conn):
         conn.prepare_threshold = ONLY_WHEN_ASKED
         await conn.execute(GENERIC_PLAN, prepare=False)
+        await conn.execute(LIMIT, (server_limit(limit_s),), prepare=False)
+
+
+def server_limit(seconds: float) -> str:
+    """The server's time limit for a statement that has a deadline of so many seconds here."""
+    return f"{max(1, round(seconds * 900))}ms"
 
 
 def shut_down(conn: Connection) -> None:
@@ -131,19 +147,10 @@ class Listener:
     Its pump iterates ``notifies()`` without ever breaking out, because whatever is in hand then is dropped.
     """
 
-    def __init__(
-        self,
-        conn: Connection,
-        on_announce: Callable[[str], None],
-        on_echo: Callable[[str], None],
-        on_lost: Callable[[], None],
-    ) -> None:
+    def __init__(self, conn: Connection, inbox: Inbox) -> None:
         self._conn = conn
-        self._on_announce = on_announce
-        self._on_echo = on_echo
-        self._on_lost = on_lost
+        self._inbox = inbox
         self.echo_channel: Final = f"ffcompletion_echo_{secrets.token_hex(8)}"
-        self.error: BaseException | None = None
         self._pump: asyncio.Task[None] | None = None
 
     async def start(self, seconds: float) -> None:
@@ -154,23 +161,35 @@ class Listener:
         self._pump = asyncio.create_task(self._run(), name="ffcompletion-postgres-listener")
 
     async def _run(self) -> None:
-        announce, echo_channel = self._on_announce, self.echo_channel
+        inbox, echo_channel = self._inbox, self.echo_channel
         try:
             async for note in self._conn.notifies():
                 if note.channel == echo_channel:
-                    self._on_echo(note.payload)
+                    inbox.echoed(note.payload)
                 else:
-                    announce(note.payload)
-            self.error = psycopg.OperationalError("the connection was closed")
-        except (psycopg.Error, OSError) as exc:
-            self.error = exc
-        self._on_lost()
+                    inbox.announced(note.payload)
+            inbox.ended(psycopg.OperationalError("the connection was closed"))
+        except Exception as exc:  # noqa: BLE001  # whatever it is: the supervisor must know that nothing is heard
+            inbox.ended(exc)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Stop at once, whatever the server does."""
         # The pump only ever waits for input (no query is active), so cancelling it asks nothing of the server.
-        if self._pump is not None:
-            self._pump.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._pump
-        self._conn.pgconn.finish()
+        pump, self._pump = self._pump, None
+        try:
+            if pump is not None:
+                pump.cancel()
+                await asyncio.wait([pump])
+        finally:
+            self._conn.pgconn.finish()
+
+    def abort(self) -> None:
+        """The same without waiting, also where the loop is closed."""
+        pump, self._pump = self._pump, None
+        if pump is None or pump.get_loop().is_closed():
+            self._conn.pgconn.finish()
+        else:
+            # It still waits on the socket: it is to see the end of it first.
+            shut_down(self._conn)
+            pump.add_done_callback(lambda _: self._conn.pgconn.finish())
+            pump.cancel()

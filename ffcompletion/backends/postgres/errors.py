@@ -11,7 +11,7 @@ import psycopg
 
 from ffcompletion.contract.errors import EngineError, ResourceExhausted, Transport, Unavailable
 
-__all__ = ["PoolBusy", "driver_errors", "first_line", "may_pass", "translated"]
+__all__ = ["PoolBusy", "PoolOver", "driver_errors", "first_line", "kind_of", "may_pass", "translated"]
 
 # A refusal by the server comes as "…: SEVERITY:  text". The word may be in any language; libpq's own complaints never
 # have the two blanks.
@@ -32,6 +32,11 @@ class PoolBusy(psycopg.OperationalError):
     """No connection became free in time."""
 
 
+@final
+class PoolOver(psycopg.OperationalError):
+    """The pool was closed meanwhile."""
+
+
 @asynccontextmanager
 async def driver_errors(shown: str, op: str) -> AsyncGenerator[None]:
     """Whatever the driver raises inside comes out as one of our errors, with the driver's as its cause."""
@@ -50,6 +55,8 @@ def translated(exc: psycopg.Error, shown: str, op: str) -> EngineError:
     text = first_line(exc) or type(exc).__name__
     if isinstance(exc, PoolBusy):
         return ResourceExhausted("connection pool", text)
+    if isinstance(exc, PoolOver):
+        return Unavailable(op, text)
     state = exc.sqlstate
     if state is None:
         return Unavailable(op, text) if _password_refused(exc, text) else Transport(shown, text)
@@ -60,7 +67,15 @@ def translated(exc: psycopg.Error, shown: str, op: str) -> EngineError:
 
 def may_pass(exc: psycopg.Error) -> bool:
     """Whether the same question may be answered on another connection: this one, or the server behind it, is gone."""
-    return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError) and not isinstance(exc, PoolBusy)
+    return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError) and not isinstance(
+        exc, PoolBusy | PoolOver
+    )
+
+
+def kind_of(exc: BaseException) -> str:
+    """What sort of fault it is, for telling each sort once: class, SQLSTATE, and whether the server refused us."""
+    refused = isinstance(exc, psycopg.Error) and _password_refused(exc, first_line(exc))
+    return f"{type(exc).__name__} {getattr(exc, 'sqlstate', None) or ''}{' refused' if refused else ''}"
 
 
 def _password_refused(exc: psycopg.Error, text: str) -> bool:

@@ -12,17 +12,17 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, final
-from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from ffcompletion.backends.postgres.connection import ONLY_WHEN_ASKED, Connection, is_direct, shut_down
-from ffcompletion.backends.postgres.errors import PoolBusy, first_line
-from ffcompletion.contract.errors import Unavailable
+from ffcompletion.backends.postgres.connection import (
+    Connection,
+    shut_down,
+)
+from ffcompletion.backends.postgres.errors import PoolBusy, PoolOver
 
-__all__ = ["BorrowedPool", "OwnPool", "Pool"]
+__all__ = ["OwnPool", "Pool"]
 
 
 class Pool(Protocol):
@@ -40,8 +40,24 @@ class Pool(Protocol):
         """A connection for a block."""
         ...
 
+    async def reserve(self, limit_s: float) -> Connection:
+        """One to keep for long, whose statements end after so many seconds. Raises as ``getconn`` does."""
+        ...
+
+    def discard(self, conn: Connection, /) -> None:
+        """What was reserved is given up, in whatever state, without a turn of the loop."""
+        ...
+
     async def drain(self) -> None:
         """What is idle is not to be used again."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release everything."""
+        ...
+
+    def abort(self) -> None:
+        """The same at once, also where the loop is closed."""
         ...
 
 
@@ -49,39 +65,68 @@ class Pool(Protocol):
 class OwnPool:
     """At most ``size`` connections; an idle one is closed after ``idle_s`` seconds.
 
-    Mutable state: who may take one (``_slots``), what lies idle and since when, what is out.
+    Mutable state: who may take one (``_slots``), what lies idle and since when, what is out, and what is kept for long.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], size: int, idle_s: float) -> None:
+    def __init__(
+        self, connect: Callable[[float], Awaitable[Connection]], size: int, idle_s: float, limit_s: float
+    ) -> None:
+        """``connect``: makes one whose statements end after so many seconds; ``limit_s``: how many that is."""
         self._connect = connect
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
         self._size = size
         self._idle_s = idle_s
         self._slots = asyncio.Semaphore(size)
         self._idle: list[tuple[float, Connection]] = []
         self._out: set[Connection] = set()
+        self._reserved: set[Connection] = set()
+        self._limits: set[asyncio.Timeout] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def getconn(self, timeout: float) -> Connection:  # noqa: ASYNC109  # as psycopg_pool has it
         """See ``Pool``."""
         try:
-            async with asyncio.timeout(timeout):
+            async with self._until_closed(timeout):
                 await self._slots.acquire()
         except TimeoutError:
             raise PoolBusy(
                 f"all {self._size} connections were busy for {timeout:g} s; raise pool_size or close streams"
             ) from None
         try:
-            conn = self._fresh() or await self._connect()
+            conn = self._fresh() or await self._new(self._limit_s)
         except BaseException:
             self._slots.release()
             raise
-        if self._closed:
-            self._slots.release()
-            conn.pgconn.finish()
-            raise psycopg.OperationalError("the backend was closed")
         self._out.add(conn)
         return conn
+
+    async def _new(self, limit_s: float) -> Connection:
+        async with self._until_closed(None):
+            conn = await self._connect(limit_s)
+        if self._closed:
+            conn.pgconn.finish()
+            raise PoolOver("the backend is closed")
+        return conn
+
+    @asynccontextmanager
+    async def _until_closed(self, seconds: float | None) -> AsyncGenerator[None]:
+        """A wait that ends after so many seconds (``TimeoutError``), or with the pool (``PoolOver``)."""
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                if self._closed:
+                    raise PoolOver("the backend is closed")
+                self._limits.add(limit)
+                try:
+                    yield
+                finally:
+                    self._limits.discard(limit)
+        except TimeoutError:
+            if self._closed and limit.expired():
+                raise PoolOver("the backend is closed") from None
+            raise
 
     def _fresh(self) -> Connection | None:
         """The idle connection used last, unless the server has hung up on it meanwhile."""
@@ -101,6 +146,7 @@ class OwnPool:
     def put_back(self, conn: Connection) -> None:
         """The same, without a turn of the loop."""
         if conn not in self._out:
+            self.discard(conn)
             return
         self._out.remove(conn)
         self._slots.release()
@@ -129,23 +175,39 @@ class OwnPool:
         for _, conn in idle:
             conn.pgconn.finish()
 
+    async def reserve(self, limit_s: float) -> Connection:
+        """See ``Pool``: beside the others, not one of their number."""
+        conn = await self._new(limit_s)
+        self._reserved.add(conn)
+        return conn
+
+    def discard(self, conn: Connection, /) -> None:
+        """See ``Pool``. No task may be waiting on it."""
+        self._reserved.discard(conn)
+        conn.pgconn.finish()
+
+    async def aclose(self) -> None:
+        """See ``Pool``. Waits for nobody."""
+        self.abort()
+
     def abort(self) -> None:
-        """Close what is idle, and make what is in use fail at once. Waits for nobody."""
+        """Close what is idle, and make what is in use fail at once."""
         self._closed = True
         self.forget_idle()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for conn in self._out:
-            # Whoever uses it still waits on its socket, and finishes it when giving it back.
-            shut_down(conn)
-
-    def bury(self) -> None:
-        """Its event loop has ended: close everything, there is nobody left to wait on it."""
-        self._closed = True
-        self.forget_idle()
-        for conn in self._out:
-            conn.pgconn.finish()
+        if not self._loop.is_closed():
+            for limit in self._limits:
+                # One that has expired already ends by itself.
+                with contextlib.suppress(RuntimeError):
+                    limit.reschedule(self._loop.time())
+        for conn in (*self._out, *self._reserved):
+            if self._loop.is_closed():
+                conn.pgconn.finish()
+            else:
+                # Whoever uses it still waits on its socket, and finishes it when giving it back.
+                shut_down(conn)
 
     def _schedule(self) -> None:
         if self._timer is None and self._idle:
@@ -160,66 +222,3 @@ class OwnPool:
         for conn in stale:
             conn.pgconn.finish()
         self._schedule()
-
-
-@final
-class BorrowedPool:
-    """The caller's own pool, who opens, sizes and closes it. Connections are given back as they were."""
-
-    def __init__(self, pool: AsyncConnectionPool[Connection]) -> None:
-        self._pool = pool
-        self._threshold: dict[Connection, int | None] = {}
-        self._direct: WeakKeyDictionary[Connection, bool] = WeakKeyDictionary()
-
-    async def getconn(self, timeout: float) -> Connection:  # noqa: ASYNC109  # as psycopg_pool has it
-        """See ``Pool``. Raises ``Unavailable`` for connections that cannot be used."""
-        try:
-            conn = await self._pool.getconn(timeout)
-        except (PoolTimeout, TooManyRequests) as exc:
-            raise PoolBusy(f"{first_line(exc)}; raise the pool's max_size or close streams") from exc
-        except PoolClosed as exc:
-            raise Unavailable("the pool given", first_line(exc)) from exc
-        try:
-            _check(conn)
-            direct = self._direct.get(conn)
-            if direct is None:
-                direct = self._direct[conn] = await is_direct(conn)
-            threshold = conn.prepare_threshold
-            conn.prepare_threshold = ONLY_WHEN_ASKED if direct else None
-        except BaseException:
-            await self._pool.putconn(conn)
-            raise
-        self._threshold[conn] = threshold
-        return conn
-
-    async def putconn(self, conn: Connection, /) -> None:
-        """See ``Pool``."""
-        if conn in self._threshold:
-            conn.prepare_threshold = self._threshold.pop(conn)
-            with contextlib.suppress(psycopg.Error, ValueError):
-                await self._pool.putconn(conn)
-
-    @asynccontextmanager
-    async def connection(self, timeout: float) -> AsyncGenerator[Connection]:  # noqa: ASYNC109  # the same
-        """See ``Pool``."""
-        conn = await self.getconn(timeout)
-        try:
-            yield conn
-        finally:
-            await self.putconn(conn)
-
-    async def drain(self) -> None:
-        """See ``Pool``: each idle connection is tried, and replaced where it is dead."""
-        with contextlib.suppress(psycopg.Error):
-            await self._pool.check()
-
-
-def _check(conn: Connection) -> None:
-    if not conn.autocommit:
-        raise Unavailable("the pool given", "its connections must be in autocommit; kwargs={'autocommit': True}")
-    encoding = conn.pgconn.parameter_status(b"client_encoding")
-    if encoding != b"UTF8":
-        shown = encoding.decode("ascii", "replace") if encoding else "unknown"
-        raise Unavailable(
-            "the pool given", f"its connections speak {shown}; kwargs={{'client_encoding': 'utf8', 'autocommit': True}}"
-        )

@@ -9,7 +9,7 @@ from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.contract.errors import CursorExpired, Validation
 from ffcompletion.foreign.logs import logger
 
-__all__ = ["resume_after"]
+__all__ = ["resume_after", "time_at"]
 
 _log: Final = logger("ffcompletion.postgres")
 
@@ -22,8 +22,8 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
     """``event_id``, checked against what the outbox holds. Raises ``CursorExpired`` or ``Validation``."""
     if event_id == 0:
         return 0
-    low = await (await conn.execute(queries.low(), prepare=False)).fetchone()
-    high = await (await conn.execute(queries.high(), prepare=False)).fetchone()
+    low = await (await conn.execute(queries.low(), (), prepare=False)).fetchone()
+    high = await (await conn.execute(queries.high(), (), prepare=False)).fetchone()
     oldest: int | None = low[0] if low else None
     newest: int = high[0] if high else 0
     if event_id > newest:
@@ -47,6 +47,13 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
             raise CursorExpired(f"the oldest event left is {oldest}; those from {event_id + 1} on have been trimmed")
         _log.warning("events %d to %d are missing; whether they were trimmed cannot be told", event_id + 1, oldest - 1)
     return event_id
+
+
+async def time_at(conn: Connection, queries: Queries, event_id: int) -> int | None:
+    """About when the outbox stood at this id, in ms; None for an empty one."""
+    row = await (await conn.execute(queries.time_at(), (event_id,), prepare=False)).fetchone()
+    # A second before: what ended with the row at the cursor may bear a slightly earlier time.
+    return None if row is None else max(0, int(row[0]) - 1_000)
 
 
 async def _issued(conn: Connection, queries: Queries) -> int | None:

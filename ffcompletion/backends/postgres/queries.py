@@ -12,6 +12,8 @@ from typing import Final, LiteralString, final
 import msgspec
 from psycopg import sql
 
+from ffcompletion.backends.postgres.names import checked, in_statement, quoted
+
 __all__ = [
     "BACKEND_PID",
     "CHANNEL",
@@ -19,6 +21,7 @@ __all__ = [
     "ECHO",
     "GENERIC_PLAN",
     "LANES",
+    "LIMIT",
     "OUTBOX",
     "OWN_MARK",
     "RAW_RECORD",
@@ -74,6 +77,7 @@ SERVER: Final = (
 )
 ECHO: Final = "SELECT pg_notify(%s, %s)"
 BACKEND_PID: Final = "SELECT pg_backend_pid()"
+LIMIT: Final = "SELECT set_config('statement_timeout', %s, false)"
 # Planning a query over 256 partitions costs more than running it, so it is planned once; and no plan that is made
 # without statistics is worth parallel workers, or compiling.
 GENERIC_PLAN: Final = (
@@ -97,18 +101,19 @@ class Queries:
     """The texts for one schema (None: wherever ``search_path`` finds the tables)."""
 
     def __init__(self, schema: str | None) -> None:
-        def name(table: str) -> sql.Identifier:
-            return sql.Identifier(table) if schema is None else sql.Identifier(schema, table)
+        def name(table: str) -> tuple[str, ...]:
+            return (table,) if schema is None else (checked("schema", schema), table)
 
-        self._names: Final = {"outbox": name(OUTBOX), "core": name(CORE), "lanes": name(LANES)}
+        names = {"outbox": name(OUTBOX), "core": name(CORE), "lanes": name(LANES)}
+        self._names: Final = {place: in_statement(*parts) for place, parts in names.items()}
         self._composed: dict[str, bytes] = {}
         self.schema: Final = schema
-        self.outbox_text: Final = name(OUTBOX).as_string()
-        self.core_text: Final = name(CORE).as_string()
-        self.lanes_text: Final = name(LANES).as_string()
+        self.outbox_text: Final = quoted(*name(OUTBOX))
+        self.core_text: Final = quoted(*name(CORE))
+        self.lanes_text: Final = quoted(*name(LANES))
 
     def compose(self, text: LiteralString) -> bytes:
-        """The text, with ``{outbox}``, ``{core}`` and ``{lanes}`` filled in."""
+        """The text, with ``{outbox}``, ``{core}`` and ``{lanes}`` filled in; to be run with parameters, if only ``()``."""
         # Composing costs more than a short query takes, and there are only a handful of texts.
         found = self._composed.get(text)
         if found is None:
@@ -116,12 +121,15 @@ class Queries:
         return found
 
     def rights(self) -> tuple[LiteralString, tuple[str, str]]:
-        """One row: outbox exists, is readable; core exists, is readable; whether each is partitioned."""
+        """One row: outbox exists, is readable; core exists, is readable; whether each is partitioned; whether row security
+        hides rows of either from us.
+        """
         return (
             "SELECT o IS NOT NULL, coalesce(has_table_privilege(o, 'SELECT'), false),"
             " c IS NOT NULL, coalesce(has_table_privilege(c, 'SELECT'), false),"
             " EXISTS (SELECT FROM pg_class WHERE oid = o AND relkind = 'p'),"
-            " EXISTS (SELECT FROM pg_class WHERE oid = c AND relkind = 'p')"
+            " EXISTS (SELECT FROM pg_class WHERE oid = c AND relkind = 'p'),"
+            " o IS NOT NULL AND row_security_active(o), c IS NOT NULL AND row_security_active(c)"
             " FROM (SELECT to_regclass(%s)::oid AS o, to_regclass(%s)::oid AS c) t",
             (self.outbox_text, self.core_text),
         )

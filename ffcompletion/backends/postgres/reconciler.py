@@ -177,7 +177,7 @@ class Reconciler:
         if own:
             return None
         if has_lanes and readable:
-            rows = await (await conn.execute(self._silent_queries.lanes(), prepare=False)).fetchall()
+            rows = await (await conn.execute(self._silent_queries.lanes(), (), prepare=False)).fetchall()
             lanes = [cast("str", lane) for (lane,) in rows] or None
         elif has_lanes:
             self._say(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Final, LiteralString, cast, final
+from collections.abc import Sequence
+from typing import Final, LiteralString, Self, cast, final
 
 import msgspec
 import psycopg
 
-from ffcompletion.backends.postgres.connection import Connection, Listener, Target, deadline, shut_down
+from ffcompletion.backends.postgres.connection import Connection, Listener, Target, deadline, is_direct, shut_down
+from ffcompletion.backends.postgres.errors import first_line
 from ffcompletion.backends.postgres.history import Identity, Issue
+from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.lookups import Lookups, fetch_outbox
+from ffcompletion.backends.postgres.names import quoted
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries, Query
 from ffcompletion.backends.postgres.rows import Row
@@ -21,21 +24,30 @@ __all__ = ["Session"]
 
 _OLDEST: Final = 15
 _OP: Final = "subscribe"
+# How often two connections are compared to tell whether a pooler gives each statement another server session.
+_COMPARED: Final = 3
 
 
 @final
 class Session:
-    """What the live reader reads through, until something breaks. Every exchange has a deadline."""
+    """What the outbox is read through, until something breaks. Every exchange has a deadline.
 
-    def __init__(self, target: Target, pool: Pool, queries: Queries, patience_s: float) -> None:
-        self._target = target
-        self._pool = pool
+    Made whole by ``open``, ended by ``aclose`` or ``abort``; never opened again.
+    """
+
+    def __init__(self, pool: Pool, queries: Queries, conn: Connection, inbox: Inbox, patience_s: float) -> None:
+        self.pool: Final = pool
         self._queries = queries
         self._timeout_s = patience_s
-        self._conn: Connection | None = None
-        self._echoed = asyncio.Event()
+        self._conn = conn
+        self._relations: list[int] = []
+        self._xmaxes: list[int] = []
+        self._core_plain = False
+        self._user = ""
+        self.inbox: Final = inbox
         self.listener: Listener | None = None
         self.in_recovery: bool = False
+        """This is a replica."""
         self.pooled: bool = False
         self.tuned: bool = False
         """Connections of this pool use neither parallel workers nor JIT."""
@@ -43,64 +55,71 @@ class Session:
         """The outbox is one table, not partitioned."""
         self.identity: Identity = Identity()
         self.has_core: bool = False
-        self.deaf_because: str = ""
-        self._core_plain = False
-        self._relations: list[int] = []
-        self._xmaxes: list[int] = []
-        self.user: str = ""
         self.core_problem: str = ""
+        self.polling_reason: str = ""
+        """Why nothing is heard, where nothing is: then completions are polled."""
+        self.restricted: Sequence[str] = ()
+        """Tables whose rows a policy may hide from us."""
 
-    async def open(
-        self, on_announce: Callable[[str], None], on_echo: Callable[[str], None], on_lost: Callable[[], None]
-    ) -> None:
+    @classmethod
+    async def open(cls, target: Target, pool: Pool, queries: Queries, patience_s: float) -> Self:
         """Connect, LISTEN, check. Raises driver errors, and ``Unavailable`` where the server lacks something."""
+        conn = await pool.reserve(patience_s)
+        session = cls(pool, queries, conn, Inbox(), patience_s)
+        try:
+            await session._listen(target)
+            await session._inspect()
+            await session._check_rights()
+            await session._check_numbering()
+            await session.identify()
+        except BaseException:
+            await session.aclose()
+            raise
+        return session
 
-        def echoed(nonce: str) -> None:
-            self._echoed.set()
-            on_echo(nonce)
-
-        listening = await self._target.connect()
-        listener = self.listener = Listener(listening, on_announce, echoed, on_lost)
+    async def _listen(self, target: Target) -> None:
+        listening = await target.connect()
+        listener = self.listener = Listener(listening, self.inbox)
+        with deadline(self._conn, self._timeout_s), deadline(listening, self._timeout_s):
+            # A pooler answers with a process id of its own making.
+            self.pooled = not await is_direct(self._conn)
+            if self.pooled and await _is_shared(listening, self._conn):
+                # LISTEN would stay behind in a session that is somebody else's the next moment.
+                await self._no_listener("a connection pooler in transaction mode is in between: LISTEN hears nothing")
+                return
         try:
             await listener.start(self._timeout_s)
         except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.ReadOnlySqlTransaction) as exc:
-            await self._no_listener(str(exc))
-        self._conn = await self._pool.getconn(self._timeout_s)
-        await self._inspect()
-        await self._check_rights()
-        await self._check_numbering()
-        await self.identify()
+            await self._no_listener(first_line(exc))
 
     async def _no_listener(self, why: str) -> None:
         listener, self.listener = self.listener, None
-        self.deaf_because = why.strip().split("\n", 1)[0]
+        self.polling_reason = why
         if listener is not None:
-            await listener.close()
+            await listener.aclose()
 
     async def _inspect(self) -> None:
         (row,) = await self.fetch(SERVER)
         facts = cast("tuple[int, bool, int, str, str, bool, int, str]", row)
-        version, self.in_recovery, pid, self.user, timeline, self.tuned, database, system = facts
+        version, self.in_recovery, _, self._user, timeline, self.tuned, database, system = facts
         self.identity = Identity(timeline, system, database)
         if version < _OLDEST * 10_000:
             raise Unavailable(_OP, f"PostgreSQL {version // 10_000} is too old; {_OLDEST} or later is needed")
-        # A pooler answers with a process id of its own making.
-        self.pooled = self._conn is not None and self._conn.info.backend_pid != pid
 
     async def _check_rights(self) -> None:
-        queries = self._queries
+        queries, user = self._queries, quoted(self._user)
         if queries.schema is not None:
             found = await self.fetch(queries.schema_exists(), (queries.schema,))
             if not found:
                 raise Unavailable(_OP, f"there is no schema {queries.schema!r} in this database")
             if not found[0][0]:
                 raise Unavailable(
-                    _OP, f"no right to use the schema; GRANT USAGE ON SCHEMA {queries.schema} TO {self.user}"
+                    _OP, f"no right to use the schema; GRANT USAGE ON SCHEMA {quoted(queries.schema)} TO {user}"
                 )
         text, values = queries.rights()
         (row,) = await self.fetch(text, values)
-        rights = cast("tuple[bool, bool, bool, bool, bool, bool]", row)
-        outbox, readable, core, core_readable, partitioned, core_partitioned = rights
+        rights = cast("tuple[bool, ...]", row)
+        outbox, readable, core, core_readable, partitioned, core_partitioned, hides, core_hides = rights
         self.plain, self._core_plain = not partitioned, not core_partitioned
         if not outbox:
             where = f"in schema {queries.schema!r}" if queries.schema else "on the search_path"
@@ -110,15 +129,16 @@ class Session:
                 " run `ffcompletion producers install URL`",
             )
         if not readable:
-            raise Unavailable(_OP, f"no right to read the outbox; GRANT SELECT ON {queries.outbox_text} TO {self.user}")
+            raise Unavailable(_OP, f"no right to read the outbox; GRANT SELECT ON {queries.outbox_text} TO {user}")
         self.core_problem = (
             f"there is no table {CORE}, so filters cannot be decided"
             if not core
-            else f"no right to read it; GRANT SELECT ON {queries.core_text} TO {self.user}"
+            else f"no right to read it; GRANT SELECT ON {queries.core_text} TO {user}"
             if not core_readable
             else ""
         )
         self.has_core = core and core_readable
+        self.restricted = [name for name, hidden in ((OUTBOX, hides), (CORE, core_hides)) if hidden]
 
     async def _check_numbering(self) -> None:
         rows = await self.fetch(*self._queries.numbering())
@@ -154,19 +174,14 @@ class Session:
 
     async def read(self, query: Query, values: Sequence[object]) -> list[Row]:
         """Rows of the outbox, in binary, and prepared where there is no pooler in between."""
-        conn = self._conn
-        if conn is None:
-            raise psycopg.OperationalError("not connected")
-        with deadline(conn, self._timeout_s):
-            return await fetch_outbox(conn, query, values, prepare=not self.pooled)
+        with deadline(self._conn, self._timeout_s):
+            return await fetch_outbox(self._conn, query, values, prepare=not self.pooled)
 
     async def fetch(
         self, query: LiteralString | bytes, values: Sequence[object] = (), *, read: bool = False
     ) -> list[Row]:
         """All rows. ``read``: binary, and prepared where there is no pooler in between."""
         conn = self._conn
-        if conn is None:
-            raise psycopg.OperationalError("not connected")
         with deadline(conn, self._timeout_s):
             async with conn.cursor(binary=read) as cursor:
                 await cursor.execute(query, values, prepare=read and not self.pooled)
@@ -174,11 +189,8 @@ class Session:
 
     async def execute(self, query: LiteralString, values: Sequence[object] = ()) -> None:
         """Run something that returns nothing of interest."""
-        conn = self._conn
-        if conn is None:
-            raise psycopg.OperationalError("not connected")
-        with deadline(conn, self._timeout_s):
-            await conn.execute(query, values, prepare=False)
+        with deadline(self._conn, self._timeout_s):
+            await self._conn.execute(query, values, prepare=False)
 
     async def owners(self) -> list[str]:
         """Transactions that hold a write lock on the outbox now."""
@@ -206,28 +218,52 @@ class Session:
             await self.execute(ECHO, (self.listener.echo_channel, nonce))
 
     async def first_echo(self, seconds: float) -> bool:
-        """Whether the listener hears anything at all. A pooler in transaction mode says yes to LISTEN and is deaf."""
+        """Whether the listener hears anything at all. Some poolers say yes to LISTEN and are deaf."""
         if self.listener is None:
             return False
         await self.echo("first")
         try:
             async with asyncio.timeout(seconds):
-                await self._echoed.wait()
+                await self.inbox.echo()
         except TimeoutError:
-            self.deaf_because = "LISTEN succeeded but nothing arrives; is this a connection pooler in transaction mode?"
+            self.polling_reason = "LISTEN succeeded but nothing arrives; is there a connection pooler in between?"
             return False
         return True
 
-    async def close(self) -> None:
-        """Give everything back, without waiting for the server."""
+    async def aclose(self) -> None:
+        """Give everything back, without waiting for the server. No task may be waiting on its connections."""
         listener, self.listener = self.listener, None
-        conn, self._conn = self._conn, None
+        try:
+            if listener is not None:
+                await listener.aclose()
+        finally:
+            await self.pool.putconn(self._conn)
+
+    def abort(self) -> None:
+        """The same at once, also where the loop is closed."""
+        listener, self.listener = self.listener, None
         if listener is not None:
-            await listener.close()
-        if conn is not None:
-            await self._pool.putconn(conn)
+            listener.abort()
+        self.pool.discard(self._conn)
 
     def shut_down(self) -> None:
         """Make whatever waits for the server fail at once, in its own task."""
-        if self._conn is not None:
-            shut_down(self._conn)
+        shut_down(self._conn)
+
+
+async def _is_shared(one: Connection, other: Connection) -> bool:
+    """Whether these two connections to a pooler get server sessions as they come, instead of one each for good.
+
+    A session that both were served by, or one connection served by two sessions, proves it.
+    """
+    mine = await _server_pid(one)
+    for _ in range(_COMPARED):
+        async with other.transaction():
+            if await _server_pid(other) == mine or await _server_pid(one) != mine:
+                return True
+    return False
+
+
+async def _server_pid(conn: Connection) -> int:
+    row = await (await conn.execute("SELECT pg_backend_pid()", prepare=False)).fetchone()
+    return 0 if row is None else int(row[0])

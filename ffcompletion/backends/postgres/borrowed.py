@@ -1,0 +1,129 @@
+"""The caller's own pool, as a source of connections like any other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final, final
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from ffcompletion.backends.postgres.connection import ONLY_WHEN_ASKED, Connection, deadline, is_direct, server_limit
+from ffcompletion.backends.postgres.errors import PoolBusy, first_line
+from ffcompletion.backends.postgres.queries import LIMIT
+from ffcompletion.contract.errors import Unavailable
+
+__all__ = ["BorrowedPool"]
+
+_GIVE_BACK_S: Final = 0.3
+_SWAP: Final = (
+    "SELECT before, set_config('statement_timeout', %s, false)"
+    " FROM (SELECT current_setting('statement_timeout') AS before OFFSET 0) s"
+)
+
+
+@final
+class BorrowedPool:
+    """The caller's own pool, who opens, sizes and closes it. Connections are given back as they were."""
+
+    def __init__(self, pool: AsyncConnectionPool[Connection], limit_s: float) -> None:
+        self._pool = pool
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._given_up: set[asyncio.Task[None]] = set()
+        # What was changed of those in use: how they prepare, and the server's limit, None where it was left alone.
+        self._before: dict[Connection, tuple[int | None, str | None]] = {}
+        self._direct: WeakKeyDictionary[Connection, bool] = WeakKeyDictionary()
+
+    async def getconn(self, timeout: float) -> Connection:  # noqa: ASYNC109  # as psycopg_pool has it
+        """See ``Pool``. Raises ``Unavailable`` for connections that cannot be used."""
+        return await self._lend(timeout, self._limit_s)
+
+    async def reserve(self, limit_s: float) -> Connection:
+        """See ``Pool``."""
+        return await self._lend(self._limit_s, limit_s)
+
+    async def _lend(self, timeout: float, limit_s: float) -> Connection:  # noqa: ASYNC109  # the same
+        try:
+            conn = await self._pool.getconn(timeout)
+        except (PoolTimeout, TooManyRequests) as exc:
+            raise PoolBusy(f"{first_line(exc)}; raise the pool's max_size or close streams") from exc
+        except PoolClosed as exc:
+            raise Unavailable("the pool given", first_line(exc)) from exc
+        try:
+            _check(conn)
+            direct = self._direct.get(conn)
+            if direct is None:
+                direct = self._direct[conn] = await is_direct(conn)
+            limit: str | None = None
+            if direct:
+                cursor = await conn.execute(_SWAP, (server_limit(limit_s),), prepare=False)
+                limit = ((await cursor.fetchone()) or (None,))[0]
+            self._before[conn] = conn.prepare_threshold, limit
+            conn.prepare_threshold = ONLY_WHEN_ASKED if direct else None
+        except BaseException:
+            await self._pool.putconn(conn)
+            raise
+        return conn
+
+    async def putconn(self, conn: Connection, /) -> None:
+        """See ``Pool``."""
+        if conn not in self._before:
+            return
+        conn.prepare_threshold, limit = self._before.pop(conn)
+        try:
+            if limit is not None and conn.pgconn.transaction_status == TransactionStatus.IDLE:
+                with contextlib.suppress(psycopg.Error), deadline(conn, _GIVE_BACK_S):
+                    await conn.execute(LIMIT, (limit,), prepare=False)
+        finally:
+            with contextlib.suppress(psycopg.Error, ValueError):
+                await self._pool.putconn(conn)
+
+    def discard(self, conn: Connection, /) -> None:
+        """See ``Pool``. No task may be waiting on it; the caller's pool replaces it."""
+        self._before.pop(conn, None)
+        conn.pgconn.finish()
+        if not self._loop.is_closed():
+            task = self._loop.create_task(self._give_up(conn), name="ffcompletion-postgres-discard")
+            self._given_up.add(task)
+            task.add_done_callback(self._given_up.discard)
+
+    async def _give_up(self, conn: Connection) -> None:
+        with contextlib.suppress(psycopg.Error, ValueError):
+            await self._pool.putconn(conn)
+
+    async def aclose(self) -> None:
+        """See ``Pool``: it is the caller's."""
+
+    def abort(self) -> None:
+        """See ``Pool``: it is the caller's."""
+
+    @asynccontextmanager
+    async def connection(self, timeout: float) -> AsyncGenerator[Connection]:  # noqa: ASYNC109  # the same
+        """See ``Pool``."""
+        conn = await self.getconn(timeout)
+        try:
+            yield conn
+        finally:
+            await self.putconn(conn)
+
+    async def drain(self) -> None:
+        """See ``Pool``: each idle connection is tried, and replaced where it is dead."""
+        with contextlib.suppress(psycopg.Error):
+            await self._pool.check()
+
+
+def _check(conn: Connection) -> None:
+    if not conn.autocommit:
+        raise Unavailable("the pool given", "its connections must be in autocommit; kwargs={'autocommit': True}")
+    encoding = conn.pgconn.parameter_status(b"client_encoding")
+    if encoding != b"UTF8":
+        shown = encoding.decode("ascii", "replace") if encoding else "unknown"
+        raise Unavailable(
+            "the pool given", f"its connections speak {shown}; kwargs={{'client_encoding': 'utf8', 'autocommit': True}}"
+        )
