@@ -104,8 +104,8 @@ class Receiver(Protocol):
         ...
 
     @property
-    def room(self) -> bool:
-        """Whether it can take more."""
+    def room(self) -> int:
+        """How many it can take."""
         ...
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
@@ -149,6 +149,11 @@ class Silent:
                 if self._start_ms is None or end.at_ms >= self._start_ms:
                     fresh.append(end)
         return sorted(fresh, key=lambda end: end.at_ms)
+
+    def forget(self, ends: Iterable[End]) -> None:
+        """They could not be handed out: the next look is to find them again."""
+        for end in ends:
+            self._known.pop(end.name, None)
 
     def end(self) -> None:
         """The look is complete."""
