@@ -101,7 +101,8 @@ class Reconciler:
     async def run(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
         """Until stopped. Each question is to be answered within so many seconds."""
         failed = False
-        look_at = 0.0
+        # Not at once: what a look is for has not had the time to happen, and streams are being opened.
+        look_at = time.monotonic() + self._interval_s
         while not self._stopping:
             due = time.monotonic() >= look_at
             try:
