@@ -194,10 +194,6 @@ class Queries:
         """
         return self._select(" WHERE e.event_id > %s ORDER BY e.event_id LIMIT %s")
 
-    def span(self) -> Query:
-        """Rows in ``(%s, %s]``, in no order: merging 256 sorted partitions costs ten times what probing them does."""
-        return self._select(" WHERE e.event_id > %s AND e.event_id <= %s")
-
     def picked(self) -> Query:
         """Rows whose id is in ``%s`` (bigint[]), in no order."""
         return self._select(" WHERE e.event_id = ANY(%s)")
