@@ -71,7 +71,7 @@ async def test_a_store_that_ends_in_silence_is_an_error(error: type[BaseExceptio
         assert backend.stats().streams == 0
 
 
-@pytest.mark.parametrize("answer", [b"\x02", "position", 7, object()], ids=repr)
+@pytest.mark.parametrize("answer", [b"\x02", "position", 7, object()], ids=lambda answer: type(answer).__name__)
 async def test_a_store_that_answers_what_is_no_checkpoint_is_refused(answer: object) -> None:
     async def loading() -> object:
         return answer

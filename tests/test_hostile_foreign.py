@@ -255,7 +255,7 @@ async def test_a_filter_that_cannot_be_read_is_refused_when_the_stream_is_opened
         assert backend.stats().streams == 0
 
 
-@pytest.mark.parametrize("answer", [None, 1, 0, "yes", [], object()], ids=repr)
+@pytest.mark.parametrize("answer", [None, 1, 0, "yes", [], object()], ids=lambda answer: type(answer).__name__)
 def test_only_a_plain_yes_admits(answer: object) -> None:
     """What is no bool withholds, and counts as undecided; nobody's truth value is asked for."""
 
