@@ -178,6 +178,10 @@ BEGIN
     DECLARE
         key    record;
         known  record;
+        phase  text;
+        state  text;
+        reason text;
+        facts  jsonb;
         now_ms constant bigint := (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
         event  bigint;
     BEGIN
@@ -186,17 +190,17 @@ BEGIN
             RAISE EXCEPTION 'outcome must be success, failed, cancelled, expired or skipped, not %', coalesce($2, 'NULL')
                 USING ERRCODE = 'invalid_parameter_value';
         END IF;
+        phase := CASE $2 WHEN 'cancelled' THEN 'cancelled' ELSE 'terminal' END;
+        state := CASE $2 WHEN 'success' THEN 'completed' ELSE $2 END;
+        reason := CASE $2 WHEN 'cancelled' THEN 'requested' END;
+        facts := ff_execution_facts($4, $5);
+        -- Not by `excluded`: reading it takes the right to read the column, results included.
         INSERT INTO ff_exec_core AS core (partition_key, execution_id, flow_id, lane_id, lifecycle_phase, public_state,
                                           cancellation_reason, created_at_ms, terminal_at_ms, result, raw_fields)
-        VALUES (key.partition_key, key.id, $3, $7,
-                CASE $2 WHEN 'cancelled' THEN 'cancelled' ELSE 'terminal' END,
-                CASE $2 WHEN 'success' THEN 'completed' ELSE $2 END,
-                CASE $2 WHEN 'cancelled' THEN 'requested' END, now_ms, now_ms, $6, ff_execution_facts($4, $5))
+        VALUES (key.partition_key, key.id, $3, $7, phase, state, reason, now_ms, now_ms, $6, facts)
         ON CONFLICT (partition_key, execution_id) DO UPDATE SET
-            lifecycle_phase = excluded.lifecycle_phase, public_state = excluded.public_state,
-            cancellation_reason = excluded.cancellation_reason, terminal_at_ms = excluded.terminal_at_ms,
-            result = excluded.result, flow_id = coalesce(excluded.flow_id, core.flow_id),
-            raw_fields = core.raw_fields || excluded.raw_fields
+            lifecycle_phase = phase, public_state = state, cancellation_reason = reason, terminal_at_ms = now_ms,
+            result = $6, flow_id = coalesce($3, core.flow_id), raw_fields = core.raw_fields || facts
         RETURNING core.flow_id, core.raw_fields->>'namespace' AS namespace INTO known;
         INSERT INTO ff_completion_event (partition_key, execution_id, flow_id, outcome, namespace, occurred_at_ms)
         VALUES (key.partition_key, key.id, known.flow_id, $2, known.namespace, now_ms)
@@ -249,7 +253,7 @@ BEGIN
 
     -- Whoever calls them, they write to these tables and to no others of the same name.
     FOR made IN
-        SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = current_schema()::regnamespace
+        SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = quote_ident(current_schema())::regnamespace
         AND p.proname IN ('ff_flow_partition', 'ff_new_execution_id', 'ff_parse_execution_id', 'ff_submit_execution',
                           'ff_execution_facts', 'ff_emit_completion', 'ff_prune_completions')
     LOOP

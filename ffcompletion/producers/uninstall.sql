@@ -20,7 +20,7 @@ BEGIN
     DROP TABLE ff_completion_event;
     DROP TABLE ff_exec_core;
     FOR made IN
-        SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = current_schema()::regnamespace
+        SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = quote_ident(current_schema())::regnamespace
         AND p.proname IN ('ff_flow_partition', 'ff_new_execution_id', 'ff_parse_execution_id', 'ff_submit_execution',
                           'ff_execution_facts', 'ff_emit_completion', 'ff_prune_completions', 'ff_announce_completions')
     LOOP

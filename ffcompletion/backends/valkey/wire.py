@@ -59,7 +59,7 @@ def decode_batch(messages: Sequence[bytes]) -> list[CompletionPayload]:
     # One line for each, or a message that holds a line break would be read as several.
     if text.count("\n") == len(messages) - 1:
         found: list[tuple[str, str, str]] = _AS_WRITTEN.findall(text)
-        if len(found) == len(messages):
+        if len(found) == len(messages) and _NO_FLOW not in text:
             return [
                 CompletionPayload(trusted_execution_id(id_), outcome, None, 0, trusted_flow_id(flow))
                 for flow, outcome, id_ in found
