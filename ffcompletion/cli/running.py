@@ -33,8 +33,11 @@ def run(work: Coroutine[object, object, int]) -> None:
     raise typer.Exit(status)
 
 
-def duration(text: str) -> timedelta:
+def duration(text: str | timedelta) -> timedelta:
     """``90s``, ``15m``, ``24h``, ``7d``; a number alone is seconds. Raises ``BadParameter``."""
+    if isinstance(text, timedelta):
+        # An option's own default.
+        return text
     found = _DURATION.fullmatch(text.strip())
     if found is None:
         raise typer.BadParameter(f"{text!r} is no duration; write 90s, 15m, 24h or 7d")
