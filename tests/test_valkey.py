@@ -161,8 +161,8 @@ async def test_a_missing_right_is_named(valkey: ValkeyWorld, rules: list[str], f
         assert "ACL SETUSER" in str(caught.value)
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-RULES = {line.split()[2]: line.split() for line in README.splitlines() if line.startswith("ACL SETUSER")}
+OPERATIONS = (Path(__file__).parent.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+RULES = {line.split()[2]: line.split() for line in OPERATIONS.splitlines() if line.startswith("ACL SETUSER")}
 
 
 @pytest.mark.parametrize("user", RULES)

@@ -13,6 +13,7 @@ from ffcompletion import __version__
 from ffcompletion.cli import attaching
 from ffcompletion.cli.board import board
 from ffcompletion.cli.demo import run_demo
+from ffcompletion.cli.describe import describe
 from ffcompletion.cli.doctor import doctor
 from ffcompletion.cli.producing import producers
 from ffcompletion.cli.running import run
@@ -38,6 +39,7 @@ attaching.register(app)
 
 app.command()(board)
 app.command()(doctor)
+app.command()(describe)
 
 
 class _Which(StrEnum):

@@ -29,7 +29,7 @@ from ffcompletion.contract.protocols import Backend
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
 
-__all__ = ["COLOURS", "TailOptions", "as_json", "as_text", "ends_on_interrupt", "run_tail"]
+__all__ = ["COLOURS", "TailOptions", "as_json", "as_text", "ends_on_interrupt", "printable", "run_tail"]
 
 COLOURS = {
     Outcome.SUCCESS: "green",
@@ -87,15 +87,16 @@ def as_text(completion: CompletionPayload, *, attached: str | None = None) -> Te
     at = datetime.fromtimestamp(completion.produced_at_ms / 1000 or time.time()).astimezone()
     outcome = completion.outcome or "(none)"
     line = Text(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
-    line.append(f"{_printable(outcome):<10}", style=COLOURS[completion.kind])
+    line.append(f"{printable(outcome):<10}", style=COLOURS[completion.kind])
     key = None if attached is None else attached_key(completion.execution_id, attached)
-    line.append(_printable(completion.execution_id) if key is None else f"{attached} {key}", style="default")
+    line.append(printable(completion.execution_id) if key is None else f"{attached} {key}", style="default")
     if completion.flow_id is not None:
         line.append(f"  flow {completion.flow_id}", style="dim")
     return line
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text with control characters shown, so that nothing from the wire is sent to the terminal."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
@@ -171,7 +172,7 @@ async def _stream(backend: Backend, options: TailOptions) -> AsyncGenerator[Asyn
 
 def _print_totals(totals: Counter[str], seconds: float) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    parts = ", ".join(f"{_printable(outcome) or '(none)'} {number}" for outcome, number in sorted(totals.items()))
+    parts = ", ".join(f"{printable(outcome) or '(none)'} {number}" for outcome, number in sorted(totals.items()))
     console.print(
         f"{totals.total()} completions in {seconds:.1f} s{': ' + parts if parts else ''}", style="bold", markup=False
     )

@@ -196,7 +196,7 @@ async def _subscribing(wire: Wire, options: Options, user: str) -> Finding:
             await listening.ask("SUBSCRIBE", _CHANNEL)
         except Refused as exc:
             return Finding("announcements", FAILURE, str(exc), f"ACL SETUSER {user} +subscribe &{_CHANNEL}")
-        rule = f"ACL SETUSER {user} +publish &ffcompletion:echo:*"
+        rule = f"ACL SETUSER {user} (+publish +subscribe +unsubscribe &ffcompletion:echo:*)"
         try:
             await listening.ask("SUBSCRIBE", echo)
             before = time.monotonic()
