@@ -39,6 +39,7 @@ app.add_typer(producers, name="producers")
 
 _TROUBLE = 2
 _INTERRUPTED = 130
+_NOBODY_READS = 141
 app.command()(board)
 app.command()(doctor)
 
@@ -87,6 +88,9 @@ def _run(work: Coroutine[object, object, int]) -> None:
         raise typer.Exit(_TROUBLE) from None
     except KeyboardInterrupt:
         raise typer.Exit(_INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read has had enough, and everybody knows how that is reported.
+        raise typer.Exit(_NOBODY_READS) from None
     raise typer.Exit(status)
 
 
