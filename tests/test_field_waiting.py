@@ -50,6 +50,9 @@ class _Away:
     async def subscribe_completions(self, /) -> Any:
         return await ffc.connect("memory://").subscribe_completions()
 
+    async def subscribe_completions_filtered(self, filter: ffc.CompletionFilter, /) -> Any:
+        raise NotImplementedError
+
     async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> Any:
         raise NotImplementedError
 
