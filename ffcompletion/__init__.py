@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.assertion import assert_completion_backend
-from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
+from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, LeasingStore
 from ffcompletion.contract.combining import all_of, any_of, matching
 from ffcompletion.contract.cursor import CursorFamily, StreamCursor
 from ffcompletion.contract.errors import (
@@ -47,9 +47,10 @@ from ffcompletion.urls import connect
 
 if TYPE_CHECKING:
     from ffcompletion import sync
+    from ffcompletion.consumers.checkpointing import checkpointed
     from ffcompletion.consumers.checkpoints import FileCheckpoints
     from ffcompletion.consumers.generators import stream_of
-    from ffcompletion.consumers.processing import checkpointed
+    from ffcompletion.consumers.progress import Processed
     from ffcompletion.consumers.sharing import broadcast
     from ffcompletion.consumers.waiting import as_completed, wait_for_all, wait_for_completion, wait_for_flow
 
@@ -73,10 +74,12 @@ __all__ = [
     "FileCheckpoints",
     "FlowId",
     "FlowReader",
+    "LeasingStore",
     "Namespace",
     "NotFound",
     "Observer",
     "Outcome",
+    "Processed",
     "ResourceExhausted",
     "ResumableBackend",
     "ResumableCompletionBackend",
@@ -110,9 +113,10 @@ __version__ = "0.1.0"
 # Loaded when first used: they need asyncio, which costs more to import than everything above.
 _LATER = {
     "FileCheckpoints": "consumers.checkpoints",
+    "Processed": "consumers.progress",
     "as_completed": "consumers.waiting",
     "broadcast": "consumers.sharing",
-    "checkpointed": "consumers.processing",
+    "checkpointed": "consumers.checkpointing",
     "stream_of": "consumers.generators",
     "sync": "sync",
     "wait_for_all": "consumers.waiting",

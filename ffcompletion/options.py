@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
     from ffcompletion.backends.postgres.connection import Connection
+    from ffcompletion.delivery.credentials import Password
 
 __all__ = ["CommonOptions", "ConnectOptions", "MemoryOptions", "PostgresOptions", "ValkeyOptions"]
 

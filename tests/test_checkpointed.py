@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.backends.postgres import PostgresCheckpoints
-from ffcompletion.consumers.processing import Progress
+from ffcompletion.consumers.progress import Progress
 from tests.worlds import PostgresWorld, World, done, eventually, nothing
 
 ID = "{fp:7}:550e8400-e29b-41d4-a716-%012d"
@@ -244,9 +244,9 @@ async def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None
             await anext(completions)
         before = path.read_bytes()
         wrong: list[tuple[str, Any, str]] = [
-            ("a", {"filter": None}, "namespace='x'"),
-            ("a", {"filter": ffc.ScannerFilter("y")}, "namespace='y'"),
-            ("a", {"filter": ffc.ScannerFilter("x", ("k", "v"))}, "tag="),
+            ("a", {"filter": None}, '"namespace":"x"'),
+            ("a", {"filter": ffc.ScannerFilter("y")}, '"namespace":"y"'),
+            ("a", {"filter": ffc.ScannerFilter("x", ("k", "v"))}, "tag"),
             ("a", {"filter": ffc.ScannerFilter("x"), "partitions": range(3)}, "partitions"),
             ("b", {"filter": ffc.ScannerFilter("x")}, "belongs to 'a'"),
         ]
@@ -256,7 +256,7 @@ async def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None
                     pass
         assert backend.stats().streams == 0
     async with ffc.connect("postgresql://127.0.0.1:1/x") as other:
-        with pytest.raises(ffc.Validation, match="MemoryBackend"):
+        with pytest.raises(ffc.Validation, match="stream cursors"):
             async with ffc.checkpointed(other, store, "a", ffc.ScannerFilter("x")):
                 pass
     # The same class, but another log.
@@ -337,8 +337,7 @@ async def test_the_table(postgres: PostgresWorld) -> None:
         await store.save("a", CHECKPOINT)
         assert await store.load("a") == CHECKPOINT
         await postgres.drop_connections()
-        with pytest.raises(ffc.Transport):
-            await store.load("a")
+        # On a fresh one, once more.
         assert await store.load("a") == CHECKPOINT
     with pytest.raises(ffc.Unavailable, match="closed"):
         await store.load("a")

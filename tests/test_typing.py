@@ -1,85 +1,104 @@
-"""The typing proof: a user's program is accepted by both checkers, and each wrong line is an error in both."""
+"""The typing proof, against the built wheel: users' programs are accepted by every checker, each wrong line refused."""
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.typing import public
+from tests.typing.checkers import CHECKERS, Found, installed, programs
+
 HERE = Path(__file__).parent / "typing"
-ROOT = HERE.parent.parent
+# Each checker starts once, for all of it; the slowest takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(400)
 
 
-def _mypy(path: Path) -> set[int]:
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--output=json", "--config-file=", "--no-warn-unused-ignores", str(path)],
-        cwd=ROOT, capture_output=True, text=True, check=False, env=None,
-    )  # fmt: skip
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {item["line"] for item in found if item["severity"] == "error" and Path(item["file"]).name == path.name}
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with our wheel."""
+    return installed(tmp_path_factory.mktemp("installed"))
 
 
-def _pyright(path: Path) -> set[int]:
-    done = subprocess.run(
-        [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, str(path)],
-        cwd=HERE, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    found = json.loads(done.stdout)["generalDiagnostics"]
-    return {item["range"]["start"]["line"] + 1 for item in found if item["severity"] == "error"}
+@pytest.fixture(scope="module")
+def found(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Found]:
+    """What each checker says of all programs."""
+    folder = tmp_path_factory.mktemp("programs") / "checked"
+    programs(folder)
+    (folder / "revealing.py").write_text(public.program())
+    return functools.cache(lambda checker: CHECKERS[checker](folder, python))
 
 
-CHECKERS = pytest.mark.parametrize("checker", [_mypy, _pyright], ids=["mypy", "basedpyright"])
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_what_a_user_writes_is_accepted(checker: str, found: Callable[[str], Found]) -> None:
+    """No error in the accepted programs, nor in any block of README and docs, as pasted."""
+    wrong = {
+        f"{name}:{line}": message
+        for name, lines in found(checker).items()
+        for line, message in lines.items()
+        if line > 0 and name not in ("rejected.py", "revealing.py")
+    }
+    assert not wrong
 
 
-@CHECKERS
-def test_a_user_s_program_is_accepted(checker: object) -> None:
-    """No error in it."""
-    assert callable(checker)
-    assert checker(HERE / "accepted.py") == set()
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_each_wrong_line_is_rejected(checker: str, found: Callable[[str], Found]) -> None:
+    """The marked lines, and no other; where a class is no backend, the member is named that it lacks."""
+    lines = (HERE / "rejected.py").read_text().splitlines()
+    said = found(checker)["rejected.py"]
+    assert {number for number, line in enumerate(lines, 1) if line.endswith("# rejected")} == {n for n in said if n > 0}
 
 
-@CHECKERS
-def test_each_wrong_line_is_rejected(checker: object) -> None:
-    """The marked lines, and no other."""
-    assert callable(checker)
-    path = HERE / "rejected.py"
-    marked = {number for number, line in enumerate(path.read_text().splitlines(), 1) if line.endswith("# rejected")}
-    assert checker(path) == marked
+def test_the_types_of_public_names_are_pinned(found: Callable[[str], Found]) -> None:
+    """As two checkers see them; ``python -m tests.typing.public`` pins them anew."""
+    types = public.revealed({name: found(name) for name in ("mypy", "basedpyright")})
+    assert types == json.loads(public.PINNED.read_text())
+    assert all(each["mypy"] and each["basedpyright"] for each in types.values())
 
 
-def test_the_types_of_public_names_are_pinned() -> None:
-    """As both checkers see them; ``python -m tests.typing.public`` pins them anew."""
-    from tests.typing.public import PINNED, revealed
-
-    found = revealed()
-    assert found == json.loads(PINNED.read_text())
-    assert all(types["mypy"] and types["basedpyright"] for types in found.values())
-
-
-def test_every_exported_symbol_has_a_known_type() -> None:
+def test_every_exported_symbol_has_a_known_type(python: Path, tmp_path: Path) -> None:
     """``--verifytypes``: 100 %."""
     done = subprocess.run(
-        [sys.executable, "-m", "basedpyright", "--verifytypes", "ffcompletion", "--ignoreexternal", "--outputjson",
-         "--pythonpath", sys.executable],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        [
+            sys.executable, "-m", "pyright", "--verifytypes", "ffcompletion", "--ignoreexternal", "--outputjson",
+            "--pythonpath", str(python),
+        ],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    found = json.loads(done.stdout)["typeCompleteness"]
+    found = json.loads(done.stdout[done.stdout.find("{") :])["typeCompleteness"]
     unknown = [s["name"] for s in found["symbols"] if s["isExported"] and s["diagnostics"] and not s["isTypeKnown"]]
     assert not unknown
     assert found["completenessScore"] == 1
 
 
-@pytest.mark.timeout(240)
-def test_the_package_is_what_its_annotations_say(tmp_path: Path) -> None:
-    """stubtest, on ourselves: what type checkers read is there at run time."""
+def test_the_package_is_what_its_annotations_say(python: Path, tmp_path: Path) -> None:
+    """stubtest, on the wheel: what type checkers read is there at run time."""
     done = subprocess.run(
         [
-            str(Path(sys.executable).with_name("stubtest")), "--ignore-missing-stub", "--concise",
+            str(python), "-m", "mypy.stubtest", "--ignore-missing-stub", "--concise",
             "--allowlist", str(HERE / "stubtest_allowlist.txt"), "--ignore-unused-allowlist", "ffcompletion",
         ],
+        cwd=tmp_path, env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_example_for_pytest_does_what_its_text_says(python: Path, tmp_path: Path) -> None:
+    """Pasted into a file and run: no clause fails."""
+    programs(tmp_path / "programs")
+    (pasted,) = (path for path in (tmp_path / "programs").glob("writing*.py") if "BackendContract" in path.read_text())
+    test = tmp_path / "test_pasted.py"
+    test.write_text(pasted.read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", str(test)],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout

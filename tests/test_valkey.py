@@ -45,7 +45,7 @@ async def test_an_error_of_our_own_ends_nothing(
 ) -> None:
     """The pump logs it, counts a gap, and goes on."""
     async with valkey.backend() as backend, ffc.subscribe(backend) as stream:
-        monkeypatch.setattr(supervisor, "decode", lambda raw: 1 / 0)
+        monkeypatch.setattr(supervisor, "decode_batch", lambda messages: 1 / 0)
         await valkey.announce(done())
         await eventually(lambda: backend.stats().gaps == 1)
         monkeypatch.undo()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffcompletion.backends.valkey import keys
-from ffcompletion.backends.valkey.wire import decode
-from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.backends.valkey.wire import decode, decode_batch
+from ffcompletion.contract.ids import ExecutionId, FlowId
 
 E = "{fp:223}:4a212215-5b9d-41a4-b0c7-49edc59bcccd"
 F = "a76a8496-6e9c-457a-8727-b5169796f3cd"
@@ -97,6 +97,45 @@ def test_a_damaged_announcement_is_total(noise: bytes, at: int) -> None:
     """Real bytes with noise in the middle."""
     raw = json.dumps({"execution_id": E, "flow_id": F, "outcome": "success"}).encode()
     decode(raw[:at] + noise + raw[at:])
+
+
+AS_WRITTEN = f'{{"flow_id":"{F}","outcome":"success","execution_id":"{E}"}}'.encode()
+LINES = st.sampled_from(
+    [
+        AS_WRITTEN,
+        AS_WRITTEN.replace(b"success", b""),
+        AS_WRITTEN.replace(b"success", b"a\\/b"),
+        AS_WRITTEN.replace(b"223", b"65536"),
+        AS_WRITTEN.replace(b"223", b"9999"),
+        AS_WRITTEN.replace(b"223", b"+7"),
+        AS_WRITTEN.upper(),
+        AS_WRITTEN + b"\n",
+        AS_WRITTEN + b"\n" + AS_WRITTEN,
+        b"\n" + AS_WRITTEN,
+        b"x\n" + AS_WRITTEN,
+        AS_WRITTEN + b" ",
+        AS_WRITTEN[:-1] + b",",
+        b'{"x":[1,{}',
+        b'{}],"execution_id":"' + E.encode() + b'","flow_id":"' + F.encode() + b'"}',
+        json.dumps({"execution_id": E, "flow_id": F, "outcome": "failed"}).encode(),
+        b"",
+        b"\xff",
+    ]
+)
+
+
+@given(st.lists(LINES | st.binary(max_size=20), max_size=6))
+def test_a_batch_is_decoded_as_each_by_itself(messages: list[bytes]) -> None:
+    """Whatever else is in the batch: nothing hides, joins or splits its neighbours."""
+    assert decode_batch(messages) == [payload for raw in messages if (payload := decode(raw)) is not None]
+
+
+def test_ids_of_a_batch_are_ids() -> None:
+    """With all that theirs offer."""
+    (payload,) = decode_batch([AS_WRITTEN])
+    assert type(payload.execution_id) is ExecutionId
+    assert type(payload.flow_id) is FlowId
+    assert (payload.execution_id.partition, str(payload.flow_id.uuid)) == (223, F)
 
 
 def test_keys_are_double_tagged_and_the_tag_is_rebuilt() -> None:

@@ -17,8 +17,8 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from ffcompletion.consumers.checkpointing import checkpointed
 from ffcompletion.consumers.checkpoints import FileCheckpoints
-from ffcompletion.consumers.processing import checkpointed
 from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport

@@ -11,11 +11,11 @@ import tempfile
 import threading
 import zlib
 from pathlib import Path
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import msgspec
 
-from ffcompletion.contract.checkpoint import Checkpoint
+from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.text import check_text
@@ -25,6 +25,8 @@ __all__ = ["FileCheckpoints"]
 
 # A name and a filter as long as they like, and still nothing that is worth reading if it is longer.
 _LONGEST: Final = 1 << 20
+# Seconds between looks at a lock that another holds.
+_LEASE_S: Final = 0.2
 _NO_FILE: Final = "it is no regular file"
 
 
@@ -58,6 +60,39 @@ class FileCheckpoints:
         except (ValueError, OSError) as exc:
             raise Validation("checkpoint", f"{path!r} cannot be the name of a file") from exc
         self._turn = threading.Lock()
+        self._lease: int | None = None
+
+    async def acquire(self, name: str, /, *, wait: bool) -> None:
+        """Lock ``<path>.lock``, which stays there; the system unlocks it when the process ends, however it does.
+
+        Where another holds it, in this process too: wait, or raise ``Unavailable``. On a network's file system a lock
+        is as good as that is.
+        """
+        if self._lease is not None:
+            raise self._leased(name)
+        try:
+            # Beside the file, which is replaced by every save.
+            handle = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as exc:
+            raise self._refused(exc) from exc
+        try:
+            while not _locked(handle):
+                if not wait:
+                    raise self._leased(name)
+                await asyncio.sleep(_LEASE_S)
+        except BaseException:
+            os.close(handle)
+            raise
+        self._lease = handle
+
+    async def release(self, name: str, /) -> None:  # noqa: ARG002  # the Protocol's; a file has one name
+        """Unlock it. Idempotent."""
+        handle, self._lease = self._lease, None
+        if handle is not None:
+            os.close(handle)
+
+    def _leased(self, name: str) -> Unavailable:
+        return Unavailable("lease", f"another consumer runs {name!r} with {self._shown}")
 
     async def load(self, name: str, /) -> Checkpoint | None:
         """The file's checkpoint; None if there is no file. Raises ``Validation`` and ``Unavailable``."""
@@ -145,6 +180,16 @@ class FileCheckpoints:
         )
 
 
+def _locked(handle: int) -> bool:
+    import fcntl  # noqa: PLC0415  # POSIX only, as leases of files are
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _keep(handle: int, former: os.stat_result) -> None:
     """Owner and mode of the file that is replaced. Raises ``OSError`` where the owner cannot be kept."""
     made = os.fstat(handle)
@@ -160,3 +205,7 @@ def _keep(handle: int, former: os.stat_result) -> None:
 
 def _crc32(*fields: str) -> int:
     return zlib.crc32("\0".join(fields).encode())
+
+
+if TYPE_CHECKING:
+    _: type[LeasingStore] = FileCheckpoints

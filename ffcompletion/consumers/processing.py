@@ -1,17 +1,18 @@
-"""``checkpointed``: every completion processed at least once, over restarts."""
+"""What ``checkpointed`` returns: the loop, the run, and the position that is stored behind them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Final, Self, final
 
-from ffcompletion.consumers.selection import selection_text
+from ffcompletion.consumers.handling import handled
+from ffcompletion.consumers.progress import Processed, Progress
+from ffcompletion.consumers.selection import cursor_family, former_selection_text, own_family, selection_text
 from ffcompletion.consumers.shards import position_of
 from ffcompletion.consumers.subscribing import open_stream
-from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
+from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease, LeasingStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.payload import CompletionPayload
@@ -21,7 +22,7 @@ from ffcompletion.foreign.awaiting import called
 from ffcompletion.foreign.calling import name_of
 from ffcompletion.foreign.logs import logger
 
-__all__ = ["Checkpointed", "Progress", "checkpointed"]
+__all__ = ["Checkpointed"]
 
 _log: Final = logger("ffcompletion.checkpoints")
 
@@ -29,71 +30,6 @@ _log: Final = logger("ffcompletion.checkpoints")
 _IDLE_S: Final = 5.0
 # A store that was cancelled in the middle of a save is given so long to notice.
 _GIVE_UP_S: Final = 1.0
-
-
-def checkpointed(
-    backend: CompletionBackend,
-    store: CheckpointStore,
-    name: str,
-    filter: CompletionFilter | None = None,  # noqa: A002  # the contract's own word
-    *,
-    start: StreamCursor | None = None,
-    partitions: Collection[int] | None = None,
-    results: bool = False,
-    save_interval: float = 0.1,
-    selection: str | None = None,
-) -> Checkpointed:
-    """Go on where the consumer called ``name`` stopped, and remember how far it has come.
-
-    ::
-
-        async with checkpointed(backend, FileCheckpoints("promoter.cursor"), "promoter") as completions:
-            async for completion in completions:
-                await promote(completion)
-
-    The cursor is stored behind the consumer, at most every ``save_interval`` seconds: only what the loop's body has
-    ended for, and everything before it. So each completion is processed at least once, and the last few again after a
-    crash. The one in hand when the loop is left, by ``break`` as by an error, counts as not processed, unless
-    ``commit()`` was called. ``run`` processes several at once.
-
-    - ``start``: where to begin if nothing is stored yet; None is from now, and stored at once.
-    - ``filter``, ``partitions``, ``results``: as for ``subscribe``. A checkpoint that was stored for others, or for another kind of
-      backend, is refused with ``Validation`` and left as it is.
-    - ``selection``: what a filter of your own admits, in words that change when it does. Needed with any filter but
-      ``ScannerFilter``, because two objects of one class may admit different things, and what the one did not admit
-      would be passed over for the other.
-
-    Entering raises ``Unavailable`` if the backend is not resumable, and what subscribing and ``store`` raise. What
-    ``store.save`` raises later, the loop raises.
-    """
-    return Checkpointed(backend, store, name, filter, start, partitions, results, save_interval, selection)
-
-
-@final
-class Progress:
-    """What has been handed out, and what of it is done: how far everything is."""
-
-    def __init__(self) -> None:
-        self._open: deque[tuple[StreamCursor, list[bool]]] = deque()
-        self.cursor: StreamCursor | None = None
-        """Everything handed out up to here is done; None while nothing is."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether anything handed out is not done."""
-        return bool(self._open)
-
-    def begin(self, cursor: StreamCursor) -> Callable[[], None]:
-        """Something is handed out, after which the stream stands at ``cursor``. Call what is returned when done."""
-        done = [False]
-        self._open.append((cursor, done))
-
-        def finish() -> None:
-            done[0] = True
-            while self._open and self._open[0][1][0]:
-                self.cursor = self._open.popleft()[0]
-
-        return finish
 
 
 @final
@@ -111,7 +47,10 @@ class Checkpointed:
         results: bool,
         save_interval: float,
         selection: str | None,
+        lease: Lease,
     ) -> None:
+        if lease not in ("none", "raise", "wait"):
+            raise Validation("lease", f"{lease!r} is none of none, raise, wait")
         if not save_interval >= 0:
             raise Validation("save_interval", "must be at least 0 seconds")
         self._backend = backend
@@ -119,6 +58,8 @@ class Checkpointed:
         self._name = check_text("checkpoint", "the name", name)
         self._filter = wanted
         self._selection = selection_text(wanted, partitions, selection)
+        self._former = former_selection_text(wanted, partitions, selection)
+        self._lease = lease
         self._start = start or StreamCursor.empty()
         self._partitions = partitions
         self._results = results
@@ -132,8 +73,33 @@ class Checkpointed:
         self._leaving = asyncio.Event()
         self._saving = asyncio.Lock()
         self._failed: BaseException | None = None
+        self._stopped = False
+        self._closing: asyncio.Task[None] | None = None
+        self._working: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
+        leasing = self._leasing()
+        if leasing is not None:
+            await called("lease a checkpoint", lambda: leasing.acquire(self._name, wait=self._lease == "wait"))
+        try:
+            return await self._begin()
+        except BaseException:
+            await self._give_back()
+            raise
+
+    def _leasing(self) -> LeasingStore | None:
+        if self._lease == "none":
+            return None
+        if isinstance(self._store, LeasingStore):
+            return self._store
+        raise Unavailable("lease", f"{name_of(self._store)} cannot keep a name for one consumer")
+
+    async def _give_back(self) -> None:
+        leasing = self._leasing()
+        if leasing is not None:
+            await called("give back a lease", lambda: leasing.release(self._name))
+
+    async def _begin(self) -> Self:
         stored = _checked(await called("load a checkpoint", lambda: self._store.load(self._name)))
         if stored is not None:
             self._check(stored)
@@ -162,8 +128,13 @@ class Checkpointed:
             if error is None:
                 self._raise_failure()
         finally:
-            if self._stream is not None:
-                await self._stream.aclose()
+            try:
+                if self._stream is not None:
+                    await self._stream.aclose()
+                if self._closing is not None:
+                    await asyncio.wait([self._closing])
+            finally:
+                await self._give_back()
 
     def __aiter__(self) -> Self:
         return self
@@ -178,19 +149,50 @@ class Checkpointed:
         self._done_in_hand()
         await self._save()
 
-    async def run(self, handler: Callable[[CompletionPayload], Awaitable[object]], *, concurrency: int = 1) -> None:
-        """Call ``handler`` for each completion, up to ``concurrency`` at once, until the backend is closed.
+    def stop(self, *, drain: bool = True) -> None:
+        """End the loop, or the ``run``, without closing the backend: nothing more is handed out.
 
-        The cursor follows the oldest that is not done. What a handler raises cancels the others and is raised here.
-        Completions of one execution (it was replayed) may be in work at once.
+        ``run`` then waits for what is in work, stores the position and returns; with ``drain=False`` it cancels what
+        is in work instead, which comes again next time. May be called from any task, or by a signal's handler
+        (``loop.add_signal_handler(SIGTERM, completions.stop)``), also before ``run`` has begun. Idempotent.
         """
-        if concurrency < 1:
-            raise Validation("concurrency", "must be at least 1")
+        self._stopped = True
+        if self._stream is not None and self._closing is None:
+            # Wakes whoever waits for the next one; what the stream has not yielded comes again next time.
+            self._closing = asyncio.create_task(self._stream.aclose(), name="ffcompletion-stop")
+        if not drain:
+            for task in self._working:
+                task.cancel()
+
+    async def run(
+        self,
+        handler: Callable[[CompletionPayload], Awaitable[object]],
+        *,
+        concurrency: int = 1,
+        attempts: int = 1,
+        failed: Callable[[CompletionPayload, Exception], Awaitable[object]] | None = None,
+    ) -> Processed:
+        """Call ``handler`` for each completion, up to ``concurrency`` at once, until ``stop()`` or the backend's end.
+
+        The cursor follows the oldest that is not done. Completions of one execution (it was replayed) may be in work at
+        once. Returns how far it came, when that is stored.
+
+        A handler that raises is called again, up to ``attempts`` times in all, with growing pauses. What keeps failing
+        goes to ``failed``, with the last error; once that has returned it counts as done. Without ``failed`` (and where
+        that raises) the error cancels the others and is raised here: nothing is skipped.
+        """
+        if concurrency < 1 or attempts < 1:
+            raise Validation("concurrency", "concurrency and attempts must be at least 1")
         slots = asyncio.Semaphore(concurrency)
+        processed = given_up = 0
 
         async def work(completion: CompletionPayload, finish: Callable[[], None]) -> None:
+            nonlocal processed, given_up
             try:
-                await called("the handler", lambda: handler(completion))
+                if await handled(handler, completion, attempts, failed):
+                    processed += 1
+                else:
+                    given_up += 1
                 finish()
                 self._dirty.set()
             finally:
@@ -203,15 +205,21 @@ class Checkpointed:
                     try:
                         completion, finish = await self._next()
                     except StopAsyncIteration:
-                        return
-                    group.create_task(work(completion, finish), name="ffcompletion-work")
+                        break
+                    task = group.create_task(work(completion, finish), name="ffcompletion-work")
+                    self._working.add(task)
+                    task.add_done_callback(self._working.discard)
         except BaseExceptionGroup as group_exc:
             raise group_exc.exceptions[0] from group_exc.exceptions[0].__cause__
+        await self._save()
+        return Processed(processed=processed, failed=given_up, cursor=self._saved)
 
     async def _next(self) -> tuple[CompletionPayload, Callable[[], None]]:
         self._raise_failure()
         if self._stream is None or self._leaving.is_set():
             raise Unavailable("checkpointed", "use it inside its `async with` block")
+        if self._stopped:
+            raise StopAsyncIteration
         try:
             completion = await self._stream.__anext__()
         except StopAsyncIteration:
@@ -243,8 +251,7 @@ class Checkpointed:
             cursor = self._position()
             if cursor is None or cursor == self._saved:
                 return
-            backend = type(self._backend).__name__
-            position = Checkpoint(cursor=cursor, backend=backend, selection=self._selection)
+            position = Checkpoint(cursor=cursor, backend=cursor_family(cursor), selection=self._selection)
             await called("save a checkpoint", lambda: self._store.save(self._name, position))
             self._saved = cursor
 
@@ -266,10 +273,13 @@ class Checkpointed:
                 await self._stream.aclose()
 
     def _check(self, stored: Checkpoint) -> None:
-        backend, selection = type(self._backend).__name__, self._selection
-        if stored.backend != backend:
-            raise Validation("checkpoint", f"{self._name!r} was stored for {stored.backend}, and this is {backend}")
-        if stored.selection != selection:
+        # The cursor itself says whose it is; what earlier versions wrote beside it, the name of a class, is not needed.
+        family, own, selection = cursor_family(stored.cursor), own_family(self._backend), self._selection
+        if family and own and family != own:
+            raise Validation(
+                "checkpoint", f"{self._name!r} was stored for a backend with {family} cursors, and this one has {own}"
+            )
+        if stored.selection != selection and stored.selection not in self._former:
             raise Validation(
                 "checkpoint",
                 f"{self._name!r} was stored for {stored.selection or 'everything'}, and this is for"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol, final, runtime_checkable
+from typing import Literal, Protocol, final, runtime_checkable
 
 import msgspec
 
 from ffcompletion.contract.cursor import StreamCursor
 
-__all__ = ["Checkpoint", "CheckpointStore"]
+__all__ = ["Checkpoint", "CheckpointStore", "Lease", "LeasingStore"]
+
+Lease = Literal["none", "raise", "wait"]
+"""Whether a name is one consumer's alone, and what happens where another has it."""
 
 
 @final
@@ -18,9 +21,9 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     cursor: StreamCursor
     """Everything up to here has been processed."""
     backend: str
-    """The class of the backend whose cursor it is."""
+    """Whose cursor it is: ``outbox``, ``stream``, or a family's prefix; blank for the beginning and for "from now"."""
     selection: str
-    """Which completions were asked for: filter and partitions, as text."""
+    """Which completions were asked for: filter and partitions, by value, as text."""
 
 
 @runtime_checkable
@@ -33,4 +36,20 @@ class CheckpointStore(Protocol):
 
     async def save(self, name: str, checkpoint: Checkpoint, /) -> None:
         """Keep this one instead. When it returns it must survive a crash; if it fails the former one must stay."""
+        ...
+
+
+@runtime_checkable
+class LeasingStore(CheckpointStore, Protocol):
+    """One that can keep a name for one consumer alone, so that two replicas do not run it by accident.
+
+    What holds a lease must be gone with its holder, however that ends: a lock of the operating system, a connection.
+    """
+
+    async def acquire(self, name: str, /, *, wait: bool) -> None:
+        """The name is the caller's alone from now on. Where another has it: wait, or raise ``Unavailable``."""
+        ...
+
+    async def release(self, name: str, /) -> None:
+        """It is anybody's again. Idempotent."""
         ...

@@ -24,8 +24,8 @@ __all__ = ["ExecutionId", "FlowId", "Namespace"]
 Namespace = NewType("Namespace", str)
 """A tenant's name: any string, compared exactly."""
 
-_HYPHENATED: Final = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
-_UUID: Final = rf"(?:{_HYPHENATED}|[0-9a-fA-F]{{32}}|\{{{_HYPHENATED}\}}|urn:uuid:{_HYPHENATED})"
+HYPHENATED_UUID: Final = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+_UUID: Final = rf"(?:{HYPHENATED_UUID}|[0-9a-fA-F]{{32}}|\{{{HYPHENATED_UUID}\}}|urn:uuid:{HYPHENATED_UUID})"
 _FLOW_ID: Final = re.compile(_UUID)
 _EXECUTION_ID: Final = re.compile(rf"\{{fp:\+?([0-9]+)\}}:({_UUID})")
 _MAX_PARTITION: Final = 0xFFFF

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, final
+from typing import Generic, Protocol, final
 
 import msgspec
+from typing_extensions import TypeVar
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
@@ -38,18 +39,21 @@ class Member(Protocol):
         ...
 
 
-Fit = Callable[[Member, Sequence[CompletionPayload]], Sequence[CompletionPayload]]
+MemberT = TypeVar("MemberT", bound=Member, default=Member)
+
+Fit = Callable[[MemberT, Sequence[CompletionPayload]], Sequence[CompletionPayload]]
+"""What of a batch is for one stream."""
 
 
 @final
-class Group:
+class Group(Generic[MemberT]):
     """The streams that share a selector."""
 
     __slots__ = ("filtered", "members", "selector", "undecided")
 
     def __init__(self, selector: Selector) -> None:
         self.selector: Selector = selector
-        self.members: dict[Member, None] = {}
+        self.members: dict[MemberT, None] = {}
         self.filtered: int = 0
         self.undecided: int = 0
 
@@ -86,26 +90,26 @@ def _verdict(wanted: Wanted, key: str | None, known: Facts) -> bool | None:
 
 
 @final
-class Hub:
+class Hub(Generic[MemberT]):
     """Hands each batch to every stream that it is for."""
 
     __slots__ = ("_groups", "groups")
 
     def __init__(self) -> None:
-        self._groups: dict[Selector, Group] = {}
-        self.groups: Sequence[Group] = ()
+        self._groups: dict[Selector, Group[MemberT]] = {}
+        self.groups: Sequence[Group[MemberT]] = ()
         """The groups that have streams; those whose filter is a caller's own code come last, and are waited for by none."""
 
-    def attach(self, member: Member, selector: Selector) -> Group:
+    def attach(self, member: MemberT, selector: Selector) -> Group[MemberT]:
         """Add a stream; it gets every batch published from now on."""
         group = self._groups.get(selector)
         if group is None:
-            group = self._groups[selector] = Group(selector)
+            group = self._groups[selector] = Group[MemberT](selector)
             self._order()
         group.members[member] = None
         return group
 
-    def detach(self, member: Member, selector: Selector) -> None:
+    def detach(self, member: MemberT, selector: Selector) -> None:
         """Remove a stream. Idempotent."""
         group = self._groups.get(selector)
         if group is not None:
@@ -134,7 +138,7 @@ class Hub:
         facts: Sequence[Facts | None] | None = None,
         cursor: StreamCursor | None = None,
         only: Callable[[Selector], bool] | None = None,
-        fit: Fit | None = None,
+        fit: Fit[MemberT] | None = None,
     ) -> None:
         """Hand out a batch. ``with_results`` and ``facts`` run parallel to ``plain``; ``cursor`` is after the batch.
 

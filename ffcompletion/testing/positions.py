@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from ffcompletion.consumers.processing import checkpointed
+from ffcompletion.consumers.checkpointing import checkpointed
 from ffcompletion.contract.checkpoint import Checkpoint
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable

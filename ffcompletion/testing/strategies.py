@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, get_args
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.testing.hostile import Conduct, HostileFilter
 from ffcompletion.testing.subject import Execution
 
 try:
@@ -36,6 +37,7 @@ __all__ = [
     "executions",
     "filters",
     "flow_ids",
+    "hostile_filters",
     "namespaces",
     "payloads",
     "tags",
@@ -84,6 +86,20 @@ def filters() -> SearchStrategy[ScannerFilter]:
     """Filters by namespace, tag, both or neither."""
     pairs = st.tuples(st.sampled_from(("k", "a=b", "cairn.instance_id")) | namespaces(), namespaces())
     return st.builds(ScannerFilter, st.none() | namespaces(), st.none() | pairs)
+
+
+def hostile_filters() -> SearchStrategy[HostileFilter]:
+    """Filters of somebody's own that raise, lie, change, take their time, are equal to everything or have no hash.
+
+    Open some beside the streams of a backend of yours: everybody else still gets exactly its own.
+    """
+    conducts: SearchStrategy[Conduct] = st.sampled_from(get_args(Conduct))
+    return st.builds(
+        HostileFilter,
+        st.lists(conducts, min_size=1, max_size=8),
+        tag_keys=st.lists(st.sampled_from((None, "k", "a=b", "ä")), min_size=1, max_size=3),
+        hashable=st.booleans(),
+    )
 
 
 def executions() -> SearchStrategy[Execution]:

@@ -22,9 +22,9 @@ class Outbox:
         self._lost = 0
         self._changed = asyncio.Event()
         self._taken = asyncio.Event()
-        self.ended = False
+        self.ended: bool = False
         """Nothing more will come; what is left may still be taken."""
-        self.overflowed = False
+        self.overflowed: bool = False
 
     def __len__(self) -> int:
         return len(self._frames)

@@ -7,25 +7,62 @@ from typing import assert_never, assert_type
 
 import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
+from ffcompletion.testing import Execution, check_backend
 
 
 class Duck:
-    async def _stream(self) -> AsyncIterator[ffc.CompletionPayload]:
+    """A backend by structure, whose streams are generators."""
+
+    async def _items(self) -> AsyncIterator[ffc.CompletionPayload]:
         yield ffc.CompletionPayload(ffc.ExecutionId("x"), "success")
 
     async def subscribe_completions(self) -> ffc.CompletionStream:
-        return self._generator()
+        return ffc.stream_of(self._items())
 
     async def subscribe_completions_filtered(self, wanted: ffc.CompletionFilter, /) -> ffc.CompletionStream:
-        return self._generator()
+        return ffc.stream_of(self._items())
 
-    def _generator(self) -> ffc.CompletionStream:
-        async def items() -> AsyncIterator[ffc.CompletionPayload]:
-            yield ffc.CompletionPayload(ffc.ExecutionId("x"), "success")
 
-        generator = items()
-        assert isinstance(generator, ffc.CompletionStream)
-        return generator
+class Resumable(Duck):
+    """One that keeps a log."""
+
+    cursors = ffc.CursorFamily(0xA7)
+
+    async def subscribe_completions_from(
+        self, cursor: ffc.StreamCursor, wanted: ffc.CompletionFilter | None = None, /
+    ) -> ffc.CompletionStream:
+        assert_type(self.cursors.position(cursor), int | None)
+        return ffc.stream_of(self._items())
+
+
+class Announcer:
+    async def announce(self, *executions: Execution) -> None:
+        raise NotImplementedError
+
+
+async def a_backend_of_ones_own(store: ffc.CheckpointStore) -> None:
+    """Goes through everything without a cast."""
+    duck = Resumable()
+    backend: ffc.CompletionBackend = duck
+    resumable: ffc.ResumableCompletionBackend = duck
+    async with ffc.subscribe(backend) as stream:
+        assert_type(stream, ffc.CompletionStream)
+        async with ffc.broadcast(stream, overflow="drop") as shared:
+            async with await shared.subscribe_completions() as one:
+                assert_type(one.stats(), ffc.StreamStats)
+                assert_type(one.cursor, ffc.StreamCursor | None)
+    assert_type(await ffc.wait_for_completion(backend, "x"), ffc.CompletionPayload)
+    async with ffc.checkpointed(resumable, store, "name") as completions:
+        async for done in completions:
+            assert_type(done, ffc.CompletionPayload)
+    report = await check_backend(lambda: duck, Announcer())
+    assert_type(report.sound, bool)
+
+
+def filters(tenant: ffc.ScannerFilter) -> None:
+    assert_type(ffc.any_of(tenant, Even()), ffc.CompletionFilter)
+    assert_type(ffc.all_of(tenant, Even()), ffc.CompletionFilter)
+    assert_type(ffc.matching(lambda namespace, value: namespace != value, tag_key="k"), ffc.CompletionFilter)
 
 
 class OnlyPlain(ffc.CompletionBackend):
@@ -58,13 +95,14 @@ async def use(backend: ffc.CompletionBackend) -> None:
             assert_type(completion.flow_id, ffc.FlowId | None)
             assert_type(completion.cursor, ffc.StreamCursor | None)
             assert_type(completion.payload_bytes, bytes | None)
-            match completion.kind:
+            kind = completion.kind
+            match kind:
                 case ffc.Outcome.SUCCESS | ffc.Outcome.FAILED | ffc.Outcome.CANCELLED:
                     pass
                 case ffc.Outcome.EXPIRED | ffc.Outcome.SKIPPED | ffc.Outcome.OTHER:
                     pass
-                case never:  # pyright: ignore[reportUnnecessaryComparison]  # the point: nothing is left
-                    assert_never(never)
+                case _:
+                    assert_never(kind)
 
 
 async def main() -> None:

@@ -47,6 +47,10 @@ class NoTagKey:
         return True
 
 
+async def integers() -> AsyncIterator[int]:
+    yield 1
+
+
 a: ffc.CompletionBackend = NoFiltered()  # rejected
 b: ffc.CompletionBackend = NotAsync()  # rejected
 c: ffc.CompletionBackend = WrongParameter()  # rejected
@@ -79,3 +83,8 @@ async def more(plain: ffc.CompletionBackend, backend: ffc.Backend) -> None:
     await backend.subscribe_completions_from(ffc.StreamCursor.beginning())  # rejected
     backend.emit("x")  # rejected
     ffc.connect("postgresql://x/y", pool_size="3")  # rejected
+    ffc.stream_of(integers())  # rejected
+    ffc.any_of(NoTagKey())  # rejected
+    ffc.matching(lambda namespace: True)  # rejected
+    ffc.CursorFamily("x")  # rejected
+    await ffc.subscribe(backend)  # rejected

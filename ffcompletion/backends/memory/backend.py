@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, Final, Self, final
 
 import msgspec
 from typing_extensions import override
@@ -42,6 +42,9 @@ class MemoryBackend:
     - ``setup_timeout``: seconds within which subscribing succeeds or raises.
     - ``observer``: told of each change of state.
     """
+
+    cursor_prefix: Final = 0x01
+    """The first byte of its cursors."""
 
     def __init__(
         self,

@@ -71,6 +71,9 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
     is in use on one, calls on another raise.
     """
 
+    cursor_prefix: Final = 0x02
+    """The first byte of its cursors."""
+
     def __init__(
         self,
         conninfo: str,

@@ -13,7 +13,7 @@ from psycopg import sql
 from ffcompletion.backends.postgres.connection import Connection, Target, abandon, deadline, shut_down
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.names import checked, in_statement, quoted
-from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore
+from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.delivery.credentials import Password
@@ -29,6 +29,10 @@ _SAVE: Final = sql.SQL(
     "INSERT INTO {} AS kept (name, cursor, backend, selection) VALUES (%s, %s, %s, %s) ON CONFLICT (name) DO UPDATE"
     " SET cursor = excluded.cursor, backend = excluded.backend, selection = excluded.selection, saved_at = now()"
 )
+_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+_UNLOCK: Final = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
+# Seconds between looks at a lock that another holds.
+_LEASE_S: Final = 0.5
 _T = TypeVar("_T")
 
 
@@ -61,6 +65,50 @@ class PostgresCheckpoints:
         self._turn = asyncio.Lock()
         self._conn: Connection | None = None
         self._closed = False
+        # Names that are ours alone, as long as the connection holds.
+        self._leases: set[str] = set()
+
+    async def acquire(self, name: str, /, *, wait: bool) -> None:
+        """Take an advisory lock of the connection, which the server gives up with it, however that ends.
+
+        Where another has it: wait, or raise ``Unavailable``. A connection that breaks is made again and takes the lock
+        again; where another was faster, loading and saving raise ``Unavailable``. Locks need a session of their own: not
+        through a pooler in transaction mode.
+        """
+        if name in self._leases:
+            raise self._leased(name)
+
+        async def acquire(conn: Connection) -> bool:
+            return await self._locked(conn, name)
+
+        while not await self._connected("lease a checkpoint", acquire):
+            if not wait:
+                raise self._leased(name)
+            await asyncio.sleep(_LEASE_S)
+        self._leases.add(name)
+
+    async def release(self, name: str, /) -> None:
+        """Give it up. Idempotent."""
+        if name not in self._leases:
+            return
+        self._leases.discard(name)
+        if self._closed or self._conn is None:
+            return
+
+        async def release(conn: Connection) -> None:
+            await conn.execute(_UNLOCK, (self._lock_of(name),), prepare=False)
+
+        await self._connected("give up a lease", release)
+
+    async def _locked(self, conn: Connection, name: str) -> bool:
+        cursor = await conn.execute(_LOCK, (self._lock_of(name),), prepare=False)
+        return await cursor.fetchone() == (True,)
+
+    def _lock_of(self, name: str) -> str:
+        return f"ffcompletion {self._shown_table} {name}"
+
+    def _leased(self, name: str) -> Unavailable:
+        return Unavailable("lease", f"another consumer runs {name!r} with {self._shown_table}")
 
     async def load(self, name: str, /) -> Checkpoint | None:
         """What was saved last under this name; None if nothing ever was."""
@@ -104,6 +152,9 @@ class PostgresCheckpoints:
                     conn = await self._target.connect()
                 with deadline(conn, self._timeout_s):
                     await self._make_table(conn)
+                    for name in self._leases:
+                        if not await self._locked(conn, name):
+                            raise self._leased(name)
                 self._conn = conn
             with deadline(conn, self._timeout_s):
                 return await work(conn)
@@ -151,4 +202,4 @@ class PostgresCheckpoints:
 
 
 if TYPE_CHECKING:
-    _: type[CheckpointStore] = PostgresCheckpoints
+    _: type[LeasingStore] = PostgresCheckpoints

@@ -20,7 +20,7 @@ from ffcompletion.backends.valkey.states import Denied
 from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
-from ffcompletion.delivery.hub import Group, Hub, Member, Selector
+from ffcompletion.delivery.hub import Group, Hub, Selector
 from ffcompletion.delivery.ratelog import RateLog
 from ffcompletion.foreign.logs import logger
 
@@ -48,7 +48,7 @@ def _needs_none(selector: Selector) -> bool:
 class Filtering:
     """Owns the queue."""
 
-    def __init__(self, hub: Hub, execute: Execute) -> None:
+    def __init__(self, hub: Hub[Source], execute: Execute) -> None:
         self._hub = hub
         self._lookups = Lookups(execute)
         self._waiting: list[CompletionPayload] = []
@@ -111,7 +111,7 @@ class Filtering:
     def _missed(self, batch: Sequence[CompletionPayload]) -> None:
         for group in self._hub.groups:
             for member in tuple(group.members):
-                if needs_lookup(group.selector) and isinstance(member, Source):
+                if needs_lookup(group.selector):
                     member.overflow(batch)
 
     # ── completions that were found in the index ─────────────────────────────────────────────────────────────────
@@ -133,7 +133,7 @@ class Filtering:
         facts = None if wanted is None else await self._query(lambda: self._lookups.facts(payloads, [wanted]))
         if selector.results:
             payloads = await self._query(lambda: self._lookups.results(payloads))
-        group = Group(selector)
+        group = Group[Source](selector)
         admitted = group.select(payloads, facts)
         return admitted, Denied(group.filtered, group.undecided)
 
@@ -158,9 +158,9 @@ class Filtering:
                 await asyncio.sleep(backoff.next_delay())
 
 
-def _since_opened(member: Member, batch: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
+def _since_opened(source: Source, batch: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
     """Of what was found in the index: what is not older than the stream."""
-    if not isinstance(member, Source) or not batch or batch[0].produced_at_ms >= member.opened_ms:
+    if not batch or batch[0].produced_at_ms >= source.opened_ms:
         return batch
     # Skipped ones bear the time of another clock.
-    return [item for item in batch if item.produced_at_ms >= member.opened_ms or item.outcome == "skipped"]
+    return [item for item in batch if item.produced_at_ms >= source.opened_ms or item.outcome == "skipped"]

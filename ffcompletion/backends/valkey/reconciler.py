@@ -51,7 +51,7 @@ class Reconciler:
     """Owns the search for what is missing. ``filtering`` hands what it finds to the streams."""
 
     def __init__(
-        self, settings: Settings, hub: Hub, index: TerminalIndex, filtering: Filtering, counters: Counters
+        self, settings: Settings, hub: Hub[Source], index: TerminalIndex, filtering: Filtering, counters: Counters
     ) -> None:
         self._settings = settings
         self._hub = hub
@@ -73,7 +73,7 @@ class Reconciler:
 
     @classmethod
     async def open(
-        cls, settings: Settings, hub: Hub, index: TerminalIndex, filtering: Filtering, counters: Counters
+        cls, settings: Settings, hub: Hub[Source], index: TerminalIndex, filtering: Filtering, counters: Counters
     ) -> Self:
         """What the index holds now is old. Raises glide's errors, except for a missing right."""
         made = cls(settings, hub, index, filtering, counters)
@@ -254,9 +254,7 @@ class Reconciler:
 
     def _sources(self) -> Iterable[Source]:
         for group in self._hub.groups:
-            for member in group.members:
-                if isinstance(member, Source):
-                    yield member
+            yield from group.members
 
     # ── one stream ───────────────────────────────────────────────────────────────────────────────────────────────
 

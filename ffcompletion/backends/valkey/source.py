@@ -44,7 +44,7 @@ class Source:
 
     def __init__(
         self,
-        hub: Hub,
+        hub: Hub[Source],
         selector: Selector,
         limit: int,
         opened_ms: int,
@@ -66,7 +66,7 @@ class Source:
         self.backlog: Backlog | None = None
         self.received: list[Announced] = []
         """What it has been told of since it began to join."""
-        self._group: Group = hub.attach(self, selector)
+        self._group: Group[Source] = hub.attach(self, selector)
         self._seen = Denied(self._group.filtered, self._group.undecided)
 
     # ── the hub's side ───────────────────────────────────────────────────────────────────────────────────────────

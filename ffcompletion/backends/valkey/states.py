@@ -26,11 +26,11 @@ class Counters:
     __slots__ = ("dropped", "interruptions", "malformed", "received", "reconciled")
 
     def __init__(self) -> None:
-        self.received = 0
-        self.malformed = 0
-        self.dropped = 0
-        self.interruptions = 0
-        self.reconciled = 0
+        self.received: int = 0
+        self.malformed: int = 0
+        self.dropped: int = 0
+        self.interruptions: int = 0
+        self.reconciled: int = 0
 
 
 class StreamState(StrEnum):

@@ -25,7 +25,7 @@ from ffcompletion.backends.valkey.reconciler import Reconciler
 from ffcompletion.backends.valkey.session import Session
 from ffcompletion.backends.valkey.source import Source
 from ffcompletion.backends.valkey.states import Counters
-from ffcompletion.backends.valkey.wire import decode
+from ffcompletion.backends.valkey.wire import decode_batch
 from ffcompletion.contract.errors import EngineError, Unavailable
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.buffer import Signal
@@ -59,7 +59,7 @@ class Supervisor:
         self._commands = commands
         self._inbox = inbox
         self._dropped = 0
-        self._hub = Hub()
+        self._hub = Hub[Source]()
         self._filtering = Filtering(self._hub, commands.execute)
         self._session: Session | None = None
         self._reconciler: Reconciler | None = None
@@ -159,7 +159,7 @@ class Supervisor:
             await asyncio.sleep(0)
 
     def _hand_on(self, messages: Sequence[bytes]) -> None:
-        payloads: Sequence[CompletionPayload] = [found for raw in messages if (found := decode(raw)) is not None]
+        payloads: Sequence[CompletionPayload] = decode_batch(messages)
         self._counters.received += len(messages)
         if len(payloads) < len(messages):
             self._counters.malformed += len(messages) - len(payloads)

@@ -1,0 +1,44 @@
+"""One completion through a handler: tried again, and handed on where it keeps failing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.foreign.awaiting import called
+
+__all__ = ["Failed", "Handler", "handled"]
+
+Handler = Callable[[CompletionPayload], Awaitable[object]]
+Failed = Callable[[CompletionPayload, Exception], Awaitable[object]]
+
+# Tried again after this, then after twice as long, and so on up to the longest.
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 5.0
+
+
+async def handled(handler: Handler, completion: CompletionPayload, attempts: int, failed: Failed | None) -> bool:
+    """Whether the handler ended well. Else what failed has been handed on; where there is nobody for it, it is raised."""
+    pause = _FIRST_PAUSE_S
+    for _ in range(attempts - 1):
+        try:
+            await called("the handler", lambda: handler(completion))
+        except Exception:  # noqa: BLE001  # it gets another try
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+        else:
+            return True
+    try:
+        await called("the handler", lambda: handler(completion))
+    except Exception as exc:
+        if failed is None:
+            raise
+        await _hand_on(failed, completion, exc)
+        return False
+    return True
+
+
+async def _hand_on(failed: Failed, completion: CompletionPayload, error: Exception) -> None:
+    await called("the handler of what failed", lambda: failed(completion, error))

@@ -1,0 +1,323 @@
+"""``checkpointed``: stopped from outside, items that keep failing, one consumer for a name, positions that outlive refactoring."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ffcompletion as ffc
+from ffcompletion.backends.memory import MemoryBackend
+from ffcompletion.backends.postgres import PostgresCheckpoints
+from tests.worlds import PostgresWorld
+
+ID = "{fp:7}:550e8400-e29b-41d4-a716-%012d"
+BEGINNING = ffc.StreamCursor.beginning()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ffc.FileCheckpoints:
+    return ffc.FileCheckpoints(tmp_path / "position")
+
+
+def emitted(backend: MemoryBackend, count: int) -> list[ffc.CompletionPayload]:
+    return [backend.emit(ID % n) for n in range(count)]
+
+
+async def stored(store: ffc.CheckpointStore) -> ffc.StreamCursor | None:
+    checkpoint = await store.load("a")
+    return None if checkpoint is None else checkpoint.cursor
+
+
+async def test_run_is_stopped_from_outside_and_drains(store: ffc.FileCheckpoints) -> None:
+    """What is in work ends, nothing more begins, the position is stored, and the backend goes on."""
+    begun: list[str] = []
+    go_on = asyncio.Event()
+
+    async def handler(completion: ffc.CompletionPayload) -> None:
+        begun.append(completion.execution_id)
+        await go_on.wait()
+
+    async with MemoryBackend() as backend:
+        items = emitted(backend, 10)
+        async with ffc.checkpointed(backend, store, "a", start=BEGINNING) as completions:
+            running = asyncio.create_task(completions.run(handler, concurrency=3))
+            while len(begun) < 3:
+                await asyncio.sleep(0)
+            completions.stop()
+            completions.stop()
+            await asyncio.sleep(0.01)
+            assert not running.done()
+            go_on.set()
+            done = await running
+            assert done == ffc.Processed(processed=3, failed=0, cursor=items[2].cursor)
+            assert await stored(store) == items[2].cursor
+            # It stays stopped.
+            assert (await completions.run(handler)).processed == 0
+            with pytest.raises(StopAsyncIteration):
+                await anext(completions)
+        assert backend.stats().state is not ffc.BackendState.CLOSED
+        async with ffc.checkpointed(backend, store, "a") as completions:
+            assert (await anext(completions)).execution_id == items[3].execution_id
+
+
+async def test_a_stop_that_does_not_drain_leaves_what_is_in_work_for_next_time(store: ffc.FileCheckpoints) -> None:
+    """It is cancelled, and counts as not processed."""
+    begun = asyncio.Event()
+
+    async def handler(completion: ffc.CompletionPayload) -> None:
+        if completion.execution_id != ID % 0:
+            begun.set()
+            await asyncio.Event().wait()
+
+    async with MemoryBackend() as backend:
+        items = emitted(backend, 5)
+        async with ffc.checkpointed(backend, store, "a", start=BEGINNING) as completions:
+            running = asyncio.create_task(completions.run(handler))
+            await begun.wait()
+            completions.stop(drain=False)
+            assert await running == ffc.Processed(processed=1, failed=0, cursor=items[0].cursor)
+        async with ffc.checkpointed(backend, store, "a") as completions:
+            assert (await anext(completions)).execution_id == items[1].execution_id
+
+
+async def test_stopping_wakes_whoever_waits_for_the_next(store: ffc.FileCheckpoints) -> None:
+    """A loop, and a run that has nothing to do; also by a signal."""
+
+    async def nothing(_: ffc.CompletionPayload) -> None:
+        raise AssertionError
+
+    async with MemoryBackend() as backend:
+        async with ffc.checkpointed(backend, store, "a") as completions:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, completions.stop)
+            running = asyncio.create_task(completions.run(nothing))
+            await asyncio.sleep(0.01)
+            signal.raise_signal(signal.SIGUSR1)
+            assert (await running).processed == 0
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
+        async with ffc.checkpointed(backend, store, "a") as completions:
+            asyncio.get_running_loop().call_later(0.01, completions.stop)
+            assert [item async for item in completions] == []
+
+
+async def test_what_keeps_failing_goes_where_the_caller_says(store: ffc.FileCheckpoints) -> None:
+    """After so many attempts, with its error; then it counts as done. It is never skipped unasked."""
+    tried: list[str] = []
+    failures: list[tuple[str, Exception]] = []
+
+    async def handler(completion: ffc.CompletionPayload) -> None:
+        tried.append(completion.execution_id)
+        if completion.execution_id == ID % 1:
+            raise LookupError("no such thing")
+        if completion.execution_id == ID % 2 and tried.count(ID % 2) == 1:
+            raise LookupError("only once")
+        if completion.execution_id == ID % 3:
+            completions.stop()
+
+    async def failed(completion: ffc.CompletionPayload, error: Exception) -> None:
+        failures.append((completion.execution_id, error))
+
+    async with MemoryBackend() as backend:
+        items = emitted(backend, 5)
+        async with ffc.checkpointed(backend, store, "a", start=BEGINNING) as completions:
+            done = await completions.run(handler, attempts=2, failed=failed)
+        assert done == ffc.Processed(processed=3, failed=1, cursor=items[3].cursor)
+        assert [(id_, str(error)) for id_, error in failures] == [(ID % 1, "no such thing")]
+        assert tried == [ID % 0, ID % 1, ID % 1, ID % 2, ID % 2, ID % 3]
+
+
+async def test_without_a_handler_for_it_a_failure_is_raised(store: ffc.FileCheckpoints) -> None:
+    """As is one of that handler's own; the item comes again."""
+
+    async def handler(_: ffc.CompletionPayload) -> None:
+        raise LookupError("first")
+
+    async def failed(_: ffc.CompletionPayload, error: Exception) -> None:
+        raise OSError("second") from error
+
+    async with MemoryBackend() as backend:
+        emitted(backend, 2)
+        for options, expected in ((dict[str, Any](), LookupError), ({"failed": failed}, OSError)):
+            with pytest.raises(expected):
+                async with ffc.checkpointed(backend, store, "a", start=BEGINNING) as completions:
+                    await completions.run(handler, **options)
+            async with ffc.checkpointed(backend, store, "a") as completions:
+                assert (await anext(completions)).execution_id == ID % 0
+        with pytest.raises(ffc.Validation, match="attempts"):
+            async with ffc.checkpointed(backend, store, "a") as completions:
+                await completions.run(handler, attempts=0)
+
+
+Stores = Callable[[], Any]
+
+
+@pytest.fixture(params=["file", "postgres"])
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Stores]:
+    """Makes stores of one and the same position."""
+    if request.param == "file":
+
+        @asynccontextmanager
+        async def file() -> AsyncGenerator[ffc.LeasingStore]:
+            yield ffc.FileCheckpoints(tmp_path / "position")
+
+        yield file
+        return
+    url: str = request.getfixturevalue("postgres18_url")
+    table = f"leased_{uuid.uuid4().hex}"
+    yield lambda: PostgresCheckpoints(url, table=table)
+
+
+async def test_a_name_is_one_consumer_s_alone(stores: Stores) -> None:
+    """The second raises, or waits; it has its turn when the first is done; other names are others'."""
+    async with MemoryBackend() as backend, stores() as one, stores() as two:
+        async with ffc.checkpointed(backend, one, "a", lease="raise"):
+            with pytest.raises(ffc.Unavailable, match="another consumer runs 'a'"):
+                async with ffc.checkpointed(backend, two, "a", lease="raise"):
+                    pass
+            waiting = asyncio.create_task(ffc.checkpointed(backend, two, "a", lease="wait").__aenter__())
+            await asyncio.sleep(0.3)
+            assert not waiting.done()
+        async with asyncio.timeout(30):
+            second = await waiting
+        with pytest.raises(ffc.Unavailable, match="another consumer"):
+            async with ffc.checkpointed(backend, one, "a", lease="raise"):
+                pass
+        await second.__aexit__(None, None, None)
+        async with ffc.checkpointed(backend, one, "a", lease="raise"):
+            pass
+
+
+async def test_whoever_gives_up_waiting_holds_nothing(stores: Stores) -> None:
+    """Cancelled while it waits, and where entering fails afterwards."""
+    async with MemoryBackend() as backend, stores() as one, stores() as two:
+        async with ffc.checkpointed(backend, one, "a", lease="raise"):
+            waiting = asyncio.create_task(ffc.checkpointed(backend, two, "a", lease="wait").__aenter__())
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        foreign = ffc.CursorFamily(0xA7).at(1)
+        await one.save("a", ffc.Checkpoint(cursor=foreign, backend="", selection=""))
+        with pytest.raises(ffc.Validation, match="0xa7 cursors"):
+            async with ffc.checkpointed(backend, two, "a", lease="raise"):
+                pass
+        await one.acquire("a", wait=False)
+        await one.release("a")
+        await one.release("a")
+
+
+async def test_a_lease_is_gone_with_its_holder_s_process(tmp_path: Path) -> None:
+    """Killed, too."""
+    program = (
+        "import asyncio, sys\nimport ffcompletion as ffc\n"
+        "async def main():\n"
+        "    async with ffc.connect('memory://') as backend:\n"
+        "        async with ffc.checkpointed(backend, ffc.FileCheckpoints(sys.argv[1]), 'a', lease='raise'):\n"
+        "            print('held', flush=True)\n            await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    path = tmp_path / "position"
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        store = ffc.FileCheckpoints(path)
+        with pytest.raises(ffc.Unavailable, match="another consumer"):
+            await store.acquire("a", wait=False)
+        holder.kill()
+    async with asyncio.timeout(30):
+        await store.acquire("a", wait=True)
+    await store.release("a")
+
+
+async def test_a_lease_that_was_lost_with_its_connection(postgres18_url: str) -> None:
+    """It is taken again with the next one; where another was faster, saving raises rather than go on beside it."""
+    world = PostgresWorld(18, postgres18_url)
+    checkpoint = ffc.Checkpoint(cursor=BEGINNING, backend="", selection="")
+    async with (
+        PostgresCheckpoints(world.url, table="leased") as one,
+        PostgresCheckpoints(world.url, table="leased") as two,
+    ):
+        await one.acquire("a", wait=False)
+        await world.drop_connections()
+        await one.save("a", checkpoint)
+        with pytest.raises(ffc.Unavailable, match="another consumer"):
+            await two.acquire("a", wait=False)
+        await world.drop_connections()
+        await two.acquire("a", wait=False)
+        with pytest.raises(ffc.Unavailable, match="another consumer"):
+            await one.save("a", checkpoint)
+    await world.close()
+
+
+async def test_a_store_that_cannot_lease_says_so() -> None:
+    """Rather than run without."""
+
+    class Plain:
+        async def load(self, name: str, /) -> ffc.Checkpoint | None:
+            raise NotImplementedError(name)
+
+        async def save(self, name: str, checkpoint: ffc.Checkpoint, /) -> None:
+            raise NotImplementedError(name)
+
+    with pytest.raises(ffc.Unavailable, match="Plain cannot"):
+        async with ffc.checkpointed(MemoryBackend(), Plain(), "a", lease="wait"):
+            pass
+    odd: Any = "perhaps"
+    with pytest.raises(ffc.Validation, match="lease"):
+        ffc.checkpointed(MemoryBackend(), Plain(), "a", lease=odd)
+
+
+async def test_a_stored_position_names_family_and_filter_by_value(store: ffc.FileCheckpoints, tmp_path: Path) -> None:
+    """So that no class's name and no repr is in it; however filter and partitions were spelled, it is the same."""
+    a, b = ffc.ScannerFilter("a"), ffc.ScannerFilter("b")
+    async with MemoryBackend() as backend:
+        async with ffc.checkpointed(
+            backend, store, "a", ffc.any_of(a, b), start=BEGINNING, partitions=range(0, 10, 2)
+        ) as completions:
+            emitted(backend, 1)
+            backend.emit(ID.replace("7", "4", 1) % 1, namespace="a")
+            await anext(completions)
+            await completions.commit()
+        line = json.loads((tmp_path / "position").read_text())
+        assert line["backend"] == "stream"
+        assert json.loads(line["selection"]) == {
+            "any": [{"namespace": "a"}, {"namespace": "b"}],
+            "partitions": {"from": 0, "to": 8, "step": 2},
+        }
+        async with ffc.checkpointed(backend, store, "a", ffc.any_of(b, a), partitions=[8, 6, 4, 2, 0]):
+            pass
+        with pytest.raises(ffc.Validation, match="stored for"):
+            async with ffc.checkpointed(backend, store, "a", ffc.all_of(a, b), partitions=range(0, 10, 2)):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("selection", "options"),
+    [
+        ("", {}),
+        ("namespace='ä' tag=('k', \"v'\")", {"filter": ffc.ScannerFilter("ä", ("k", "v'"))}),
+        ("partitions=range(0, 3)", {"partitions": range(3)}),
+        ("namespace='x' partitions=[1, 5]", {"filter": ffc.ScannerFilter("x"), "partitions": {5, 1}}),
+    ],
+)
+async def test_positions_of_earlier_versions_are_read(
+    store: ffc.FileCheckpoints, selection: str, options: dict[str, Any]
+) -> None:
+    """Which named the backend's class, and wrote filters as Python shows them."""
+    async with MemoryBackend() as backend:
+        first = backend.emit(ID % 1)
+        assert first.cursor is not None
+        await store.save("a", ffc.Checkpoint(cursor=first.cursor, backend="MemoryBackend", selection=selection))
+        async with ffc.checkpointed(backend, store, "a", **options):
+            pass
+        with pytest.raises(ffc.Validation, match="stored for"):
+            async with ffc.checkpointed(backend, store, "a", ffc.ScannerFilter("another")):
+                pass
