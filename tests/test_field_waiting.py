@@ -11,7 +11,6 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.consumers import watch
-from tests.proxy import Proxy
 from tests.worlds import MemoryWorld, PostgresWorld, World, done, eventually
 
 
@@ -91,27 +90,6 @@ async def test_it_is_known_again_once_somebody_answers() -> None:
     with pytest.raises(TimeoutError, match="has not finished") as caught:
         await waiting
     assert not isinstance(caught.value, ffc.StateUnknown)
-
-
-async def test_a_mute_server_is_not_taken_for_a_running_execution(postgres18_url: str) -> None:
-    """On a real server, half-way through."""
-    world = PostgresWorld(18, postgres18_url)
-    item = done()
-    await world.begins(item)
-    directory = postgres18_url.partition("host=")[2].partition("&")[0]
-    with Proxy(f"{directory}/.s.PGSQL.5432") as proxy:
-        async with ffc.connect(f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres") as backend:
-            with pytest.raises(TimeoutError, match="has not finished"):
-                await ffc.wait_for_completion(backend, item.execution_id, timeout=3, poll_interval=0.2)
-            waiting = asyncio.create_task(
-                ffc.wait_for_completion(backend, item.execution_id, timeout=4, poll_interval=0.2)
-            )
-            await asyncio.sleep(0.5)
-            proxy.freeze()
-            with pytest.raises(ffc.StateUnknown, match="not known"):
-                await waiting
-            proxy.thaw()
-    await world.close()
 
 
 async def test_waits_in_a_row_share_what_was_opened(postgres18_url: str) -> None:
