@@ -11,6 +11,7 @@ import pytest
 from typing_extensions import override
 
 import ffcompletion as ffc
+from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState
 from ffcompletion.delivery import lifecycle
@@ -19,7 +20,7 @@ from ffcompletion.delivery.connection_state import ConnectionState
 from ffcompletion.delivery.lifecycle import NetworkedBackend
 from ffcompletion.delivery.tenure import Lease
 from ffcompletion.foreign.logs import logger
-from tests.worlds import eventually
+from tests.worlds import done, eventually, first
 
 
 @final
@@ -403,3 +404,73 @@ def test_no_asyncio_loop_is_our_error(server: Server) -> None:
     """Driven by something else, a call says what it runs on."""
     with pytest.raises(ffc.Unavailable, match="asyncio alone"):
         Faked(server).subscribe().send(None)
+
+
+async def test_a_release_that_needs_no_wait_is_no_obstacle_to_the_next(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks that begin eagerly, as Python 3.12 offers: one may be over before anybody could keep it."""
+    loop = asyncio.get_running_loop()
+    create_task = loop.create_task
+
+    def eager(work: Any, **options: Any) -> Any:
+        if options.get("name") != "ffcompletion-release":
+            return create_task(work, **options)
+        try:
+            work.send(None)
+        except StopIteration:
+            done: asyncio.Future[None] = loop.create_future()
+            done.set_result(None)
+            return done
+        raise AssertionError("there was something to wait for")
+
+    backend = Faked(server)
+    monkeypatch.setattr(loop, "create_task", eager)
+    for _ in range(3):
+        await backend.describe_execution("x")
+    monkeypatch.undo()
+    monkeypatch.setattr(lifecycle, "_LINGER_S", 0.05)
+    await backend.describe_execution("x")
+    await eventually(lambda: not server.held)
+    await backend.aclose()
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_memory_wakes_whoever_waits_whatever_thread_emits() -> None:
+    """One at a time, each while the consumer goes to sleep: none lies there unseen."""
+    taken = threading.Semaphore(0)
+    async with MemoryBackend() as backend, ffc.subscribe(backend) as stream:
+
+        def emit() -> None:
+            for _ in range(500):
+                backend.emit(done().execution_id)
+                assert taken.acquire(timeout=30)
+
+        emitting = asyncio.create_task(asyncio.to_thread(emit))
+        for _ in range(500):
+            await first(stream, 30)
+            taken.release()
+        await emitting
+
+
+async def test_memory_closed_on_another_thread_ends_its_streams() -> None:
+    """Those that wait, too."""
+    backend = MemoryBackend()
+    stream = await backend.subscribe_completions()
+    waiting = asyncio.create_task(first(stream, 30))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(asyncio.run, backend.aclose())
+    with pytest.raises(StopAsyncIteration):
+        await stream.__anext__()
+    await asyncio.wait({waiting})
+    assert isinstance(waiting.exception(), RuntimeError | StopAsyncIteration)
+
+
+def test_memory_says_what_it_runs_on() -> None:
+    """Without an asyncio loop; and nothing is left open."""
+    backend = MemoryBackend()
+    with pytest.raises(ffc.Unavailable, match="asyncio alone"):
+        backend.subscribe_completions().send(None)
+    assert backend.stats().streams == 0

@@ -22,6 +22,7 @@ from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream
 from ffcompletion.contract.stats import StreamStats
+from ffcompletion.delivery.tenure import running_loop
 
 __all__ = ["Source", "Subscription"]
 
@@ -89,6 +90,8 @@ class Subscription:
     )
 
     def __init__(self, source: Source, name: str) -> None:
+        # Before there is a source that would have to be released: this may raise.
+        self._loop = running_loop("subscribe")
         self._source = source
         self._name = name
         self._batch: Sequence[CompletionPayload] = ()
@@ -98,7 +101,6 @@ class Subscription:
         # Where to resume before the first of the batch has been yielded.
         self._before: StreamCursor | None = None
         self._unyielded = 0
-        self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
 
     def __aiter__(self) -> Self:

@@ -190,27 +190,25 @@ class Tenure(Generic[ExchangeT, RunT]):
 
     def _release_soon(self) -> None:
         # In a task of its own: whoever closes the last stream may be cancelled, and half a release is none.
-        if self._releasing is None and not self.closing:
+        # An eager one may be over before it is assigned, so it is asked whether it is.
+        if (self._releasing is None or self._releasing.done()) and not self.closing:
             self._releasing = self.loop.create_task(self._release(), name="ffcompletion-release")
 
     async def _release(self) -> None:
-        try:
-            # Looked at anew after each wait: a call may have come in meanwhile, or have gone.
-            while True:
-                if self._unused_run:
-                    async with self._turn:
-                        if self._unused_run:
-                            await self._close_run()
-                    continue
-                lapses_in = self._exchange_lapses_in
-                if lapses_in != 0:
-                    break
-                await self._close_exchange()
-            if self._lapse is not None:
-                self._lapse.cancel()
-            self._lapse = None if lapses_in is None else self.loop.call_later(lapses_in, self._release_soon)
-        finally:
-            self._releasing = None
+        # Looked at anew after each wait: a call may have come in meanwhile, or have gone.
+        while True:
+            if self._unused_run:
+                async with self._turn:
+                    if self._unused_run:
+                        await self._close_run()
+                continue
+            lapses_in = self._exchange_lapses_in
+            if lapses_in != 0:
+                break
+            await self._close_exchange()
+        if self._lapse is not None:
+            self._lapse.cancel()
+        self._lapse = None if lapses_in is None else self.loop.call_later(lapses_in, self._release_soon)
 
     async def _close_run(self) -> None:
         run = self._run

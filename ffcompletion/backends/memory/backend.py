@@ -25,6 +25,7 @@ from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer
 from ffcompletion.contract.text import check_text
 from ffcompletion.delivery.stream import Subscription
+from ffcompletion.delivery.tenure import running_loop
 from ffcompletion.foreign.filters import checked_filter
 from ffcompletion.foreign.observers import contained_observer
 
@@ -206,6 +207,7 @@ class MemoryBackend:
     def _open(self, position: int, wanted: CompletionFilter | None, results: bool) -> Subscription:
         if self._state is BackendState.CLOSED:
             raise Unavailable("subscribe", "the backend is closed")
+        running_loop("subscribe")
         if os.getpid() != self._pid:
             raise Unavailable("subscribe", "the backend was made before fork(); make a new one in the child process")
         narrowed = checked_filter(wanted)
