@@ -10,7 +10,7 @@ import platform
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import importing, memory, postgres, postgres_latency, restarts, valkey, valkey_faults, waiting
+from benchmarks import attached, importing, memory, postgres, postgres_latency, restarts, valkey, valkey_faults, waiting
 from benchmarks.table import Row, render
 from ffcompletion import embedded
 
@@ -31,6 +31,7 @@ BENCHES: dict[str, tuple[str, Bench]] = {
     "postgres-catchup": ("postgres", postgres.catchup),
     "postgres-streams": ("postgres", postgres.streams),
     "postgres-restarts": ("postgres", restarts.run),
+    "postgres-attached": ("postgres", attached.run),
     "waiting-valkey": ("valkey", waiting.run),
     "waiting-postgres": ("postgres", waiting.run),
     "idle": ("both", postgres.idle),

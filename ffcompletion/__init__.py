@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.assertion import assert_completion_backend
+from ffcompletion.contract.attached import attached_flow_id, attached_id, attached_key
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, LeasingStore
 from ffcompletion.contract.combining import all_of, any_of, matching
 from ffcompletion.contract.cursor import CursorFamily, StreamCursor
@@ -96,6 +97,9 @@ __all__ = [
     "any_of",
     "as_completed",
     "assert_completion_backend",
+    "attached_flow_id",
+    "attached_id",
+    "attached_key",
     "broadcast",
     "checkpointed",
     "connect",

@@ -448,7 +448,6 @@ async def test_no_plan_joins_or_goes_parallel_whatever_the_statistics_say(server
             await conn.execute("ANALYZE ff_completion_event")
             await conn.execute("ANALYZE ff_exec_core")
         for query, values in (
-            (queries.span(), "5, 9"),
             (queries.picked(), "'{5,6}'::bigint[]"),
             (queries.records(results=False), "'{1,2,3,4}'::smallint[], '{}'::uuid[]"),
             (queries.records_in_partition(results=False), "1, '{}'::uuid[]"),

@@ -162,7 +162,7 @@ async def test_a_slow_consumer_gets_all_of_it_and_memory_is_bounded(server: Post
             reading = asyncio.ensure_future(some(quick, 60, 30))
             await cancel(server, *items)
             assert {p.execution_id for p in await reading} == {item.execution_id for item in items}
-            assert slow.stats().buffered < 60
+            assert slow.stats().buffered <= 5
             got = [p.execution_id for p in await some(slow, 60, 30)]
             assert sorted(got) == sorted(item.execution_id for item in items)
             await nothing(slow, done(), server)
@@ -271,7 +271,10 @@ def test_each_end_is_news_once_and_clocks_may_lie_apart() -> None:
         "a2",
     ]
     silent.end()
-    assert names(silent.news([end("a", 10_950)])) == ["a"], "replayed, and ended again"
+    again = silent.news([end("a", 10_950)])
+    assert names(again) == ["a"], "replayed, and ended again"
+    silent.forget(again)
+    assert names(silent.news([end("a", 10_950)])) == ["a"], "it could not be handed out"
     silent.begin(5_000)
     assert silent.since_ms == 4_000
 

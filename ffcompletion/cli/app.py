@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Coroutine
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ffcompletion import __version__
+from ffcompletion.cli import attaching
 from ffcompletion.cli.board import board
 from ffcompletion.cli.demo import run_demo
 from ffcompletion.cli.doctor import doctor
+from ffcompletion.cli.producing import producers
+from ffcompletion.cli.running import run
 from ffcompletion.cli.tail import TailOptions, run_tail
 from ffcompletion.cli.wait import WaitOptions, run_wait
+from ffcompletion.contract.attached import attached_id
 from ffcompletion.contract.cursor import StreamCursor
-from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import FlowId
 from ffcompletion.contract.payload import Outcome
-from ffcompletion.producers import install, text
 
 __all__ = ["app"]
 
@@ -34,12 +33,9 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-producers: typer.Typer = typer.Typer(help="The announcing side, for servers without FlowFabric.", no_args_is_help=True)
 app.add_typer(producers, name="producers")
+attaching.register(app)
 
-_TROUBLE = 2
-_INTERRUPTED = 130
-_NOBODY_READS = 141
 app.command()(board)
 app.command()(doctor)
 
@@ -48,12 +44,6 @@ class _Which(StrEnum):
     VALKEY = "valkey"
     POSTGRES = "postgres"
     BOTH = "both"
-
-
-class _Kind(StrEnum):
-    POSTGRES = "postgres"
-    POSTGRES_PLAIN = "postgres-plain"
-    VALKEY = "valkey"
 
 
 class _Missing(StrEnum):
@@ -79,21 +69,6 @@ def _root(
     logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
-def _run(work: Coroutine[object, object, int]) -> None:
-    """Run to the end; trouble is one line on stderr and exit status 2, Ctrl-C is a clean end."""
-    try:
-        status = asyncio.run(work)
-    except EngineError as exc:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"ffcompletion: {exc}", markup=False, style="red")
-        raise typer.Exit(_TROUBLE) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
-    except BrokenPipeError:
-        # Whoever read has had enough, and everybody knows how that is reported.
-        raise typer.Exit(_NOBODY_READS) from None
-    raise typer.Exit(status)
-
-
 @app.command()
 def tail(
     url: Annotated[str, typer.Argument(help="valkey://…, valkeys://…, postgresql://…, or a libpq connection string.")],
@@ -113,6 +88,9 @@ def tail(
         Path | None,
         typer.Option(dir_okay=False, metavar="FILE", help="Go on where the last run with this file stopped."),
     ] = None,
+    attached: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only the jobs attached under this name, by their keys.")
+    ] = None,
 ) -> None:
     """Show completions as they happen. Ctrl-C ends it; so do --count and --timeout."""
 
@@ -123,6 +101,10 @@ def tail(
             if not separator:
                 raise typer.BadParameter("--tag needs KEY=VALUE")
             wanted = wanted.with_instance_tag(key, value)
+        if attached is not None:
+            if tag is not None:
+                raise typer.BadParameter("--attached is a filter by tag itself: leave --tag out")
+            wanted = wanted.with_instance_tag("attachment", attached)
         options = TailOptions(
             filter=wanted,
             outcomes=frozenset(outcome or ()),
@@ -133,10 +115,11 @@ def tail(
             json=json,
             start=_cursor(start),
             checkpoint=checkpoint,
+            attached=attached,
         )
         return await run_tail(url, options)
 
-    _run(work())
+    run(work())
 
 
 def _cursor(text: str | None) -> StreamCursor | None:
@@ -148,13 +131,14 @@ def _cursor(text: str | None) -> StreamCursor | None:
 @app.command()
 def wait(
     url: Annotated[str, typer.Argument(help="valkey://…, valkeys://…, postgresql://…, or a libpq connection string.")],
-    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Executions, {fp:N}:<uuid>.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Executions, {fp:N}:<uuid>; with --attached, keys.")],
     any_: Annotated[bool, typer.Option("--any/--all", help="The first that finishes will do.")] = False,
     timeout: Annotated[float | None, typer.Option(min=0, metavar="S", help="Give up after so many seconds.")] = None,
     result: Annotated[bool, typer.Option("--result", help="Write the stored result to stdout.")] = False,
     missing: Annotated[_Missing, typer.Option(help="What an unknown id means.")] = _Missing.ERROR,
     schema: Annotated[str | None, typer.Option(help="Postgres: the schema of the engine's tables.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON Lines.")] = False,
+    attached: Annotated[str | None, typer.Option(metavar="NAME", help="The IDs are keys of jobs attached so.")] = None,
 ) -> None:
     """Wait until executions have finished, whether or not they have already.
 
@@ -165,9 +149,10 @@ def wait(
         if result and not json and not any_ and len(ids) > 1:
             raise typer.BadParameter("--result with several IDs needs --json or --any")
         options = WaitOptions(any=any_, timeout=timeout, result=result, missing=missing.value, schema=schema, json=json)
-        return await run_wait(url, ids, options)
+        wanted = ids if attached is None else [str(attached_id(attached, key)) for key in ids]
+        return await run_wait(url, wanted, options)
 
-    _run(work())
+    run(work())
 
 
 @app.command()
@@ -180,26 +165,4 @@ def demo(
 ) -> None:
     """Start throw-away servers, run two tenants' workload on them, and show the completions arrive."""
     kinds = ("valkey", "postgres") if backend is _Which.BOTH else (backend.value,)
-    _run(run_demo(kinds, seconds or (3_600.0 if board else 10.0), board=board))
-
-
-@producers.command("install")
-def producers_install(
-    url: Annotated[str, typer.Argument(help="The server to install on.")],
-    schema: Annotated[str | None, typer.Option(help="Postgres: into this schema.")] = None,
-) -> None:
-    """Install the tables and the function (Postgres) or the function library (Valkey). Safe to run again."""
-
-    async def work() -> int:
-        typer.echo(await install(url, schema=schema))
-        return 0
-
-    _run(work())
-
-
-@producers.command("show")
-def producers_show(
-    kind: Annotated[_Kind, typer.Argument(help="postgres or valkey; postgres-plain: moving old tables over.")],
-) -> None:
-    """Print the text that `install` would run; postgres-plain: the script that makes partitioned tables plain."""
-    typer.echo(text(kind.value), nl=False)
+    run(run_demo(kinds, seconds or (3_600.0 if board else 10.0), board=board))

@@ -20,6 +20,7 @@ from rich.text import Text
 from ffcompletion.consumers.checkpointing import checkpointed
 from ffcompletion.consumers.checkpoints import FileCheckpoints
 from ffcompletion.consumers.subscribing import subscribe
+from ffcompletion.contract.attached import attached_key
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport
 from ffcompletion.contract.filter import ScannerFilter
@@ -55,9 +56,11 @@ class TailOptions(msgspec.Struct, frozen=True, kw_only=True):
     json: bool = False
     start: StreamCursor | None = None
     checkpoint: Path | None = None
+    attached: str | None = None
+    """Jobs attached under this name are shown by their keys."""
 
 
-def as_json(completion: CompletionPayload, *, result: bool = False) -> str:
+def as_json(completion: CompletionPayload, *, result: bool = False, attached: str | None = None) -> str:
     """One line of JSON: the wire's own names, plus ``cursor`` where there is one.
 
     ``result``: the stored one as well, as text if it is UTF-8, else in ``result_base64``.
@@ -68,6 +71,8 @@ def as_json(completion: CompletionPayload, *, result: bool = False) -> str:
         "flow_id": None if completion.flow_id is None else str(completion.flow_id),
         "produced_at_ms": completion.produced_at_ms,
     }
+    if attached is not None:
+        line["key"] = attached_key(completion.execution_id, attached)
     if completion.cursor is not None:
         line["cursor"] = completion.cursor.to_text()
     if result:
@@ -79,13 +84,14 @@ def as_json(completion: CompletionPayload, *, result: bool = False) -> str:
     return msgspec.json.encode(line).decode()
 
 
-def as_text(completion: CompletionPayload) -> Text:
+def as_text(completion: CompletionPayload, *, attached: str | None = None) -> Text:
     """One line for people. Control characters from the wire are shown, never sent to the terminal."""
     at = datetime.fromtimestamp(completion.produced_at_ms / 1000 or time.time()).astimezone()
     outcome = completion.outcome or "(none)"
     line = Text(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
     line.append(f"{_printable(outcome):<10}", style=COLOURS[completion.kind])
-    line.append(_printable(completion.execution_id), style="default")
+    key = None if attached is None else attached_key(completion.execution_id, attached)
+    line.append(_printable(completion.execution_id) if key is None else f"{attached} {key}", style="default")
     if completion.flow_id is not None:
         line.append(f"  flow {completion.flow_id}", style="dim")
     return line
@@ -163,10 +169,10 @@ async def _show(backend: Backend, options: TailOptions, totals: Counter[str], li
                 continue
             totals[completion.outcome] += 1
             if options.json:
-                sys.stdout.write(as_json(completion) + "\n")
+                sys.stdout.write(as_json(completion, attached=options.attached) + "\n")
                 sys.stdout.flush()
             else:
-                console.print(as_text(completion))
+                console.print(as_text(completion, attached=options.attached))
                 console.file.flush()
             if options.count is not None and totals.total() >= options.count:
                 return

@@ -14,6 +14,8 @@ from typing import Final, final
 
 import msgspec
 
+from ffcompletion.producers import completion_call
+
 __all__ = ["TENANTS", "Job", "Workload", "on_postgres", "on_valkey"]
 
 TENANTS: Final = ("acme", "globex")
@@ -30,11 +32,6 @@ class Job(msgspec.Struct, frozen=True):
     flow_id: str | None
     tenant: str
     outcome: str
-
-    @property
-    def tag(self) -> str:
-        """The hash tag of its keys."""
-        return self.execution_id[: self.execution_id.index("}") + 1]
 
 
 Finish = Callable[[Job], Awaitable[object]]
@@ -109,17 +106,9 @@ async def on_valkey(url: str) -> AsyncGenerator[Finish]:
     client = await make_client(Options.from_url(url))
 
     async def finish(job: Job) -> object:
-        key = f"ff:exec:{job.tag}:{job.execution_id}"
-        index = f"ff:idx:{job.tag}"
-        keys = [
-            f"{key}:core",
-            f"{key}:tags",
-            f"{key}:result",
-            f"{index}:lane:{_LANE}:terminal",
-            f"{index}:all_executions",
-        ]
-        arguments = [job.execution_id, job.flow_id or "", job.tenant, _LANE, job.outcome, ""]
-        return await client.custom_command(["FCALL", "ffcompletion_complete", "5", *keys, *arguments])
+        return await client.custom_command(
+            completion_call(job.execution_id, job.outcome, flow_id=job.flow_id, namespace=job.tenant, lane=_LANE)
+        )
 
     try:
         yield finish

@@ -29,6 +29,8 @@ _UUID: Final = rf"(?:{HYPHENATED_UUID}|[0-9a-fA-F]{{32}}|\{{{HYPHENATED_UUID}\}}
 _FLOW_ID: Final = re.compile(_UUID)
 _EXECUTION_ID: Final = re.compile(rf"\{{fp:\+?([0-9]+)\}}:({_UUID})")
 _MAX_PARTITION: Final = 0xFFFF
+PARTITIONS: Final = 256
+"""How many partitions the engine runs unless told otherwise, and ids are minted for."""
 _SHOWN: Final = 80
 
 
@@ -78,6 +80,19 @@ class ExecutionId(str):
     def parse(cls, text: str) -> Self:
         """The same as calling the class: check ``text`` and keep it as it is. Raises ``Validation``."""
         return cls(text)
+
+    @classmethod
+    def new(cls, flow_id: str | None = None) -> Self:
+        """A new id with a random UUID, for executions that our own producers announce.
+
+        ``N`` spreads them over the engine's 256 partitions; with a flow it is that flow's, so that its members lie
+        together, which Valkey needs. Raises ``Validation`` for a malformed flow.
+        """
+        from uuid import uuid4  # noqa: PLC0415  # as above
+
+        made = uuid4()
+        partition = made.bytes[-1] if flow_id is None else flow_partition(FlowId(flow_id), PARTITIONS)
+        return cls(f"{{fp:{partition}}}:{made}")
 
     @property
     @override

@@ -9,11 +9,15 @@
 --
 --     SELECT ff_emit_completion('{fp:7}:550e8400-e29b-41d4-a716-446655440000', 'success', namespace => 'tenant-a');
 --
+-- and, where it begins, so that it can be waited for: SELECT ff_submit_execution('{fp:7}:550e8400-…').
+-- ff_new_execution_id() mints ids; ff_prune_completions('24 hours') keeps the tables small.
+--
 -- Safe to run again. Where the engine's own tables are found, nothing is touched.
 DO $install$
 DECLARE
     found oid := to_regclass('ff_completion_event');
     mark constant text := 'ffcompletion producer';
+    made regprocedure;
 BEGIN
     IF coalesce(found, to_regclass('ff_exec_core')) IS NOT NULL
        AND coalesce(obj_description(found, 'pg_class'), '') <> mark THEN
@@ -76,10 +80,91 @@ BEGIN
     CREATE OR REPLACE TRIGGER ff_announce_completions AFTER INSERT ON ff_completion_event
         REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION ff_announce_completions();
 
+    -- The partition that a flow and its members are minted into: CRC16/XMODEM over its 16 bytes, modulo 256.
+    CREATE OR REPLACE FUNCTION ff_flow_partition(flow_id uuid) RETURNS smallint
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $partition$
+    DECLARE
+        bytes constant bytea := uuid_send($1);
+        crc   integer := 0;
+    BEGIN
+        FOR n IN 0..15 LOOP
+            crc := crc # (get_byte(bytes, n) << 8);
+            FOR bit IN 1..8 LOOP
+                crc := ((crc << 1) # CASE WHEN crc & 32768 <> 0 THEN 4129 ELSE 0 END) & 65535;
+            END LOOP;
+        END LOOP;
+        RETURN crc % 256;
+    END $partition$;
+
+    -- A new id, spread over the 256 partitions by its own last byte; with a flow, in that flow's partition, so that its
+    -- members lie together.
+    CREATE OR REPLACE FUNCTION ff_new_execution_id(flow_id uuid DEFAULT NULL) RETURNS text
+    LANGUAGE plpgsql VOLATILE AS $new$
+    DECLARE
+        id constant uuid := gen_random_uuid();
+    BEGIN
+        RETURN format('{fp:%s}:%s', coalesce(ff_flow_partition($1), get_byte(uuid_send(id), 15)), id);
+    END $new$;
+
+    -- The two parts of an id. N is from 0 to 255, on Valkey too: no reader looks into further partitions.
+    CREATE OR REPLACE FUNCTION ff_parse_execution_id(execution_id text, OUT partition_key smallint, OUT id uuid)
+    LANGUAGE plpgsql IMMUTABLE AS $parse$
+    DECLARE
+        parts constant text[] := regexp_match($1, '^\{fp:([0-9]{1,5})\}:([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})$');
+    BEGIN
+        IF parts IS NULL OR parts[1]::integer > 255 THEN
+            RAISE EXCEPTION 'execution_id must be {fp:N}:<uuid> with N from 0 to 255, not %', coalesce(left($1, 80), 'NULL')
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'ff_new_execution_id() makes one';
+        END IF;
+        partition_key := parts[1];
+        id := parts[2];
+    END $parse$;
+
+    -- Records an execution that has not finished, or runs again, within the caller's transaction: it can be asked for
+    -- and waited for, and nothing is announced. Returns whether that is new: false if it was known as unfinished.
+    CREATE OR REPLACE FUNCTION ff_submit_execution(
+        execution_id text,
+        flow_id      uuid  DEFAULT NULL,
+        namespace    text  DEFAULT NULL,
+        tags         jsonb DEFAULT '{}',
+        lane         text  DEFAULT 'default'
+    ) RETURNS boolean LANGUAGE plpgsql AS $submit$
+    #variable_conflict use_column
+    DECLARE
+        key    record;
+        facts  jsonb;
+        before text;
+        now_ms constant bigint := (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
+    BEGIN
+        SELECT * INTO key FROM ff_parse_execution_id($1);
+        facts := ff_execution_facts($3, $4);
+        SELECT lifecycle_phase INTO before FROM ff_exec_core
+        WHERE partition_key = key.partition_key AND execution_id = key.id FOR UPDATE;
+        INSERT INTO ff_exec_core AS core (partition_key, execution_id, flow_id, lane_id, created_at_ms, raw_fields)
+        VALUES (key.partition_key, key.id, $2, $5, now_ms, facts)
+        ON CONFLICT (partition_key, execution_id) DO UPDATE SET
+            lifecycle_phase = 'submitted', public_state = 'waiting', cancellation_reason = NULL, terminal_at_ms = NULL,
+            result = NULL, flow_id = coalesce(excluded.flow_id, core.flow_id),
+            raw_fields = core.raw_fields || excluded.raw_fields;
+        RETURN coalesce(before, 'terminal') IN ('terminal', 'cancelled');
+    END $submit$;
+
+    -- What is kept beside an execution; what is not given is left out, so that it does not overwrite what is known.
+    CREATE OR REPLACE FUNCTION ff_execution_facts(namespace text, tags jsonb) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE AS $facts$
+    BEGIN
+        IF jsonb_typeof($2) <> 'object' THEN
+            RAISE EXCEPTION 'tags must be an object, {"key": "value"}' USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        RETURN jsonb_strip_nulls(jsonb_build_object('namespace', $1))
+            || CASE WHEN $2 <> '{}' THEN jsonb_build_object('tags', $2) ELSE '{}' END;
+    END $facts$;
+
     -- Records that an execution has finished and announces it, within the caller's transaction.
-    --   execution_id  {fp:N}:<uuid>, N from 0 to 32767 (the column is a smallint)
+    --   execution_id  {fp:N}:<uuid>, N from 0 to 255; ff_new_execution_id() makes one
     --   outcome       success, failed, cancelled, expired or skipped
-    -- Returns the outbox row's id. Calling it again for the same execution announces again (a replay).
+    -- What ff_submit_execution was told holds, unless it is said anew. Returns the outbox row's id. Calling it again for
+    -- the same execution announces again (a replay).
     CREATE OR REPLACE FUNCTION ff_emit_completion(
         execution_id text,
         outcome      text,
@@ -88,38 +173,86 @@ BEGIN
         tags         jsonb DEFAULT '{}',
         result       bytea DEFAULT NULL,
         lane         text  DEFAULT 'default'
-    ) RETURNS bigint LANGUAGE plpgsql SET search_path FROM CURRENT AS $emit$
+    ) RETURNS bigint LANGUAGE plpgsql AS $emit$
     #variable_conflict use_column
     DECLARE
-        parts text[] := regexp_match($1, '^\{fp:([0-9]{1,5})\}:([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})$');
-        part  smallint;
-        id    uuid;
-        now_ms bigint := (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
-        event bigint;
+        key    record;
+        known  record;
+        now_ms constant bigint := (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
+        event  bigint;
     BEGIN
-        IF parts IS NULL THEN
-            RAISE EXCEPTION 'execution_id must be {fp:N}:<uuid>, not %', $1 USING ERRCODE = 'invalid_parameter_value';
-        END IF;
+        SELECT * INTO key FROM ff_parse_execution_id($1);
         IF $2 IS NULL OR $2 NOT IN ('success', 'failed', 'cancelled', 'expired', 'skipped') THEN
-            RAISE EXCEPTION 'outcome must be success, failed, cancelled, expired or skipped, not %', $2
+            RAISE EXCEPTION 'outcome must be success, failed, cancelled, expired or skipped, not %', coalesce($2, 'NULL')
                 USING ERRCODE = 'invalid_parameter_value';
         END IF;
-        part := parts[1];
-        id := parts[2];
         INSERT INTO ff_exec_core AS core (partition_key, execution_id, flow_id, lane_id, lifecycle_phase, public_state,
                                           cancellation_reason, created_at_ms, terminal_at_ms, result, raw_fields)
-        VALUES (part, id, $3, $7,
+        VALUES (key.partition_key, key.id, $3, $7,
                 CASE $2 WHEN 'cancelled' THEN 'cancelled' ELSE 'terminal' END,
                 CASE $2 WHEN 'success' THEN 'completed' ELSE $2 END,
-                CASE $2 WHEN 'cancelled' THEN 'requested' END, now_ms, now_ms, $6,
-                jsonb_strip_nulls(jsonb_build_object('namespace', $4)) || jsonb_build_object('tags', coalesce($5, '{}')))
+                CASE $2 WHEN 'cancelled' THEN 'requested' END, now_ms, now_ms, $6, ff_execution_facts($4, $5))
         ON CONFLICT (partition_key, execution_id) DO UPDATE SET
             lifecycle_phase = excluded.lifecycle_phase, public_state = excluded.public_state,
             cancellation_reason = excluded.cancellation_reason, terminal_at_ms = excluded.terminal_at_ms,
-            result = excluded.result, raw_fields = core.raw_fields || excluded.raw_fields;
+            result = excluded.result, flow_id = coalesce(excluded.flow_id, core.flow_id),
+            raw_fields = core.raw_fields || excluded.raw_fields
+        RETURNING core.flow_id, core.raw_fields->>'namespace' AS namespace INTO known;
         INSERT INTO ff_completion_event (partition_key, execution_id, flow_id, outcome, namespace, occurred_at_ms)
-        VALUES (part, id, $3, $2, $4, now_ms)
+        VALUES (key.partition_key, key.id, known.flow_id, $2, known.namespace, now_ms)
         RETURNING event_id INTO event;
         RETURN event;
     END $emit$;
+
+    -- Removes what is older than that, oldest first, at most about `batch` rows of each kind; call it again while it
+    -- returns more than 0. Unfinished executions stay unless an age is given for them too. The newest announcement
+    -- always stays: by it a reader knows that a cursor is older than what is left, and says so (CursorExpired).
+    CREATE OR REPLACE FUNCTION ff_prune_completions(
+        older_than  interval,
+        unfinished  interval DEFAULT NULL,
+        batch       integer  DEFAULT 100000
+    ) RETURNS bigint LANGUAGE plpgsql AS $prune$
+    #variable_conflict use_column
+    DECLARE
+        now_ms  constant numeric := extract(epoch FROM clock_timestamp()) * 1000;
+        cutoff  bigint;
+        beyond  bigint;
+        removed bigint;
+        total   bigint;
+    BEGIN
+        IF older_than IS NULL OR older_than < interval '0' OR unfinished < interval '0' OR coalesce(batch, 0) < 1 THEN
+            RAISE EXCEPTION 'ages must not be negative, and batch at least 1' USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        cutoff := now_ms - extract(epoch FROM older_than) * 1000;
+        SELECT least(coalesce(min(event_id) FILTER (WHERE committed_at_ms >= cutoff), max(event_id) + 1),
+                     (SELECT max(event_id) FROM ff_completion_event))
+        INTO beyond
+        FROM (SELECT event_id, committed_at_ms FROM ff_completion_event ORDER BY event_id LIMIT batch) oldest;
+        DELETE FROM ff_completion_event WHERE event_id < beyond;
+        GET DIAGNOSTICS total = ROW_COUNT;
+        DELETE FROM ff_exec_core WHERE (partition_key, execution_id) IN (
+            SELECT partition_key, execution_id FROM ff_exec_core
+            WHERE lifecycle_phase IN ('terminal', 'cancelled') AND coalesce(terminal_at_ms, created_at_ms) < cutoff
+            LIMIT batch FOR UPDATE SKIP LOCKED);
+        GET DIAGNOSTICS removed = ROW_COUNT;
+        total := total + removed;
+        IF unfinished IS NOT NULL THEN
+            cutoff := now_ms - extract(epoch FROM unfinished) * 1000;
+            DELETE FROM ff_exec_core WHERE (partition_key, execution_id) IN (
+                SELECT partition_key, execution_id FROM ff_exec_core
+                WHERE lifecycle_phase NOT IN ('terminal', 'cancelled') AND created_at_ms < cutoff LIMIT batch FOR UPDATE SKIP LOCKED);
+            GET DIAGNOSTICS removed = ROW_COUNT;
+            total := total + removed;
+        END IF;
+        RETURN total;
+    END $prune$;
+
+    -- Whoever calls them, they write to these tables and to no others of the same name.
+    FOR made IN
+        SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = current_schema()::regnamespace
+        AND p.proname IN ('ff_flow_partition', 'ff_new_execution_id', 'ff_parse_execution_id', 'ff_submit_execution',
+                          'ff_execution_facts', 'ff_emit_completion', 'ff_prune_completions')
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', made, current_schema());
+    END LOOP;
 END $install$;

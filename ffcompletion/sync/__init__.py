@@ -15,10 +15,11 @@ from typing_extensions import Unpack
 
 from ffcompletion.options import ConnectOptions
 from ffcompletion.sync.backend import Backend
+from ffcompletion.sync.checkpointed import Checkpointed
 from ffcompletion.sync.stream import Stream
 from ffcompletion.urls import connect as connect_async
 
-__all__ = ["Backend", "Stream", "connect"]
+__all__ = ["Backend", "Checkpointed", "Stream", "connect"]
 
 
 def connect(url: str, **options: Unpack[ConnectOptions]) -> Backend:

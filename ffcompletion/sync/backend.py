@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, final
 
 from typing_extensions import override
 
-from ffcompletion.consumers import waiting
+from ffcompletion.consumers import checkpointing, waiting
 from ffcompletion.consumers.waiting import Missing
+from ffcompletion.contract.checkpoint import CheckpointStore, Lease
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.ids import ExecutionId
@@ -19,6 +20,7 @@ from ffcompletion.contract.protocols import Backend as AsyncBackend
 from ffcompletion.contract.protocols import CompletionFilter
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendStats
+from ffcompletion.sync.checkpointed import Checkpointed
 from ffcompletion.sync.loop import loop_thread
 from ffcompletion.sync.stream import Pump, Stream
 
@@ -140,6 +142,51 @@ class Backend:
         """The stored state, or None if there is none. Errors of ``ExecutionReader``."""
         self._check()
         return self._loop.run(lambda: self._backend.describe_execution(execution_id, result=result))
+
+    def describe_executions(
+        self, execution_ids: Sequence[str], *, result: bool = False
+    ) -> Sequence[ExecutionSnapshot | None]:
+        """The same for many, in one exchange; one answer for each id, in order. Errors of ``ExecutionReader``."""
+        self._check()
+        return self._loop.run(lambda: self._backend.describe_executions(execution_ids, result=result))
+
+    def flow_members(self, flow_id: str) -> Sequence[ExecutionId]:
+        """The flow's members as stored now. Errors of ``FlowReader``."""
+        self._check()
+        return self._loop.run(lambda: self._backend.flow_members(flow_id))
+
+    def checkpointed(
+        self,
+        store: CheckpointStore,
+        name: str,
+        filter: CompletionFilter | None = None,  # noqa: A002  # the contract's own word
+        *,
+        start: StreamCursor | None = None,
+        partitions: Collection[int] | None = None,
+        results: bool = False,
+        save_interval: float = 0.1,
+        selection: str | None = None,
+        lease: Lease = "none",
+    ) -> Checkpointed:
+        """Go on where the consumer called ``name`` stopped. Arguments and errors of ``ffcompletion.checkpointed``."""
+        self._check()
+
+        async def made() -> Checkpointed:
+            inner = checkpointing.checkpointed(
+                self._backend,
+                store,
+                name,
+                filter,
+                start=start,
+                partitions=partitions,
+                results=results,
+                save_interval=save_interval,
+                selection=selection,
+                lease=lease,
+            )
+            return Checkpointed(self._loop, inner)
+
+        return self._loop.run(made)
 
     def stats(self) -> BackendStats:
         """Counters of this backend, now."""

@@ -12,11 +12,14 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self, final
 
+import msgspec
+
 from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import Backend, CompletionFilter, CompletionStream
+from ffcompletion.contract.protocols import Backend, CompletionFilter, Subscription
+from ffcompletion.contract.stats import StreamStats
 from ffcompletion.sync.loop import LoopThread
 
 __all__ = ["Pump", "Stream"]
@@ -40,6 +43,10 @@ class Pump:
         self._room = asyncio.Event()
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
+        self._stream: Subscription | None = None
+        # Of the last that was handed to the thread; where the stream began, before the first.
+        self._yielded: StreamCursor | None = None
+        self._final: tuple[StreamCursor | None, StreamStats] | None = None
         self.ended: bool = False
         """Whether nothing more comes from the loop's thread."""
 
@@ -55,9 +62,11 @@ class Pump:
         async with AsyncExitStack() as stack:
             subscribing = subscribe(backend, wanted, cursor=cursor, partitions=partitions, results=results)
             stream = await stack.enter_async_context(subscribing)
+            self._stream = stream
+            self._yielded = stream.cursor
             self._task = asyncio.create_task(self._run(stream, stack.pop_all()), name="ffcompletion-sync-stream")
 
-    async def _run(self, stream: CompletionStream, stack: AsyncExitStack) -> None:
+    async def _run(self, stream: Subscription, stack: AsyncExitStack) -> None:
         try:
             async with stack:
                 async for completion in stream:
@@ -85,6 +94,7 @@ class Pump:
             except IndexError:
                 pass
             else:
+                self._yielded = completion.cursor
                 if len(self._items) == _AHEAD // 2 or not self._items:
                     self._loop.call(self._room.set)
                 return completion
@@ -98,12 +108,34 @@ class Pump:
                         raise StopIteration
                     self._changed.wait()
 
+    def look(self) -> tuple[StreamCursor | None, StreamStats]:
+        """Where to resume, and the counters; what was moved ahead and not fetched counts as buffered."""
+        if self._final is not None:
+            return self._final
+        if self.ended:
+            return self._seen()
+        return self._loop.run(self._look)
+
+    async def _look(self) -> tuple[StreamCursor | None, StreamStats]:
+        # On the loop's thread nothing is on its way between the stream and the items.
+        return self._seen()
+
+    def _seen(self) -> tuple[StreamCursor | None, StreamStats]:
+        stream, ahead = self._stream, len(self._items)
+        if stream is None:
+            return None, StreamStats()
+        stats = stream.stats()
+        stats = msgspec.structs.replace(stats, delivered=stats.delivered - ahead, buffered=stats.buffered + ahead)
+        return self._yielded if ahead else stream.cursor, stats
+
     def close(self) -> None:
         """Release what it holds on the server, and wait for that. Idempotent."""
         self._forget(self)
         task = self._task
-        if task is not None and not self.ended and os.getpid() == self._loop.pid:
-            self._loop.run(lambda: _cancelled(task))
+        if task is not None and self._final is None and os.getpid() == self._loop.pid:
+            self._final = self.look()
+            if not self.ended:
+                self._loop.run(lambda: _cancelled(task))
         self._items.clear()
 
     def abandon(self) -> None:
@@ -128,6 +160,15 @@ class Stream:
 
     def __next__(self) -> CompletionPayload:
         return self._pump.next()
+
+    @property
+    def cursor(self) -> StreamCursor | None:
+        """Where to resume after what has been yielded so far; None on backends that cannot resume."""
+        return self._pump.look()[0]
+
+    def stats(self) -> StreamStats:
+        """Counters of this stream, now."""
+        return self._pump.look()[1]
 
     def close(self) -> None:
         """Release what it holds on the server; a loop over it ends. Idempotent."""

@@ -78,7 +78,7 @@ class Report(msgspec.Struct, frozen=True):
 async def check_backend(factory: Factory, announcer: Announcer, options: Options | None = None) -> Report:
     """Hold a backend against every clause, each time a new one, and report by clause.
 
-    Raises nothing for what it finds, except what the announcer itself raises.
+    Raises nothing for what it finds: what the factory, the announcer or the backend raises is a broken clause, too.
     """
     return Report([await _result(check, factory, announcer, options) for check in CHECKS])
 
@@ -90,4 +90,7 @@ async def _result(check: Check, factory: Factory, announcer: Announcer, options:
         return Result(check.clause, check.title, "broken", f"expected: {exc.expected}\nhappened: {exc.happened}")
     except NotChecked as exc:
         return Result(check.clause, check.title, "not checked", str(exc))
+    except Exception as exc:  # noqa: BLE001  # somebody else's code, and the other clauses are to be looked at all the same
+        happened = f"{type(exc).__name__}: {exc}"
+        return Result(check.clause, check.title, "broken", f"expected: nothing is raised\nhappened: {happened}")
     return Result(check.clause, check.title, "holds")

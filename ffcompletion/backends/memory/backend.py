@@ -6,6 +6,7 @@ alone, because here the backend is the producer.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 import msgspec
 from typing_extensions import override
 
+from ffcompletion.backends.memory.faults import Faults
 from ffcompletion.backends.memory.log import Log, Reader, log
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
@@ -64,6 +66,8 @@ class MemoryBackend:
         self._observer = contained_observer(observer, log)
         self._state = BackendState.IDLE
         self._pid = os.getpid()
+        self.faults: Faults = Faults(self._connected)
+        """For unit tests: lose the connection, be slow, fail to answer, come back."""
 
     def emit(
         self,
@@ -142,8 +146,24 @@ class MemoryBackend:
             self._records.keep(snapshot)
         return snapshot
 
+    def finish(
+        self, execution_id: str, outcome: str = "success", *, after: float = 0.0, payload_bytes: bytes | None = None
+    ) -> None:
+        """Let what was submitted finish, ``after`` so many seconds: as ``emit`` then would, on the running loop.
+
+        Nothing happens if the backend has been closed by then. Raises ``Validation`` for bad ids.
+        """
+        id_ = ExecutionId(execution_id)
+
+        def emit() -> None:
+            if self._state is not BackendState.CLOSED:
+                self.emit(id_, outcome, payload_bytes=payload_bytes)
+
+        asyncio.get_running_loop().call_later(after, emit)
+
     async def subscribe_completions(self, *, results: bool = False) -> Subscription:
         """A stream of what is emitted from now on. ``results``: payloads carry ``payload_bytes``."""
+        await self.faults.answer(self._setup_s)
         return self._open(self._records.end, None, results)
 
     async def subscribe_completions_filtered(
@@ -154,6 +174,7 @@ class MemoryBackend:
         results: bool = False,
     ) -> Subscription:
         """The same, for what ``filter`` admits."""
+        await self.faults.answer(self._setup_s)
         return self._open(self._records.end, filter, results)
 
     async def subscribe_completions_from(
@@ -169,6 +190,7 @@ class MemoryBackend:
         Raises ``Validation`` for a cursor of another backend or another ``MemoryBackend``. Completions that the log
         no longer keeps are counted as lost.
         """
+        await self.faults.answer(self._setup_s)
         records = self._records
         if cursor.is_empty:
             position = records.end
@@ -191,6 +213,7 @@ class MemoryBackend:
         """The same for many; one answer for each id, in order."""
         if self._state is BackendState.CLOSED:
             raise Unavailable("describe_execution", "the backend is closed")
+        await self.faults.answer(self._setup_s)
         found = [self._records.states.get(ExecutionId(execution_id)) for execution_id in execution_ids]
         if result:
             return found
@@ -201,6 +224,7 @@ class MemoryBackend:
         if self._state is BackendState.CLOSED:
             raise Unavailable("flow_members", "the backend is closed")
         flow = FlowId(flow_id)
+        await self.faults.answer(self._setup_s)
         with self._records.lock:
             return [id_ for id_, state in self._records.states.items() if state.flow_id == flow]
 
@@ -215,6 +239,12 @@ class MemoryBackend:
         self._readers.add(reader)
         self._enter(BackendState.LIVE)
         return Subscription(reader, "memory")
+
+    def _connected(self, connected: bool) -> None:
+        self._records.connected = connected
+        if self._readers:
+            self._enter(BackendState.LIVE if connected else BackendState.RECONNECTING)
+        self._records.signal.wake()
 
     def _forget(self, reader: Reader) -> None:
         self._readers.discard(reader)

@@ -39,6 +39,8 @@ class Log:
         self.states: dict[ExecutionId, ExecutionSnapshot] = {}
         self.end = 0
         self.signal: Signal = Signal()
+        # Whether what is in it reaches the streams.
+        self.connected: bool = True
         # Completions may be emitted on any thread: entries and end change together.
         self.lock: threading.Lock = threading.Lock()
         # Distinguishes this log's cursors from another's, also from one of an earlier process.
@@ -87,7 +89,7 @@ class Reader:
 
     def take(self) -> Sequence[CompletionPayload]:
         records = self._log
-        while self._position < records.end:
+        while records.connected and self._position < records.end:
             with records.lock:
                 missed = max(0, records.start - self._position)
                 self._position += missed
@@ -122,7 +124,7 @@ class Reader:
 
     async def ready(self) -> None:
         # Emitting and closing may happen on another thread, between any look and any wait.
-        await self._log.signal.until(lambda: self.closed or self._position < self._log.end)
+        await self._log.signal.until(lambda: self.closed or (self._log.connected and self._position < self._log.end))
 
     def close(self) -> None:
         self.closed = True

@@ -7,15 +7,36 @@ last look are passed over. The counts lag a little: a partition that has changed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 
-__all__ = ["Changes"]
+import msgspec
+
+__all__ = ["Changes", "Plan"]
+
+# Partitions in one question.
+_TOGETHER: Final = 64
 
 # A look at everything that takes no longer than this is cheaper than telling what to leave out.
 _CHEAP_S: Final = 0.03
 # Counts may be switched off, or be lost: so many looks, and everything is looked at.
 _ALL_EVERY: Final = 240
+
+
+@final
+class Plan(msgspec.Struct, frozen=True):
+    """How to look, on a server."""
+
+    keys: range
+    """Partition keys; empty where the records are one table."""
+    lanes: list[str] | None
+    """None: where lanes cannot be asked for, or there are none; then whole partitions are read."""
+
+    def pieces(self, keys: Sequence[int]) -> list[Sequence[int]]:
+        """These partitions, as many together as one question is for."""
+        if not self.keys:
+            return [()]
+        return [keys[start : start + _TOGETHER] for start in range(0, len(keys), _TOGETHER)]
 
 
 @final

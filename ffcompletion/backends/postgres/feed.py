@@ -136,9 +136,9 @@ class Feed:
         self.backlog = None if since_ms is None else Backlog(since_ms)
 
     @property
-    def room(self) -> bool:
-        """Whether it can take more of what ended without a row."""
-        return self._silent_count < self._limit
+    def room(self) -> int:
+        """How many it can take of what ended without a row."""
+        return max(0, self._limit - self._silent_count)
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
         """Those of the ends that are for it, and were not given to it."""

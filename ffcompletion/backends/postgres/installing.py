@@ -1,35 +1,73 @@
-"""Put the producer's SQL on a server."""
+"""Put the producer's SQL on a server, take it away, and clear away what it recorded."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import psycopg
 from psycopg import sql
 from psycopg.errors import Diagnostic
 
-from ffcompletion.backends.postgres.connection import Target
+from ffcompletion.backends.postgres.connection import Connection, Target
 from ffcompletion.backends.postgres.errors import driver_errors
 from ffcompletion.contract.errors import Unavailable
 
-__all__ = ["install_producer"]
+__all__ = ["install_producer", "prune", "uninstall_producer"]
+
+_OLDEST = 150_000
 
 
 async def install_producer(conninfo: str, script: str, schema: str | None) -> str:
     """Run ``script`` in one transaction; what was done, in one line. Raises ``EngineError``."""
+    return await _run(
+        conninfo, "producers install", script, schema, "ff_completion_event and ff_emit_completion() are ready"
+    )
+
+
+async def uninstall_producer(conninfo: str, script: str, schema: str | None) -> str:
+    """Run ``script`` in one transaction; what was done, in one line. Raises ``EngineError``."""
+    return await _run(conninfo, "producers uninstall", script, schema, "ff_completion_event and its functions are gone")
+
+
+async def _run(conninfo: str, op: str, script: str, schema: str | None, done: str) -> str:
     target = Target(conninfo, 8.0)
     notices: list[str] = []
 
     def on_notice(diagnostic: Diagnostic) -> None:
         notices.append(diagnostic.message_primary or "")
 
-    async with driver_errors(target.shown, "producers install"), await target.connect() as conn, conn.transaction():
-        if conn.info.server_version < 150_000:
-            raise Unavailable("producers install", "PostgreSQL 15 or later is needed")
-        if schema is not None:
-            await conn.execute(sql.SQL("SET LOCAL search_path = {}").format(sql.Identifier(schema)))
+    async with _connected(target, op, schema) as conn, conn.transaction():
         conn.add_notice_handler(on_notice)
         # The package's own file, not a caller's text.
         await conn.execute(script.encode())
     told = [notice for notice in notices if "nothing was changed" in notice or "partitioned" in notice]
-    ready = "ff_completion_event and ff_emit_completion() are ready"
     if not told:
-        return f"{target.shown}: {ready}"
-    return f"{target.shown}: {told[0] if 'nothing was changed' in told[0] else f'{ready}; {told[0]}'}"
+        return f"{target.shown}: {done}"
+    return f"{target.shown}: {told[0] if 'nothing was changed' in told[0] else f'{done}; {told[0]}'}"
+
+
+async def prune(conninfo: str, older_than: timedelta, unfinished: timedelta | None, schema: str | None) -> int:
+    """Call ``ff_prune_completions`` until nothing is left to remove; how many rows. Raises ``EngineError``."""
+    total = 0
+    async with _connected(Target(conninfo, 8.0), "producers prune", schema) as conn:
+        while True:
+            try:
+                cursor = await conn.execute("SELECT ff_prune_completions(%s, %s)", (older_than, unfinished))
+            except psycopg.errors.UndefinedFunction as exc:
+                raise Unavailable("producers prune", "run `ffcompletion producers install URL` first") from exc
+            row = await cursor.fetchone()
+            if row is None or not row[0]:
+                return total
+            total += int(row[0])
+
+
+@asynccontextmanager
+async def _connected(target: Target, op: str, schema: str | None) -> AsyncGenerator[Connection]:
+    async with driver_errors(target.shown, op), await target.connect() as conn:
+        if conn.info.server_version < _OLDEST:
+            raise Unavailable(op, "PostgreSQL 15 or later is needed")
+        if schema is not None:
+            await conn.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)))
+        yield conn

@@ -194,10 +194,6 @@ class Queries:
         """
         return self._select(" WHERE e.event_id > %s ORDER BY e.event_id LIMIT %s")
 
-    def span(self) -> Query:
-        """Rows in ``(%s, %s]``, in no order: merging 256 sorted partitions costs ten times what probing them does."""
-        return self._select(" WHERE e.event_id > %s AND e.event_id <= %s")
-
     def picked(self) -> Query:
         """Rows whose id is in ``%s`` (bigint[]), in no order."""
         return self._select(" WHERE e.event_id = ANY(%s)")
@@ -237,7 +233,9 @@ class Queries:
         text: LiteralString = (
             "SELECT w.n, c.execution_id IS NOT NULL, coalesce(c.raw_fields->>'namespace', o.namespace),"
             " coalesce(c.flow_id, o.flow_id)::text, c.lane_id, (c.raw_fields->'tags')::text, c.lifecycle_phase,"
-            " c.cancellation_reason, c.raw_fields->>'last_failure_message', c.terminal_at_ms, o.outcome, o.occurred_at_ms,"
+            " c.cancellation_reason, c.raw_fields->>'last_failure_message', c.terminal_at_ms,"
+            # A job that had finished before its table was attached has no row in the outbox.
+            " coalesce(o.outcome, c.raw_fields->>'attached_outcome'), o.occurred_at_ms,"
         )
         text += " c.result" if results else " NULL::bytea"
         text += (

@@ -26,6 +26,8 @@ log: Final = logger("ffcompletion.postgres")
 
 # Rows per read: decoding 2,000 takes about 4 ms, the longest that the loop is held.
 _PAGE: Final = 2_000
+# So many announced ids are picked one by one; more of them are read as a page.
+_PICKED: Final = 8
 # How far below the newest id the ordinary read looks again for rows that committed late. Ids of transactions that
 # run side by side lie close together; older gaps are looked for when they are announced, or when their owners end.
 _REREAD: Final = 512
@@ -103,15 +105,15 @@ class Reader:
             # Ids that are known already: a read was quicker than the notification, or somebody was late; or ids began
             # anew, and then nothing is to be handed out before that is settled.
             return False
-        if hints.look or (session.plain and hints.ids and hints.ids[-1] > tracker.high):
+        new = [event_id for event_id in hints.ids if event_id > tracker.high]
+        late = tracker.may_be_late(hints.ids)
+        if hints.look or len(new) > _PICKED or (new and session.plain):
             more = await self._look(session)
-        elif hints.ids and hints.ids[-1] > tracker.high:
-            upto = hints.ids[-1]
-            if upto - tracker.high > _PAGE:
-                more = await self._look(session)
-            else:
-                await self._read(session, self._queries.span(), (tracker.high, upto))
-        late = tracker.may_be_late(hints.ids) if hints.ids else []
+            late = tracker.may_be_late(late)
+        else:
+            # Probing every partition for a few ids is cheaper than merging what all of them hold in order. What lies in
+            # between and was not announced is a gap until it is settled.
+            late += new
         if late:
             await self._read(session, self._queries.picked(), (late,))
         return more

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, Protocol, cast, final
+from typing import Final, cast, final
 
-import msgspec
 import psycopg
 
-from ffcompletion.backends.postgres.changes import Changes
+from ffcompletion.backends.postgres.changes import Changes, Plan
 from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
 from ffcompletion.backends.postgres.filtering import Record
 from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_rows
@@ -22,13 +21,23 @@ from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import LANES, SERVER_MS, Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, stored_sizes
 from ffcompletion.backends.postgres.rows import with_results
-from ffcompletion.backends.postgres.silent import SLACK_MS, Backlog, End, EndRow, Silent, end_of, facts_of, payload_of
+from ffcompletion.backends.postgres.silent import (
+    SLACK_MS,
+    Backlog,
+    End,
+    EndRow,
+    Receiver,
+    Silent,
+    end_of,
+    facts_of,
+    payload_of,
+)
 from ffcompletion.backends.postgres.silent_queries import SilentQueries
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.hub import Group, Selector
 from ffcompletion.foreign.logs import logger
 
-__all__ = ["Receiver", "Reconciler"]
+__all__ = ["Reconciler"]
 
 _log: Final = logger("ffcompletion.postgres")
 
@@ -36,44 +45,6 @@ _log: Final = logger("ffcompletion.postgres")
 _OVERLAP_MS: Final = 60_000
 # How soon streams that could not take all of it are looked after again.
 _AGAIN_S: Final = 0.1
-# Partitions in one question.
-_TOGETHER: Final = 32
-
-
-class Receiver(Protocol):
-    """A stream, as the reconciler sees it."""
-
-    selector: Selector
-    backlog: Backlog | None
-    """Ends that are still to be looked for on behalf of this stream alone."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether it wants nothing any more."""
-        ...
-
-    @property
-    def room(self) -> bool:
-        """Whether it can take more."""
-        ...
-
-    def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
-        """Those of the ends that are for it, and were not given to it."""
-        ...
-
-    def found(self, ends: Sequence[End], chosen: Sequence[CompletionPayload], withheld: tuple[int, int], /) -> None:
-        """These ends were decided: what it admits of them, and how many are filtered and undecided."""
-        ...
-
-
-@final
-class _Plan(msgspec.Struct, frozen=True):
-    """How to look, on this server."""
-
-    keys: dict[int, int]
-    """Partition keys, and the table of each; empty where the records are one table."""
-    lanes: list[str] | None
-    """None: where lanes cannot be asked for, or there are none; then whole partitions are read."""
 
 
 @final
@@ -93,7 +64,9 @@ class Reconciler:
         self._stopping = False
         # The server's time, and when that was by our own clock.
         self._server_ms = (0, 0.0)
-        self._plan: _Plan | None = None
+        self._plan: Plan | None = None
+        # Partition keys with their tables, once they are asked for.
+        self._tables: dict[int, int] = {}
         self._planned = False
         self._said: set[str] = set()
         self.found: int = 0
@@ -128,7 +101,8 @@ class Reconciler:
     async def run(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
         """Until stopped. Each question is to be answered within so many seconds."""
         failed = False
-        look_at = 0.0
+        # Not at once: what a look is for has not had the time to happen, and streams are being opened.
+        look_at = time.monotonic() + self._interval_s
         while not self._stopping:
             due = time.monotonic() >= look_at
             try:
@@ -180,7 +154,7 @@ class Reconciler:
         self._server_ms = (ms, sent)
         return ms
 
-    async def _planning(self, conn: Connection) -> _Plan | None:
+    async def _planning(self, conn: Connection) -> Plan | None:
         """None: there is nothing to look for here, or no right to."""
         if self._planned:
             return self._plan
@@ -200,9 +174,9 @@ class Reconciler:
             )
         if not indexed:
             self._say("no index on the records' (partition_key, lane_id, lifecycle_phase): whole partitions are read")
-        core = self._queries.core_text
-        found = await (await conn.execute(self._silent_queries.record_keys(), (core, core), prepare=False)).fetchall()
-        self._plan = _Plan({cast("int", key): cast("int", oid) for key, oid in found}, lanes)
+        text, core = self._silent_queries.partitions(), self._queries.core_text
+        ((count,),) = await (await conn.execute(text, (core,), prepare=False)).fetchall()
+        self._plan, self._tables = Plan(range(count), lanes), {}
         self._planned = True
         return self._plan
 
@@ -213,48 +187,64 @@ class Reconciler:
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _look(self, conn: Connection, lookups: Lookups, plan: _Plan, seconds: float) -> None:
+    async def _look(self, conn: Connection, lookups: Lookups, plan: Plan, seconds: float) -> None:
         with deadline(conn, seconds):
             self._silent.begin(await self._ask_time(conn))
             keys = await self._keys(conn, plan)
         started = time.monotonic()
-        for chunk in _chunks(keys, plan):
+        for chunk in plan.pieces(keys):
             with deadline(conn, seconds):
                 ends = await self._read(conn, lookups, plan, chunk, self._silent.since_ms)
             news = self._silent.news(ends)
-            self.found += len(news)
-            if news:
+            try:
                 await self._hand_out(conn, lookups, news, seconds, list(self._receivers()))
+            except BaseException:
+                # Who has them already is not given them again.
+                self._silent.forget(news)
+                raise
+            self.found += len(news)
         self._silent.end()
         if len(keys) == len(plan.keys):
             self._changes.looked_at_all(time.monotonic() - started)
 
-    async def _keys(self, conn: Connection, plan: _Plan) -> Sequence[int]:
+    async def _keys(self, conn: Connection, plan: Plan) -> Sequence[int]:
         if not plan.keys or not self._changes.counts_wanted:
-            return list(plan.keys)
-        text, tables = self._silent_queries.written(), list(plan.keys.values())
-        rows = await (await conn.execute(text, (tables,), prepare=False)).fetchall()
+            return plan.keys
+        if not self._tables:
+            text, core = self._silent_queries.record_keys(), self._queries.core_text
+            rows = await (await conn.execute(text, (core, core), prepare=False)).fetchall()
+            self._tables = dict(cast("list[tuple[int, int]]", rows))
+        tables = list(self._tables.values())
+        rows = await (await conn.execute(self._silent_queries.written(), (tables,), prepare=False)).fetchall()
         counts = dict(cast("list[tuple[int, int]]", rows))
-        return self._changes.to_look_at({key: counts.get(oid, 0) for key, oid in plan.keys.items()})
+        return self._changes.to_look_at({key: counts.get(oid, 0) for key, oid in self._tables.items()})
 
-    async def _catch_up(self, conn: Connection, lookups: Lookups, plan: _Plan, seconds: float) -> None:
+    async def _catch_up(self, conn: Connection, lookups: Lookups, plan: Plan, seconds: float) -> None:
         """On behalf of streams that were resumed, or could not take what was found: as much as they can take now."""
-        chunks = _chunks(list(plan.keys), plan)
+        chunks = plan.pieces(plan.keys)
         for receiver in self._behind():
             backlog = receiver.backlog
             while backlog is not None and receiver.room and backlog.done < len(chunks):
                 with deadline(conn, seconds):
                     ends = await self._read(conn, lookups, plan, chunks[backlog.done], backlog.since_ms)
-                await self._hand_out(conn, lookups, sorted(ends, key=lambda end: end.at_ms), seconds, [receiver])
+                ends.sort(key=lambda end: end.at_ms)
+                # What is given twice is left out; so a piece that is not taken whole is read again.
+                receiver.backlog = None
+                try:
+                    whole = await self._hand_out(conn, lookups, ends, seconds, [receiver])
+                finally:
+                    receiver.backlog = backlog
+                if not whole:
+                    break
                 backlog.done += 1
-            if backlog is not None and backlog is receiver.backlog and backlog.done == len(chunks):
+            if backlog is not None and backlog.done == len(chunks):
                 receiver.backlog = None
 
     def _behind(self) -> list[Receiver]:
         return [receiver for receiver in self._receivers() if receiver.backlog is not None and not receiver.closed]
 
     async def _read(
-        self, conn: Connection, lookups: Lookups, plan: _Plan, keys: Sequence[int], since_ms: int
+        self, conn: Connection, lookups: Lookups, plan: Plan, keys: Sequence[int], since_ms: int
     ) -> list[End]:
         query = self._silent_queries.silent(lanes=plan.lanes is not None, keys=bool(plan.keys))
         values: list[object] = [list(keys)] if plan.keys else []
@@ -267,21 +257,21 @@ class Reconciler:
 
     async def _hand_out(
         self, conn: Connection, lookups: Lookups, ends: Sequence[End], seconds: float, receivers: Sequence[Receiver]
-    ) -> None:
+    ) -> bool:
+        """To each of these. False: somebody could not take all that was for it; the rest is its backlog."""
         payloads = {end: payload_of(end) for end in ends}
+        whole = True
         for receiver in receivers:
-            if receiver.closed:
-                continue
-            if not receiver.room:
-                # Bounded: it gets them later, at its own pace.
-                oldest = min(end.at_ms for end in ends)
-                backlog = receiver.backlog
-                receiver.backlog = Backlog(oldest if backlog is None else min(oldest, backlog.since_ms))
-                continue
             mine = list(receiver.unseen(ends))
-            while mine:
-                count = await self._give(conn, lookups, mine, payloads, seconds, receiver)
-                mine = mine[count:]
+            while mine and receiver.room and not receiver.closed:
+                mine = mine[await self._give(conn, lookups, mine[: receiver.room], payloads, seconds, receiver) :]
+            if mine and not receiver.closed:
+                # Bounded: it gets them later, at its own pace.
+                whole = False
+                oldest, backlog = mine[0].at_ms, receiver.backlog
+                if backlog is None or oldest < backlog.since_ms or backlog.done:
+                    receiver.backlog = Backlog(oldest if backlog is None else min(oldest, backlog.since_ms))
+        return whole
 
     async def _give(
         self,
@@ -304,7 +294,13 @@ class Reconciler:
         sizes = stored_sizes(mine, admitted([Group(receiver.selector)], mine, facts), records)
         count = self._budget.fit(sizes)
         names = [end.name for end, size in zip(ends[:count], sizes[:count], strict=True) if size is not None]
-        found: Mapping[str, Result] = await lookups.results(conn, names, seconds) if names else {}
+        found: Mapping[str, Result] = {}
+        try:
+            if names:
+                found = await lookups.results(conn, names, seconds * self._budget.patience)
+        except (psycopg.Error, OSError):
+            self._budget.shrink(len(names))
+            raise
         for at, end in enumerate(ends[:count]):
             # Another run by now, or another's.
             if end.name in found and found[end.name].namespace != end.namespace:
@@ -312,9 +308,3 @@ class Reconciler:
         rich = with_results(mine[:count], {name: result.data for name, result in found.items()})
         receiver.found(ends[:count], group.select(rich, facts[:count]), (group.filtered, group.undecided))
         return count
-
-
-def _chunks(keys: Sequence[int], plan: _Plan) -> list[Sequence[int]]:
-    if not plan.keys:
-        return [[]]
-    return [keys[start : start + _TOGETHER] for start in range(0, len(keys), _TOGETHER)]

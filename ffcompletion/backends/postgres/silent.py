@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Final, final
+from typing import Final, Protocol, final
 
 import msgspec
 
@@ -17,9 +17,20 @@ from ffcompletion.backends.postgres.rows import tags_of
 from ffcompletion.backends.postgres.snapshots import outcome_of
 from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.hub import Facts
+from ffcompletion.delivery.hub import Facts, Selector
 
-__all__ = ["SLACK_MS", "Backlog", "Delivered", "End", "EndRow", "Silent", "end_of", "facts_of", "payload_of"]
+__all__ = [
+    "SLACK_MS",
+    "Backlog",
+    "Delivered",
+    "End",
+    "EndRow",
+    "Receiver",
+    "Silent",
+    "end_of",
+    "facts_of",
+    "payload_of",
+]
 
 SLACK_MS: Final = 5
 """A row is of the same completion as a record if its time is at most so much earlier: both are written with one time."""
@@ -80,6 +91,32 @@ class Backlog(msgspec.Struct):
     """So many pieces of the partitions have been looked at."""
 
 
+class Receiver(Protocol):
+    """A stream, as the reconciler sees it."""
+
+    selector: Selector
+    backlog: Backlog | None
+    """Ends that are still to be looked for on behalf of this stream alone."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it wants nothing any more."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many it can take."""
+        ...
+
+    def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
+        """Those of the ends that are for it, and were not given to it."""
+        ...
+
+    def found(self, ends: Sequence[End], chosen: Sequence[CompletionPayload], withheld: tuple[int, int], /) -> None:
+        """These ends were decided: what it admits of them, and how many are filtered and undecided."""
+        ...
+
+
 @final
 class Silent:
     """What one reconciler has found, from look to look. Times are the server's, in ms."""
@@ -112,6 +149,11 @@ class Silent:
                 if self._start_ms is None or end.at_ms >= self._start_ms:
                     fresh.append(end)
         return sorted(fresh, key=lambda end: end.at_ms)
+
+    def forget(self, ends: Iterable[End]) -> None:
+        """They could not be handed out: the next look is to find them again."""
+        for end in ends:
+            self._known.pop(end.name, None)
 
     def end(self) -> None:
         """The look is complete."""

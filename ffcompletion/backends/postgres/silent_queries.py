@@ -49,8 +49,12 @@ class SilentQueries:
             (2, 3, 8, 9),
         )
 
+    def partitions(self) -> LiteralString:
+        """How many partitions the table ``%s`` has; 0 where it is not partitioned."""
+        return "SELECT count(*) FROM pg_partition_tree(to_regclass(%s)) WHERE isleaf AND level > 0"
+
     def record_keys(self) -> bytes:
-        """The partition keys of the records, each with its table: ``key, oid``. No row where they are not partitioned."""
+        """The partition keys of the records, each with its table: ``key, oid``. Dear: tens of milliseconds."""
         return self._queries.compose(
             "SELECT k, l.relid::oid::bigint FROM (SELECT t.relid, m[1]::int AS modulus, m[2]::int AS remainder"
             " FROM pg_partition_tree(to_regclass(%s)) t JOIN pg_class p ON p.oid = t.relid,"

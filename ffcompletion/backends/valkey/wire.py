@@ -24,6 +24,9 @@ _LONGEST: Final = 16_384
 # An id has some 50 characters, an outcome 9 at the most. What is kept of an announcement is no longer than this.
 _LONGEST_WORD: Final = 256
 
+# Our own producers announce an execution without a flow too; the message has to name one.
+_NO_FLOW: Final = "00000000-0000-0000-0000-000000000000"
+
 
 class _Announcement(msgspec.Struct, gc=False):
     """The JSON object: three strings; a missing outcome reads as empty, unknown members are ignored."""
@@ -83,4 +86,5 @@ def decode(raw: bytes) -> CompletionPayload | None:
         return None
     if not (is_execution_id(execution_id) and is_flow_id(flow_id)):
         return None
-    return CompletionPayload(trusted_execution_id(execution_id), found.outcome, None, 0, trusted_flow_id(flow_id))
+    flow = None if flow_id == _NO_FLOW else trusted_flow_id(flow_id)
+    return CompletionPayload(trusted_execution_id(execution_id), found.outcome, None, 0, flow)

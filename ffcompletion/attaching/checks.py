@@ -1,0 +1,152 @@
+"""What must hold before anything is changed; each fault is named, with what there is instead."""
+
+from __future__ import annotations
+
+from typing import Any, Final, LiteralString
+
+from psycopg import Connection, sql
+
+from ffcompletion.attaching.definition import Definition, table_parts
+from ffcompletion.attaching.rendering import identifier, table
+from ffcompletion.contract.errors import Unavailable, Validation
+
+__all__ = ["Connected", "check_table", "check_tables_of_ours"]
+
+Connected = Connection[tuple[Any, ...]]
+
+_OURS: Final = frozenset({"ff_completion_event", "ff_exec_core", "ff_attachment"})
+_KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index",
+                 "I": "an index", "c": "a type", "t": "a TOAST table"}  # fmt: skip
+# Types whose text does not depend on a session's settings.
+_KEYS: Final = frozenset({"smallint", "integer", "bigint", "uuid", "text", "character varying", "numeric", "name"})
+_SHOWN: Final = 12
+
+
+def check_tables_of_ours(conn: Connected, schema: str) -> bool:
+    """Whether our producers' tables are there already. Raises ``Unavailable`` beside FlowFabric's own."""
+    row = conn.execute(
+        "SELECT obj_description(e.oid, 'pg_class'), e.oid IS NOT NULL, c.oid IS NOT NULL,"
+        " has_table_privilege(e.oid, 'SELECT, INSERT, DELETE') AND has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE')"
+        " FROM (SELECT to_regclass(%s)::oid AS oid) e, (SELECT to_regclass(%s)::oid AS oid) c",
+        (f"{identifier(schema)}.ff_completion_event", f"{identifier(schema)}.ff_exec_core"),
+    ).fetchone()
+    mark, events, cores, allowed = row or (None, False, False, None)
+    if not events and not cores:
+        return False
+    if mark != "ffcompletion producer":
+        raise Unavailable("attach", f"FlowFabric's own tables are in the schema {schema!r}; use another with --schema")
+    if not allowed:
+        raise Unavailable("attach", "the role may not write to ff_completion_event and ff_exec_core; use their owner")
+    return True
+
+
+def check_table(conn: Connected, definition: Definition) -> None:
+    """The table is one, ours to attach, and has what is named. Raises ``Validation`` or ``Unavailable``."""
+    shown = definition.table
+    oid = _value(conn, "SELECT to_regclass(%s)::oid", table(definition))
+    if oid is None:
+        raise Validation("table", f"{shown} is not there{_similar(conn, definition)}")
+    row = conn.execute(
+        "SELECT c.relkind::text, c.relpersistence::text, c.relispartition, n.nspname, c.relname,"
+        " pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE') FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
+        (oid,),
+    ).fetchone()
+    if row is None:
+        raise Validation("table", f"{shown} is not there")
+    kind, persistence, partition, schema, name, owner, owned = row
+    if name in _OURS or schema in {"pg_catalog", "information_schema"}:
+        raise Validation("table", f"{shown} is no table of jobs")
+    if kind not in {"r", "p"}:
+        raise Validation("table", f"{shown} is {_KINDS.get(kind, 'no table')}; a trigger needs the table behind it")
+    if persistence == "t":
+        raise Validation("table", f"{shown} is temporary")
+    if partition:
+        raise Validation("table", f"{shown} is a partition; attach the table that it is a part of")
+    if not owned:
+        raise Unavailable("attach", f"{shown} belongs to {owner}; attach it as that role")
+    _columns(conn, definition, oid)
+    if definition.history is None:
+        _unique(conn, definition, oid)
+    _states(conn, definition, oid)
+
+
+def _columns(conn: Connected, definition: Definition, oid: int) -> None:
+    rows = conn.execute(
+        "SELECT attname, attnotnull, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL) FROM pg_attribute"
+        " JOIN pg_type t ON t.oid = atttypid WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        (oid,),
+    ).fetchall()
+    there = {name: (never_null, kind) for name, never_null, kind in rows}
+    for column in definition.columns:
+        if column not in there:
+            raise Validation("column", f"{definition.table} has no column {column!r}; it has {', '.join(there)}")
+    never_null, kind = there[definition.key]
+    if not never_null:
+        raise Validation("key", f"{definition.key} may be null; a key is NOT NULL and unique")
+    if kind not in _KEYS:
+        raise Validation("key", f"{definition.key} is a {kind}; a key is a whole number, a UUID or a text")
+
+
+def _unique(conn: Connected, definition: Definition, oid: int) -> None:
+    # In a partitioned table a unique index has the partition key's columns as well.
+    found = _value(
+        conn,
+        "SELECT count(*) FROM pg_index i LEFT JOIN pg_partitioned_table p ON p.partrelid = i.indrelid"
+        " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = %s"
+        " WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL"
+        " AND a.attnum = ANY(i.indkey::int2[]) AND NOT EXISTS (SELECT FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, at)"
+        " WHERE k.at <= i.indnkeyatts AND k.n <> a.attnum AND NOT coalesce(k.n = ANY(p.partattrs::int2[]), false))",
+        definition.key,
+        oid,
+    )
+    if not found:
+        raise Validation("key", f"{definition.key} is not unique: no unique index is on it alone")
+
+
+def _states(conn: Connected, definition: Definition, oid: int) -> None:
+    labels = conn.execute(
+        "SELECT e.enumlabel FROM pg_attribute a JOIN pg_enum e ON e.enumtypid = a.atttypid"
+        " WHERE a.attrelid = %s AND a.attname = %s ORDER BY e.enumsortorder",
+        (oid, definition.state),
+    ).fetchall()
+    if labels:
+        there = [label for (label,) in labels]
+        named = [*definition.outcomes, *definition.pending, *(state for state in definition.deleted if state != "*")]
+        if wrong := [state for state in named if state not in there]:
+            raise Validation("state", f"{definition.state} is never {wrong[0]!r}; it may be {', '.join(there)}")
+    else:
+        query = "SELECT DISTINCT format('%s', {}) FROM {} LIMIT 1000"
+        rows = conn.execute(
+            sql.SQL(query).format(sql.Identifier(definition.state), sql.Identifier(*_parts(definition)))
+        ).fetchall()
+        there = sorted(state for (state,) in rows)
+    unknown = [state for state in there if state not in definition.outcomes and not definition.is_pending(state)]
+    if unknown:
+        shown = ", ".join(repr(state) for state in there[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
+        raise Validation(
+            "state",
+            f"no outcome is given for {', '.join(map(repr, unknown[:_SHOWN]))}: name what has finished with"
+            f" --outcome STATE=OUTCOME and what has not with --pending STATE; the table has {shown}",
+        )
+
+
+def _parts(definition: Definition) -> list[str]:
+    schema, name = table_parts(definition.table)
+    return [name] if schema is None else [schema, name]
+
+
+def _similar(conn: Connected, definition: Definition) -> str:
+    schema, name = table_parts(definition.table)
+    rows = conn.execute(
+        "SELECT quote_ident(nspname) || '.' || quote_ident(relname) FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%%'"
+        " AND (lower(relname) = lower(%s) OR nspname = %s) ORDER BY 1 LIMIT 5",
+        (name, schema),
+    ).fetchall()
+    return f"; there is {', '.join(row[0] for row in rows)}" if rows else ""
+
+
+def _value(conn: Connected, query: LiteralString, *values: object) -> int | None:
+    row = conn.execute(query, values).fetchone()
+    return None if row is None else row[0]

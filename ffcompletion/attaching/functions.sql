@@ -1,0 +1,88 @@
+-- What all attachments share. `{schema}` is the schema of ff_completion_event.
+CREATE TABLE IF NOT EXISTS {schema}.ff_attachment (
+    name            text PRIMARY KEY,
+    relation_schema text NOT NULL,
+    relation_name   text NOT NULL,
+    definition      jsonb NOT NULL,
+    attached_at     timestamptz NOT NULL DEFAULT now()
+);
+
+-- The UUID of a job (or, with flow, of the flow that a value stands for); ffcompletion.attached_id says the same.
+CREATE OR REPLACE FUNCTION {schema}.ff_attached_uuid(attachment text, key text, flow boolean DEFAULT false) RETURNS uuid
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $ff$
+DECLARE
+    digest text;
+    tail   text;
+BEGIN
+    IF $2 ~ '^[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}$' THEN
+        RETURN $2::uuid;
+    END IF;
+    IF $2 ~ '^(0|-?[1-9][0-9]{{0,18}})$' AND $2::numeric BETWEEN -9223372036854775808 AND 9223372036854775807 THEN
+        tail := lpad(to_hex($2::bigint), 16, '0');
+        digest := encode(sha256(convert_to($1, 'UTF8')), 'hex');
+        RETURN (left(digest, 12) || '8' || CASE WHEN $3 THEN 'fe' ELSE 'ff' END || left(tail, 1) || '8'
+                || substr(tail, 2))::uuid;
+    END IF;
+    digest := encode(sha256(convert_to($1, 'UTF8') || '\x00'::bytea || convert_to($2, 'UTF8')), 'hex');
+    RETURN (left(digest, 12) || '8' || CASE WHEN $3 THEN 'fc' ELSE 'fd' END || substr(digest, 13, 1) || '8'
+            || substr(digest, 14, 15))::uuid;
+END $ff$;
+
+CREATE OR REPLACE FUNCTION {schema}.ff_attached_id(attachment text, key text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $ff$
+    SELECT '{{fp:' || get_byte(uuid_send(id), 15) || '}}:' || id FROM (SELECT {schema}.ff_attached_uuid($1, $2) AS id) made
+$ff$;
+
+-- One job as it is now: a record, and a row in the outbox where it has finished. Called by the triggers alone.
+--   outcome   NULL while it has not finished
+--   came      whether the row is new, and may only have been moved
+--   gone      whether the row was deleted
+CREATE OR REPLACE FUNCTION {schema}.ff_attached_record(
+    attachment text, key text, outcome text, flow text, namespace text, tags jsonb, result bytea, came boolean, gone boolean
+) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, {schema}, pg_temp AS $ff$
+#variable_conflict use_column
+DECLARE
+    id        constant uuid := ff_attached_uuid($1, $2);
+    part      constant smallint := get_byte(uuid_send(id), 15);
+    flow_uuid constant uuid := ff_attached_uuid($1, nullif($4, ''), true);
+    now_ms    constant bigint := (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
+    facts     constant jsonb := jsonb_strip_nulls(jsonb_build_object('namespace', $5))
+                                || jsonb_build_object('tags', $6, 'attachment', $1)
+                                || CASE WHEN $3 IS NULL THEN '{{}}' ELSE jsonb_build_object('attached_outcome', $3) END;
+    state     constant text := CASE $3 WHEN 'success' THEN 'completed' ELSE $3 END;
+    known     record;
+    event     bigint;
+BEGIN
+    IF $8 THEN
+        SELECT public_state, raw_fields->'gone' AS gone INTO known FROM ff_exec_core
+        WHERE partition_key = part AND execution_id = id FOR UPDATE;
+        IF FOUND AND known.gone->>'transaction' = pg_current_xact_id()::text THEN
+            -- Deleted and inserted again in one transaction, as a row is that moves to another partition: it never went.
+            DELETE FROM ff_completion_event WHERE partition_key = part AND event_id = (known.gone->>'event')::bigint;
+        ELSIF FOUND AND known.public_state = state THEN
+            RETURN;
+        END IF;
+    END IF;
+    INSERT INTO ff_exec_core AS core (partition_key, execution_id, flow_id, lifecycle_phase, public_state,
+                                      cancellation_reason, created_at_ms, terminal_at_ms, result, raw_fields)
+    VALUES (part, id, flow_uuid,
+            CASE WHEN $3 IS NULL THEN 'submitted' WHEN $3 = 'cancelled' THEN 'cancelled' ELSE 'terminal' END,
+            coalesce(state, 'waiting'), CASE $3 WHEN 'cancelled' THEN 'requested' END,
+            now_ms, CASE WHEN $3 IS NOT NULL THEN now_ms END, $7, facts)
+    ON CONFLICT (partition_key, execution_id) DO UPDATE SET
+        lifecycle_phase = excluded.lifecycle_phase, public_state = excluded.public_state,
+        cancellation_reason = excluded.cancellation_reason, terminal_at_ms = excluded.terminal_at_ms,
+        result = excluded.result, flow_id = excluded.flow_id, raw_fields = excluded.raw_fields;
+    IF $3 IS NOT NULL THEN
+        INSERT INTO ff_completion_event (partition_key, execution_id, flow_id, outcome, namespace, occurred_at_ms)
+        VALUES (part, id, flow_uuid, $3, $5, now_ms) RETURNING event_id INTO event;
+        IF $9 THEN
+            UPDATE ff_exec_core SET raw_fields = raw_fields || jsonb_build_object('gone',
+                jsonb_build_object('transaction', pg_current_xact_id()::text, 'event', event))
+            WHERE partition_key = part AND execution_id = id;
+        END IF;
+    END IF;
+END $ff$;
+
+-- Nobody but the triggers announces a job, and they run with their owner's rights.
+REVOKE ALL ON FUNCTION {schema}.ff_attached_record FROM PUBLIC;

@@ -1,0 +1,37 @@
+"""The same as one script, for people whose migrations are reviewed: nothing is asked of a server, nothing is run."""
+
+from __future__ import annotations
+
+from ffcompletion.attaching.definition import Definition
+from ffcompletion.attaching.rendering import batch, detaching, identifier, shared, triggers
+from ffcompletion.producers import text
+
+__all__ = ["attach_sql", "detach_sql"]
+
+
+def attach_sql(definition: Definition, *, schema: str = "public") -> str:
+    """Everything that ``attach`` would run, but its checks, in one transaction. Raises ``Validation``.
+
+    What is in the table already is recorded in one statement; with a large table run ``attach`` afterwards instead, which
+    does it in batches.
+    """
+    definition.checked()
+    return "\n".join([
+        f"-- ffcompletion: attach {definition.table!r} as {definition.name!r}. Safe to run again.",
+        "BEGIN;",
+        f"SET LOCAL search_path = {identifier(schema)};",
+        text("postgres"),
+        "RESET search_path;",
+        "SET LOCAL bytea_output = 'hex';",
+        shared(schema),
+        triggers(definition, schema),
+        batch(definition, schema, "", "ALL") + ";",
+        "COMMIT;",
+        "",
+    ])  # fmt: skip
+
+
+def detach_sql(definition: Definition, *, schema: str = "public") -> str:
+    """Everything that ``detach`` would run, in one transaction. Raises ``Validation``."""
+    definition.checked()
+    return f"-- ffcompletion: detach {definition.name!r}.\nBEGIN;\n{detaching(definition, schema)}COMMIT;\n"

@@ -1,0 +1,242 @@
+"""Attach, list and detach on a server: set-up work, run by whoever runs migrations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Final, final
+
+import msgspec
+import psycopg
+
+from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours
+from ffcompletion.attaching.definition import Definition
+from ffcompletion.attaching.rendering import (
+    batch,
+    detaching,
+    function_name,
+    identifier,
+    literal,
+    shared,
+    table,
+    triggers,
+)
+from ffcompletion.backends.postgres.connection import Target
+from ffcompletion.backends.postgres.errors import translated
+from ffcompletion.contract.errors import NotFound, Transport, Unavailable, Validation
+from ffcompletion.producers import text
+from ffcompletion.urls import scheme_of
+
+__all__ = ["Attached", "Progress", "attach", "attached", "detach"]
+
+Progress = Callable[[int, int], None]
+"""Called after each batch of recording: how many jobs were read, and about how many there are."""
+
+_OLDEST: Final = 150_000
+# Creating a trigger has to wait for whoever writes to the table, and meanwhile everybody else waits for us.
+_LOCK_MS: Final = 500
+_TRIES: Final = 20
+_BATCH: Final = 5_000
+
+
+@final
+class Attached(msgspec.Struct, frozen=True, kw_only=True):
+    """One attachment, as the server has it."""
+
+    definition: Definition
+    schema: str
+    """Where our tables are."""
+    working: bool
+    """Whether its triggers are there and enabled."""
+    jobs: int
+    """How many are recorded."""
+    finished: int
+
+
+def attach(
+    url: str,
+    definition: Definition,
+    *,
+    schema: str | None = None,
+    record: bool = True,
+    progress: Progress | None = None,
+) -> int:
+    """Attach a table of jobs; how many jobs that were there already have been recorded. Safe to run again.
+
+    Our tables, the triggers and the entry come in one transaction, after everything has been checked; what is in the
+    table is recorded afterwards, in batches, without announcing it (``record=False`` leaves that out). ``schema`` is
+    where our tables are or are to be: None is the first of ``search_path``. Cancelled half-way, it may be run again.
+    Raises ``EngineError`` before anything is changed.
+    """
+    definition.checked()
+    with _connected(url, "attach") as conn:
+        inside = _schema(conn, schema, "attach")
+        for left in range(_TRIES, 0, -1):
+            try:
+                _attach(conn, definition, inside)
+                break
+            except psycopg.errors.LockNotAvailable as exc:
+                if left == 1:
+                    reason = f"{definition.table} is written to by a transaction that does not end"
+                    raise Unavailable("attach", reason) from exc
+                time.sleep(_LOCK_MS / 1000)
+        return _record(conn, definition, inside, progress) if record else 0
+
+
+def detach(url: str, name: str, *, schema: str | None = None) -> None:
+    """Undo an attachment whole: triggers, function, and what was recorded. Raises ``NotFound`` if there is none."""
+    with _connected(url, "detach") as conn:
+        inside = _schema(conn, schema, "detach")
+        with conn.transaction():
+            found = _find(conn, inside, name)
+            if found is None:
+                raise NotFound(f"attachment {name!r}")
+            definition, oid = found
+            _execute(conn, f"SET LOCAL lock_timeout = '{_LOCK_MS * _TRIES}ms'")
+            script = detaching(definition, inside)
+            if oid is None:
+                # The table is gone, and its triggers with it.
+                script = "\n".join(line for line in script.splitlines() if not line.startswith("DROP TRIGGER"))
+            _execute(conn, script)
+
+
+def attached(url: str, *, schema: str | None = None) -> list[Attached]:
+    """What is attached, by name. Raises ``EngineError``."""
+    with _connected(url, "attached") as conn:
+        inside = _schema(conn, schema, "attached")
+        if not _there(conn, inside):
+            return []
+        names = conn.execute(_composed(f"SELECT name FROM {_registry(inside)} ORDER BY name")).fetchall()
+        return [each for (name,) in names if (each := _state(conn, inside, name)) is not None]
+
+
+def _attach(conn: Connected, definition: Definition, schema: str) -> None:
+    with conn.transaction():
+        installed = check_tables_of_ours(conn, schema)
+        check_table(conn, definition)
+        before = _find(conn, schema, definition.name)
+        if before is not None and before[1] not in {None, _oid(conn, definition)}:
+            raise Validation(
+                "name",
+                f"{definition.name!r} is attached to {before[0].table} already; detach it, or use another --name",
+            )
+        if not installed:
+            _execute(conn, f"SET LOCAL search_path = {identifier(schema)}")
+            _execute(conn, text("postgres"))
+            _execute(conn, "RESET search_path")
+        _execute(conn, shared(schema))
+        _execute(conn, f"SET LOCAL lock_timeout = '{_LOCK_MS}ms'")
+        _execute(conn, triggers(definition, schema))
+
+
+def _record(conn: Connected, definition: Definition, schema: str, progress: Progress | None) -> int:
+    row = conn.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = %s", (_oid(conn, definition),)).fetchone()
+    about = max(0, int(row[0])) if row else 0
+    # As the triggers read bytes.
+    _execute(conn, "SET bytea_output = 'hex'")
+    total, after = 0, ""
+    while True:
+        found = conn.execute(_composed(batch(definition, schema, after, str(_BATCH)))).fetchone()
+        count, last = found or (0, None)
+        total += int(count)
+        if progress is not None and count:
+            progress(total, max(about, total))
+        if count < _BATCH or last is None:
+            return total
+        after = literal(last)
+
+
+def _state(conn: Connected, schema: str, name: str) -> Attached | None:
+    found = _find(conn, schema, name)
+    if found is None:
+        return None
+    definition, oid = found
+    enabled = conn.execute(
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = %s AND tgname LIKE %s AND tgenabled <> 'D'",
+        (oid, function_name(name).replace("_", "\\_") + "%"),
+    ).fetchone()
+    counts = conn.execute(
+        _composed(
+            f"SELECT count(*), count(*) FILTER (WHERE lifecycle_phase <> 'submitted') FROM {identifier(schema)}.ff_exec_core"  # quoted
+            f" WHERE raw_fields->>'attachment' = {literal(name)}"
+        )
+    ).fetchone()
+    jobs, finished = counts or (0, 0)
+    needed = 1 if definition.history is not None else 3
+    return Attached(
+        definition=definition,
+        schema=schema,
+        working=bool(enabled and enabled[0] >= needed),
+        jobs=jobs,
+        finished=finished,
+    )
+
+
+def _find(conn: Connected, schema: str, name: str) -> tuple[Definition, int | None] | None:
+    """The definition, and the table's oid while it is there."""
+    if not _there(conn, schema):
+        return None
+    row = conn.execute(
+        _composed(
+            "SELECT definition::text, to_regclass(quote_ident(relation_schema) || '.' || quote_ident(relation_name))::oid"  # quoted
+            f" FROM {_registry(schema)} WHERE name = {literal(name)}"
+        )
+    ).fetchone()
+    return None if row is None else (msgspec.json.decode(row[0], type=Definition), row[1])
+
+
+def _there(conn: Connected, schema: str) -> bool:
+    row = conn.execute("SELECT to_regclass(%s) IS NOT NULL", (_registry(schema),)).fetchone()
+    return bool(row and row[0])
+
+
+def _oid(conn: Connected, definition: Definition) -> int | None:
+
+    row = conn.execute("SELECT to_regclass(%s)::oid", (table(definition),)).fetchone()
+    return row[0] if row else None
+
+
+def _schema(conn: Connected, schema: str | None, op: str) -> str:
+    if schema is None:
+        row = conn.execute("SELECT current_schema()").fetchone()
+        if row is None or row[0] is None:
+            raise Unavailable(op, "no schema of the search_path exists; name one with --schema")
+        return str(row[0])
+    row = conn.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()
+    if row is None:
+        raise Validation("schema", f"{schema!r} is not there")
+    return schema
+
+
+def _registry(schema: str) -> str:
+    return f"{identifier(schema)}.ff_attachment"
+
+
+def _composed(script: str) -> bytes:
+    # Rendered here, every name quoted: what psycopg takes for a text that is not a literal.
+    return script.encode()
+
+
+def _execute(conn: Connected, script: str) -> None:
+    conn.execute(_composed(script))
+
+
+@contextmanager
+def _connected(url: str, op: str) -> Generator[Connected]:
+    if scheme_of(url) != "postgres":
+        raise Validation("url", "tables of jobs are in Postgres: postgresql://…")
+    target = Target(url, 8.0)
+    try:
+        with psycopg.connect(
+            url, autocommit=True, prepare_threshold=None, client_encoding="UTF8", application_name="ffcompletion attach"
+        ) as conn:
+            if conn.info.server_version < _OLDEST:
+                raise Unavailable(op, "PostgreSQL 15 or later is needed")
+            yield conn
+    except psycopg.errors.LockNotAvailable as exc:
+        raise Unavailable(op, "the table is locked by somebody else; try again later") from exc
+    except psycopg.Error as exc:
+        raise translated(exc, target.shown, op) from exc
+    except OSError as exc:
+        raise Transport(target.shown, str(exc)) from exc

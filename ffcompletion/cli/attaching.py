@@ -1,0 +1,178 @@
+"""``attach``, ``attached``, ``detach``: any table of jobs as a source."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ffcompletion.attaching import (
+    Definition,
+    attach,
+    attach_sql,
+    attached,
+    detach,
+    detach_sql,
+    load_preset,
+    preset,
+    preset_names,
+)
+from ffcompletion.cli.running import run
+from ffcompletion.contract.errors import Validation
+
+__all__ = ["register"]
+
+_Url = Annotated[str, typer.Argument(help="postgresql://…, or a libpq connection string.")]
+_Schema = Annotated[str | None, typer.Option(help="Where our tables are, or are to be.")]
+_Sql = Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it.")]
+_Pairs = list[str] | None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("attach")(_attach)
+    app.command("attached")(_attached)
+    app.command("detach")(_detach)
+
+
+def _attach(
+    url: _Url,
+    preset_name: Annotated[
+        str | None, typer.Argument(metavar="[PRESET]", help=f"One of {', '.join(preset_names())}.")
+    ] = None,
+    preset_file: Annotated[Path | None, typer.Option(dir_okay=False, help="A preset of your own, in TOML.")] = None,
+    name: Annotated[str | None, typer.Option(help="The attachment's name: part of every id.")] = None,
+    table: Annotated[str | None, typer.Option(help="TABLE or SCHEMA.TABLE.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="COLUMN", help="Unique and never null.")] = None,
+    state: Annotated[str | None, typer.Option(metavar="COLUMN")] = None,
+    outcome: Annotated[_Pairs, typer.Option(metavar="STATE=OUTCOME", help="What has finished; repeated.")] = None,
+    pending: Annotated[_Pairs, typer.Option(metavar="STATE", help="What has not finished; repeated.")] = None,
+    deleted: Annotated[
+        _Pairs, typer.Option(metavar="STATE=OUTCOME", help="An unfinished job is deleted; `*` for other states.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(metavar="COLUMN", help="The tenant.")] = None,
+    flow: Annotated[str | None, typer.Option(metavar="COLUMN", help="Jobs with the same value are one flow.")] = None,
+    result: Annotated[str | None, typer.Option(metavar="COLUMN")] = None,
+    error: Annotated[str | None, typer.Option(metavar="COLUMN", help="The result of what did not succeed.")] = None,
+    tag: Annotated[_Pairs, typer.Option(metavar="TAG=COLUMN", help="A tag; repeated.")] = None,
+    history: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="A row for each change of state; the newest by this column.")
+    ] = None,
+    schema: _Schema = None,
+    record: Annotated[bool, typer.Option("--record/--no-record", help="Record what is in the table already.")] = True,
+    sql: _Sql = False,
+) -> None:
+    """Make a table of jobs a source: its rows are executions, announced inside the transaction that finishes them."""
+    given: dict[str, object] = {
+        "name": name, "table": table, "key": key, "state": state, "namespace": namespace, "flow": flow,
+        "result": result, "error": error, "history": history, "pending": pending,
+        "outcomes": _pairs("--outcome", outcome), "deleted": _pairs("--deleted", deleted), "tags": _pairs("--tag", tag),
+    }  # fmt: skip
+    changes = {field: value for field, value in given.items() if value is not None}
+
+    async def work() -> int:
+        definition = _definition(preset_name, preset_file, changes)
+        if sql:
+            typer.echo(attach_sql(definition, schema=schema or "public"), nl=False)
+            return 0
+        recorded = await asyncio.to_thread(_with_progress, url, definition, schema, record)
+        typer.echo(
+            f"{definition.table} is attached as {definition.name}"
+            + (f"; {recorded} jobs that were there have been recorded" if record else "")
+        )
+        return 0
+
+    run(work())
+
+
+def _attached(url: _Url, schema: _Schema = None) -> None:
+    """Show what is attached: name, table, whether its triggers work, how many jobs are known and have finished."""
+
+    async def work() -> int:
+        found = await asyncio.to_thread(attached, url, schema=schema)
+        for each in found:
+            working = "working" if each.working else "NOT WORKING: attach it again"
+            typer.echo(
+                f"{each.definition.name}\t{each.definition.table}\t{working}\t{each.jobs} jobs, {each.finished} finished"
+            )
+        if not found:
+            Console(stderr=True, highlight=False).print("nothing is attached", style="dim")
+        return 0
+
+    run(work())
+
+
+def _detach(
+    url: _Url,
+    name: Annotated[str, typer.Argument(help="The attachment's name.")],
+    schema: _Schema = None,
+    sql: _Sql = False,
+) -> None:
+    """Undo an attachment: triggers, function, and what was recorded. The table itself is as it was before."""
+
+    async def work() -> int:
+        if sql:
+            inside = schema or "public"
+            found = [
+                each.definition
+                for each in await asyncio.to_thread(attached, url, schema=inside)
+                if each.definition.name == name
+            ]
+            if not found:
+                raise Validation("name", f"{name!r} is not attached here")
+            typer.echo(detach_sql(found[0], schema=inside), nl=False)
+            return 0
+        await asyncio.to_thread(detach, url, name, schema=schema)
+        typer.echo(f"{name} is detached")
+        return 0
+
+    run(work())
+
+
+def _definition(name: str | None, file: Path | None, changes: dict[str, object]) -> Definition:
+    if name is not None and file is not None:
+        raise typer.BadParameter("a preset or --preset-file, not both")
+    if file is not None:
+        return load_preset(file, **changes)
+    if name is not None:
+        return preset(name, **changes)
+    options = {"outcomes": "outcome", "table": "table", "name": "name", "key": "key", "state": "state"}
+    if missing := [f"--{option}" for field, option in options.items() if field not in changes]:
+        raise typer.BadParameter(
+            f"a preset ({', '.join(preset_names())}), --preset-file, or all of --name, --table, --key, --state and"
+            f" --outcome are needed; missing: {', '.join(sorted(missing))}"
+        )
+    return preset(None, **changes)
+
+
+def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str] | None:
+    if given is None:
+        return None
+    pairs: dict[str, str] = {}
+    for text in given:
+        left, separator, right = text.rpartition("=")
+        if not separator:
+            raise typer.BadParameter(f"{option} needs NAME=VALUE, not {text!r}")
+        pairs[left] = right
+    return pairs
+
+
+def _with_progress(url: str, definition: Definition, schema: str | None, record: bool) -> int:
+    console = Console(stderr=True)
+    if not (console.is_terminal and record and sys.stderr.isatty()):
+        return attach(url, definition, schema=schema, record=record)
+    columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("recording", total=None)
+        return attach(
+            url,
+            definition,
+            schema=schema,
+            progress=lambda done, about: bar.update(task, completed=done, total=about),
+        )

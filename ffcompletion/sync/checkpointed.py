@@ -1,0 +1,90 @@
+"""``checkpointed`` for code that blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+from typing import Self, final
+
+from ffcompletion.consumers.processing import Checkpointed as AsyncCheckpointed
+from ffcompletion.consumers.progress import Processed
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.sync.loop import LoopThread
+
+__all__ = ["Checkpointed"]
+
+
+@final
+class Checkpointed:
+    """What ``Backend.checkpointed`` returns; use it in ``with``, with one ``for`` loop or one ``run`` inside."""
+
+    def __init__(self, loop: LoopThread, inner: AsyncCheckpointed) -> None:
+        self._loop = loop
+        self._inner = inner
+
+    def __enter__(self) -> Self:
+        self._loop.run(self._inner.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.run(lambda: self._inner.__aexit__(kind, error, trace))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> CompletionPayload:
+        completion = self._loop.run(lambda: _next(self._inner))
+        if completion is None:
+            raise StopIteration
+        return completion
+
+    def commit(self) -> None:
+        """Everything yielded so far is processed, the completion in hand too; returns when that is stored."""
+        self._loop.run(self._inner.commit)
+
+    def stop(self, *, drain: bool = True) -> None:
+        """End the loop, or the ``run``, from any thread, without closing the backend. Idempotent.
+
+        ``run`` then waits for what is in work. With ``drain=False`` that is not counted as processed, and comes again
+        next time; a handler that runs in a thread cannot be interrupted, and ends by itself.
+        """
+        self._loop.call(partial(self._inner.stop, drain=drain))
+
+    def run(
+        self,
+        handler: Callable[[CompletionPayload], object],
+        *,
+        concurrency: int = 1,
+        attempts: int = 1,
+        failed: Callable[[CompletionPayload, Exception], object] | None = None,
+    ) -> Processed:
+        """Call ``handler`` for each completion, in up to ``concurrency`` threads, until ``stop()`` or the backend's end.
+
+        Arguments, answer and errors of the asynchronous ``run``; handlers are plain functions.
+        """
+        with ThreadPoolExecutor(max(1, concurrency), thread_name_prefix="ffcompletion-work") as threads:
+
+            async def handled(completion: CompletionPayload) -> None:
+                await asyncio.get_running_loop().run_in_executor(threads, handler, completion)
+
+            async def handed_on(completion: CompletionPayload, error: Exception) -> None:
+                if failed is not None:
+                    await asyncio.get_running_loop().run_in_executor(threads, failed, completion, error)
+
+            return self._loop.run(
+                lambda: self._inner.run(
+                    handled,
+                    concurrency=concurrency,
+                    attempts=attempts,
+                    failed=None if failed is None else handed_on,
+                )
+            )
+
+
+async def _next(inner: AsyncCheckpointed) -> CompletionPayload | None:
+    return await anext(inner, None)
