@@ -19,9 +19,9 @@ from ffcompletion.backends.postgres.feed import Feed
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.adapter import Closable
 from ffcompletion.delivery.hub import Facts, Hub, Selector
 from ffcompletion.delivery.stream import Subscription
+from ffcompletion.delivery.tenure import Leased
 
 Row = tuple[int, str, str]
 """Event id, a name that is given once, and the tenant."""
@@ -151,7 +151,7 @@ class Consumer:
         self.feed = Feed(server, server.hub, self.pages, selector, BUFFER, self.gone, after)
         self.stream = Subscription(self.feed, "model")
 
-    async def gone(self, feed: Closable) -> None:
+    async def gone(self, feed: Leased) -> None:
         """The backend's part in closing."""
 
     def wants(self, row: Row) -> bool:

@@ -38,7 +38,7 @@ async def test_one_that_finished_before(world: World) -> None:
         assert found.produced_at_ms > 0
         found = await soon(ffc.wait_for_completion(backend, item.execution_id, result=True))
         assert (found.outcome, found.payload_bytes) == ("failed", item.result)
-        assert not tasks()
+    await eventually(lambda: not tasks())
 
 
 @pytest.mark.parametrize("result", [False, True])
@@ -139,7 +139,7 @@ async def test_malformed_ids_are_refused_before_anything_is_sent(url: str) -> No
             await ffc.wait_for_completion(backend, UNKNOWN, timeout=-1)
         with pytest.raises(ffc.Validation, match="missing"):
             await ffc.wait_for_completion(backend, UNKNOWN, missing="perhaps")  # type: ignore[arg-type]
-        assert not tasks()
+    await eventually(lambda: not tasks())
 
 
 @pytest.mark.parametrize("url", NOWHERE[:2])
@@ -151,7 +151,7 @@ async def test_a_server_that_is_not_there_is_said_to_all(url: str) -> None:
         errors = await soon(asyncio.gather(*waits, return_exceptions=True))
         assert all(isinstance(error, ffc.EngineError) for error in errors)
         assert time.monotonic() - began < 8
-        assert not tasks()
+    await eventually(lambda: not tasks())
 
 
 async def test_as_completed(world: World) -> None:
@@ -169,7 +169,7 @@ async def test_as_completed(world: World) -> None:
             assert (await soon(anext(answers))).execution_id == ids[number]
         with pytest.raises(StopAsyncIteration):
             await anext(answers)
-        assert not tasks()
+        await eventually(lambda: not tasks())
         assert [c async for c in ffc.as_completed(backend, [])] == []
 
 
@@ -236,7 +236,7 @@ async def test_wait_for_flow(world: World) -> None:
             late.execution_id: "failed",
         }
         assert (await soon(ffc.wait_for_flow(backend, flow))).keys() == found.keys()
-        assert not tasks()
+    await eventually(lambda: not tasks())
 
 
 async def test_a_flow_that_is_yet_to_be_made(world: World) -> None:
@@ -292,7 +292,7 @@ async def test_a_thousand_waits_share(world: World) -> None:
         found = await soon(asyncio.gather(*waits), 30)
         assert [c.execution_id for c in found] == [item.execution_id for item in items]
         await eventually(lambda: backend.stats().streams == 0)
-        assert not tasks()
+    await eventually(lambda: not tasks())
 
 
 async def test_ten_thousand_ids(world: World) -> None:
@@ -327,8 +327,8 @@ async def test_cancelled_waits_leave_nothing(world: World) -> None:
         await world.ends(items[-1])
         assert (await soon(waits[-1])).execution_id == items[-1].execution_id
         await eventually(lambda: backend.stats().streams == 0)
-        assert not tasks()
-        assert not watch._watches
+        await eventually(lambda: not watch._watches)
+    await eventually(lambda: not tasks())
 
 
 async def test_closing_the_backend_ends_the_waits(world: World) -> None:

@@ -17,6 +17,7 @@ __all__ = ["duration", "run"]
 
 _TROUBLE: Final = 2
 _INTERRUPTED: Final = 130
+_NOBODY_READS: Final = 141
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)?")
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -30,6 +31,9 @@ def run(work: Coroutine[object, object, int]) -> None:
         raise typer.Exit(_TROUBLE) from None
     except KeyboardInterrupt:
         raise typer.Exit(_INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read has had enough, and everybody knows how that is reported.
+        raise typer.Exit(_NOBODY_READS) from None
     raise typer.Exit(status)
 
 

@@ -22,10 +22,12 @@ from ffcompletion.consumers.checkpoints import FileCheckpoints
 from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.attached import attached_key
 from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.errors import Transport
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import FlowId
 from ffcompletion.contract.payload import CompletionPayload, Outcome
 from ffcompletion.contract.protocols import Backend
+from ffcompletion.contract.stats import BackendEvent, BackendState
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
 
@@ -119,8 +121,10 @@ async def run_tail(url: str, options: TailOptions) -> int:
     totals: Counter[str] = Counter()
     given: ConnectOptions = {"schema": options.schema} if options.schema and scheme_of(url) == "postgres" else {}
     started = time.monotonic()
+    given["observer"] = _Mended().changed
+    live = asyncio.Event()
     async with ends_on_interrupt() as ended, connect(url, **given) as backend:
-        showing = asyncio.create_task(_show(backend, options, totals))
+        showing = asyncio.create_task(_show(backend, options, totals, live))
         stopping = asyncio.create_task(ended.wait())
         try:
             await asyncio.wait({showing, stopping}, timeout=options.timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -130,16 +134,34 @@ async def run_tail(url: str, options: TailOptions) -> int:
             (outcome, _) = await asyncio.gather(showing, stopping, return_exceptions=True)
         if isinstance(outcome, Exception):
             raise outcome
+        if not live.is_set() and not ended.is_set():
+            raise Transport(repr(backend), f"no answer within {options.timeout:g} s")
     if not options.json:
         _print_totals(totals, time.monotonic() - started)
     return 0
 
 
-async def _show(backend: Backend, options: TailOptions, totals: Counter[str]) -> None:
+@final
+class _Mended:
+    """Tells people that completions flow again, after the log has told of the fault."""
+
+    def __init__(self) -> None:
+        self._broken = False
+
+    def changed(self, event: BackendEvent) -> None:
+        if event.state is BackendState.RECONNECTING:
+            self._broken = True
+        elif self._broken and event.state in (BackendState.LIVE, BackendState.POLLING):
+            self._broken = False
+            sys.stderr.write(f"ffcompletion: {event.backend} is {event.state.value} again\n")
+            sys.stderr.flush()
+
+
+async def _show(backend: Backend, options: TailOptions, totals: Counter[str], live: asyncio.Event) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    live = console.is_terminal and not options.json
     async with _stream(backend, options) as stream:
-        if live:
+        live.set()
+        if console.is_terminal and not options.json:
             console.print(Text(f"listening: {backend!r}  (Ctrl-C ends)", style="dim"))
         async for completion in stream:
             if options.outcomes and completion.kind not in options.outcomes:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ffcompletion.cli.tail import as_json, as_text
 from ffcompletion.consumers.waiting import Missing, as_completed
+from ffcompletion.contract.errors import StateUnknown
 from ffcompletion.contract.payload import CompletionPayload, Outcome
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
@@ -49,6 +50,9 @@ async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
                         status = _NOT_SUCCESS
                     if options.any:
                         break
+        except StateUnknown:
+            # Not "not yet": trouble.
+            raise
         except TimeoutError as exc:
             console.print(f"ffcompletion: {exc}", markup=False, style="yellow")
             return TIMED_OUT

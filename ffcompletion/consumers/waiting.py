@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Final, Literal, TypeVar, final
 
-from ffcompletion.consumers.waitlist import Wait
+from ffcompletion.consumers.waitlist import Wait, Waitlist
 from ffcompletion.consumers.watch import Watch, watching
-from ffcompletion.contract.errors import NotFound, ResourceExhausted, Transport, Unavailable, Validation
+from ffcompletion.contract.errors import NotFound, ResourceExhausted, StateUnknown, Transport, Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader, FlowReader
@@ -20,6 +20,9 @@ Missing = Literal["error", "wait"]
 """What an unknown id means: an error, or an execution that is yet to be made."""
 
 _POLL_S: Final = 1.0
+# A look without waiting is bounded all the same, and asks for so many at once.
+_LOOK_S: Final = 2.0
+_AT_ONCE: Final = 1_000
 _T = TypeVar("_T")
 
 
@@ -38,7 +41,9 @@ async def wait_for_completion(
     or take a fifth) the state is read again, for what is never announced. All waits on one backend share one stream
     and one state read per tick. The payload has no ``cursor`` where the state told first.
 
-    - ``timeout``: seconds, set-up included; then ``TimeoutError``. None waits as long as it takes.
+    - ``timeout``: seconds, set-up included; then ``TimeoutError``, or ``StateUnknown``, which is one too, where the
+      state could not be asked for lack of an answering server. 0 asks once: what has finished is answered. None waits
+      as long as it takes.
     - ``result``: ``payload_bytes`` is the stored result; outcome and result are of one read.
     - ``missing``: what an unknown id means. ``"error"`` raises ``NotFound``; ``"wait"`` waits until it exists.
 
@@ -117,7 +122,10 @@ async def wait_for_flow(
     wait = _wait(backend, (), result, "wait", poll_interval)
     deadline = _Deadline(timeout)
     found: dict[ExecutionId, CompletionPayload] = {}
-    async with deadline.of(lambda: f"flow {flow} has not finished"), watching(backend) as watch:
+    if timeout == 0:
+        return await _flow_now(backend, flow, wait, missing)
+    async with watching(backend) as watch, deadline.of(watch, lambda: f"flow {flow} has not finished"):
+        await watch.open()
         with watch.waiting(wait):
             while True:
                 members = await _asked(backend.flow_members(flow))
@@ -149,8 +157,8 @@ class _Deadline:
         self._at = None if timeout is None else asyncio.get_running_loop().time() + timeout
 
     @asynccontextmanager
-    async def of(self, what: Callable[[], str]) -> AsyncGenerator[None]:
-        """Around one wait. Raises ``TimeoutError`` that says ``what`` has not happened."""
+    async def of(self, watch: Watch, what: Callable[[], str]) -> AsyncGenerator[None]:
+        """Around one wait. Raises ``TimeoutError`` that says ``what`` has not happened, or that it is not known."""
         scope = asyncio.timeout_at(self._at)
         try:
             async with scope:
@@ -158,7 +166,8 @@ class _Deadline:
         except TimeoutError:
             if not scope.expired():
                 raise
-            raise TimeoutError(f"{what()} within {self._timeout:g} s") from None
+            error = watch.timed_out(what(), self._timeout or 0.0)
+            raise error from error.__cause__
 
 
 def _wait(
@@ -186,9 +195,17 @@ async def _as_completed(
         ids = tuple(wait.pending)
         return f"{ids[0]} has not finished" if wanted == 1 else f"{len(ids)} of {wanted} executions have not finished"
 
+    if timeout == 0 and isinstance(backend, ExecutionReader):
+        await _look(backend, wait)
+        while wait.answers:
+            yield wait.answers.popleft()
+        if wait.pending:
+            raise TimeoutError(f"{late()} within 0 s")
+        return
     async with AsyncExitStack() as stack:
-        async with deadline.of(late):
-            watch = await stack.enter_async_context(watching(backend))
+        watch = await stack.enter_async_context(watching(backend))
+        async with deadline.of(watch, late):
+            await watch.open()
         stack.enter_context(watch.waiting(wait))
         while True:
             while wait.answers:
@@ -196,8 +213,44 @@ async def _as_completed(
             if not wait.pending:
                 return
             watch.waitlist.raise_failure(wait)
-            async with deadline.of(late):
+            async with deadline.of(watch, late):
                 await _change(wait)
+
+
+async def _look(reader: ExecutionReader, wait: Wait) -> None:
+    """Ask for the stored state once, and listen to nothing. Raises ``NotFound``, and ``StateUnknown`` without an answer."""
+    waitlist = Waitlist()
+    waitlist.add(wait)
+    started = asyncio.get_running_loop().time()
+    while ids := waitlist.take_unread(_AT_ONCE):
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                found = await reader.describe_executions(ids, result=wait.result)
+        except (Transport, ResourceExhausted, TimeoutError) as exc:
+            raise StateUnknown(str(ids[0]), asyncio.get_running_loop().time() - started) from exc
+        waitlist.read(ids, found)
+    waitlist.raise_failure(wait)
+
+
+async def _flow_now(
+    backend: FlowReader, flow: FlowId, wait: Wait, missing: Missing
+) -> dict[ExecutionId, CompletionPayload]:
+    """The members' completions, if all have finished by now."""
+    started = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            members = await backend.flow_members(flow)
+    except (Transport, ResourceExhausted, TimeoutError) as exc:
+        raise StateUnknown(f"flow {flow}", asyncio.get_running_loop().time() - started) from exc
+    if not members and missing == "error":
+        raise NotFound(f"flow {flow}")
+    wait.pending.update(dict.fromkeys(members))
+    if members and isinstance(backend, ExecutionReader):
+        await _look(backend, wait)
+    if wait.pending or not members:
+        raise TimeoutError(f"flow {flow} has not finished within 0 s")
+    found = {completion.execution_id: completion for completion in wait.answers}
+    return {id_: found[id_] for id_ in members}
 
 
 async def _change(wait: Wait) -> None:

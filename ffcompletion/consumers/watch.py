@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final, final
 
 from ffcompletion.consumers.waitlist import Wait, Waitlist
-from ffcompletion.contract.errors import EngineError, Unavailable
+from ffcompletion.contract.errors import EngineError, StateUnknown, Unavailable
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.protocols import CompletionBackend, CompletionStream, ExecutionReader
 from ffcompletion.foreign.logs import logger
@@ -22,14 +22,26 @@ _log: Final = logger("ffcompletion.waiting")
 _AT_ONCE: Final = 1000
 # A tick is early or late by up to this part of its interval, so that many processes do not ask in step.
 _JITTER: Final = 0.2
+# A question that is under way for less than this is no sign of trouble.
+_ANSWER_S: Final = 0.5
 
 
 @final
 class Watch:
-    """Listens to one backend and reads state behind it, for as long as somebody waits. Owns one task."""
+    """Listens to one backend and reads state behind it, for as long as somebody waits. Owns one task.
+
+    It lingers for a moment after the last one, so that the next finds the stream open; closing the backend ends it.
+    """
 
     def __init__(self, backend: CompletionBackend, spread: Callable[[], float] = random.random) -> None:
         self._backend = backend
+        self.loop: Final = asyncio.get_running_loop()
+        linger: object = getattr(backend, "linger", 0.0)
+        self._linger_s = linger if isinstance(linger, int | float) else 0.0
+        self._lapse: asyncio.TimerHandle | None = None
+        # When the question was put that nothing has answered yet, and what went wrong with it last.
+        self._unanswered_since: float | None = None
+        self._fault: EngineError | None = None
         self._reader = backend if isinstance(backend, ExecutionReader) else None
         self._spread = spread
         self._live = asyncio.Event()
@@ -52,6 +64,35 @@ class Watch:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    async def leave(self) -> None:
+        """The last one who waited has gone: linger for the next, or close."""
+        if self._linger_s and self.waitlist.failed is None:
+            self._lapse = self.loop.call_later(self._linger_s, self._lapsed)
+        else:
+            await self.close()
+
+    def stay(self) -> None:
+        """Somebody waits again."""
+        if self._lapse is not None:
+            self._lapse.cancel()
+            self._lapse = None
+
+    def _lapsed(self) -> None:
+        self._lapse = None
+        if self._task is not None:
+            self._task.cancel()
+
+    def timed_out(self, waited_for: str, seconds: float) -> TimeoutError:
+        """What a wait that has taken so long raises: not finished as of now, or nothing is known about it."""
+        since, now = self._unanswered_since, self.loop.time()
+        if not self._live.is_set():
+            since = now - seconds
+        if since is None or (self._fault is None and now - since < _ANSWER_S):
+            return TimeoutError(f"{waited_for} within {seconds:g} s")
+        error = StateUnknown(waited_for.partition(" ha")[0], now - since)
+        error.__cause__ = self._fault
+        return error
 
     @contextmanager
     def waiting(self, wait: Wait) -> Generator[None]:
@@ -90,6 +131,8 @@ class Watch:
             self.waitlist.fail(exc)
         finally:
             self._live.set()
+            self.stay()
+            _forget(self)
 
     async def _listen(self, stream: CompletionStream) -> None:
         announced = self.waitlist.announced
@@ -102,6 +145,8 @@ class Watch:
         while True:
             self._tick()
             while ids := waitlist.take_unread(_AT_ONCE):
+                if self._unanswered_since is None:
+                    self._unanswered_since = self.loop.time()
                 try:
                     found = await reader.describe_executions(ids, result=waitlist.wants_result(ids))
                 except Unavailable:
@@ -137,6 +182,9 @@ class Watch:
         await asyncio.sleep(0)
 
     def _now_readable(self, exc: EngineError | None) -> None:
+        self._fault = exc
+        if exc is None:
+            self._unanswered_since = None
         if (exc is not None) == self._unreadable:
             return
         self._unreadable = exc is not None
@@ -151,22 +199,22 @@ _watches: dict[tuple[int, int], Watch] = {}
 
 @asynccontextmanager
 async def watching(backend: CompletionBackend) -> AsyncGenerator[Watch]:
-    """The backend's one watch, live. The first who waits opens it, the last one closes it.
-
-    Raises what subscribing raises, and ``Unavailable`` for one that is closed.
-    """
+    """The backend's one watch, which ``open`` makes live. The first who waits makes it, the last one lets go of it."""
     # The watch holds the backend while it is in the table, so its id cannot be another's.
     key = (id(backend), id(asyncio.get_running_loop()))
     watch = _watches.get(key)
     if watch is None or watch.waitlist.failed is not None:
         watch = _watches[key] = Watch(backend)
     watch.users += 1
+    watch.stay()
     try:
-        await watch.open()
         yield watch
     finally:
         watch.users -= 1
         if not watch.users:
-            if _watches.get(key) is watch:
-                del _watches[key]
-            await watch.close()
+            await watch.leave()
+
+
+def _forget(watch: Watch) -> None:
+    for key in [key for key, known in _watches.items() if known is watch]:
+        del _watches[key]

@@ -8,7 +8,8 @@
      ├── Validation         what the caller handed in cannot be right
      │    └── CursorExpired the rows after this cursor are gone
      ├── NotFound           no such execution or flow
-     └── ResourceExhausted  a bound was reached: pool, connections, memory
+     ├── ResourceExhausted  a bound was reached: pool, connections, memory
+     └── StateUnknown       a wait timed out while the state could not be asked; also a TimeoutError
 
 No driver exception reaches a caller: it is the ``__cause__`` of one of these. No message carries a password.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "EngineError",
     "NotFound",
     "ResourceExhausted",
+    "StateUnknown",
     "Transport",
     "Unavailable",
     "Validation",
@@ -117,3 +119,25 @@ class ResourceExhausted(EngineError):
     @override
     def __str__(self) -> str:
         return f"{self.resource} exhausted: {self.reason}" if self.reason else f"{self.resource} exhausted"
+
+
+class StateUnknown(EngineError, TimeoutError):
+    """A wait timed out, and whether what it waited for has finished is not known: the state could not be asked.
+
+    Unlike any other ``TimeoutError`` of a wait, which means "not finished, as of now". Raised by the ``wait_for_…``
+    functions and ``as_completed``; the last fault, where there is one, is its ``__cause__``.
+    """
+
+    def __init__(self, waited_for: str, unanswered_s: float) -> None:
+        super().__init__(waited_for, unanswered_s)
+        self.waited_for = waited_for
+        self.unanswered_s = unanswered_s
+        """For how many seconds nothing has answered."""
+
+    @override
+    def __str__(self) -> str:
+        why = f" ({self.__cause__})" if self.__cause__ is not None else ""
+        return (
+            f"it is not known whether {self.waited_for} finished: the state could not be asked for"
+            f" {self.unanswered_s:.1f} s{why}"
+        )

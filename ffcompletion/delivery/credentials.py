@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias
 
-from ffcompletion.contract.errors import Transport
+from ffcompletion.contract.errors import Transport, Validation
 
-__all__ = ["Password", "ask_password"]
+__all__ = ["Password", "ask_password", "check_url"]
 
 Password: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """The password itself, or what is called for it at each connect: a coroutine function, or a plain one, which runs in a
 thread because it may well ask a vault over the network."""
+
+
+_STRAY_AT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*[/?#].*@", re.DOTALL)
+
+
+def check_url(url: str) -> None:
+    """Raises ``Validation`` where part of a password may be taken for a path or an option, and shown in messages."""
+    if _STRAY_AT.match(url):
+        raise Validation("url", "an @ after a /, ? or #: percent-encode the password, as in p%2Fw or p%3Fw (@ is %40)")
 
 
 async def ask_password(password: Password, shown: str) -> str:

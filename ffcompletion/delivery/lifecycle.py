@@ -163,6 +163,11 @@ class NetworkedBackend(ABC, Generic[ExchangeT, RunT]):
             former.leave()
         return tenure
 
+    @property
+    def linger(self) -> float:
+        """For how many seconds what was opened for a wait or a question stays for the next. Closing waits for none."""
+        return _LINGER_S
+
     # ── questions and closing, the same for all ──────────────────────────────────────────────────────────────────
 
     async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> ExecutionSnapshot | None:

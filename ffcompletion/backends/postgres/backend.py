@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from ffcompletion.backends.postgres.borrowed import BorrowedPool
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline, make_ready
-from ffcompletion.backends.postgres.errors import driver_errors, may_pass
+from ffcompletion.backends.postgres.errors import driver_errors, first_line, is_refusal, may_pass
 from ffcompletion.backends.postgres.feed import Feed
 from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.pool import OwnPool, Pool
@@ -23,7 +23,7 @@ from ffcompletion.backends.postgres.reader import log
 from ffcompletion.backends.postgres.snapshots import describe, members
 from ffcompletion.backends.postgres.supervisor import Supervisor
 from ffcompletion.contract.cursor import StreamCursor
-from ffcompletion.contract.errors import Unavailable, Validation
+from ffcompletion.contract.errors import Transport, Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
@@ -212,7 +212,13 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
 
     async def _question(self, op: str, question: Callable[[Connection], Awaitable[_T]]) -> _T:
         async with driver_errors(self._shown, op), self._asking(op) as pool:
-            return await self._execute(pool, question)
+            try:
+                return await self._execute(pool, question)
+            except psycopg.Error as exc:
+                if self._run is not None and is_refusal(exc):
+                    # Streams are open, so these credentials were good: a password that is being rotated may pass.
+                    raise Transport(self._shown, first_line(exc)) from exc
+                raise
 
     async def _execute(self, pool: Pool, question: Callable[[Connection], Awaitable[_T]]) -> _T:
         """The answer. A question changes nothing: one that meets a connection gone stale is asked once more."""

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN, LIMIT
 from ffcompletion.contract.errors import Validation
-from ffcompletion.delivery.credentials import Password, ask_password
+from ffcompletion.delivery.credentials import Password, ask_password, check_url
 
 __all__ = [
     "ONLY_WHEN_ASKED",
@@ -51,6 +51,7 @@ class Target:
     __slots__ = ("_conninfo", "_password", "shown")
 
     def __init__(self, conninfo: str, connect_timeout_s: float, password: Password | None = None) -> None:
+        check_url(conninfo)
         try:
             given = conninfo_to_dict(conninfo)
         except psycopg.Error:

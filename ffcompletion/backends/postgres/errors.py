@@ -11,7 +11,7 @@ import psycopg
 
 from ffcompletion.contract.errors import EngineError, ResourceExhausted, Transport, Unavailable
 
-__all__ = ["PoolBusy", "PoolOver", "driver_errors", "first_line", "kind_of", "may_pass", "translated"]
+__all__ = ["PoolBusy", "PoolOver", "driver_errors", "first_line", "is_refusal", "kind_of", "may_pass", "translated"]
 
 # A refusal by the server comes as "…: SEVERITY:  text". The word may be in any language; libpq's own complaints never
 # have the two blanks.
@@ -59,7 +59,7 @@ def translated(exc: psycopg.Error, shown: str, op: str) -> EngineError:
         return Unavailable(op, text)
     state = exc.sqlstate
     if state is None:
-        return Unavailable(op, text) if _password_refused(exc, text) else Transport(shown, text)
+        return Unavailable(op, text) if is_refusal(exc) else Transport(shown, text)
     if state[:2] == _OUT_OF_RESOURCES:
         return ResourceExhausted(shown, text)
     return Unavailable(op, text) if state[:2] in _WILL_NOT_PASS else Transport(shown, text)
@@ -74,11 +74,11 @@ def may_pass(exc: psycopg.Error) -> bool:
 
 def kind_of(exc: BaseException) -> str:
     """What sort of fault it is, for telling each sort once: class, SQLSTATE, and whether the server refused us."""
-    refused = isinstance(exc, psycopg.Error) and _password_refused(exc, first_line(exc))
+    refused = isinstance(exc, psycopg.Error) and is_refusal(exc)
     return f"{type(exc).__name__} {getattr(exc, 'sqlstate', None) or ''}{' refused' if refused else ''}"
 
 
-def _password_refused(exc: psycopg.Error, text: str) -> bool:
+def is_refusal(exc: psycopg.Error) -> bool:
     """Whether a connection was refused after a password was asked for: by it, or by what it was to open.
 
     A server that is starting, stopping or full says so before it asks.
@@ -86,7 +86,7 @@ def _password_refused(exc: psycopg.Error, text: str) -> bool:
     pgconn = exc.pgconn
     if pgconn is None:
         return False
-    return bool(pgconn.needs_password or (pgconn.used_password and _REFUSED.search(text)))
+    return bool(pgconn.needs_password or (pgconn.used_password and _REFUSED.search(first_line(exc))))
 
 
 def first_line(exc: BaseException) -> str:

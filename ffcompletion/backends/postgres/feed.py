@@ -20,9 +20,9 @@ from ffcompletion.backends.postgres.states import Attach, Read, Standing, Stream
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import StreamStats
-from ffcompletion.delivery.adapter import Closable
 from ffcompletion.delivery.buffer import Buffer
 from ffcompletion.delivery.hub import Group, Hub, Selector
+from ffcompletion.delivery.tenure import Leased
 
 __all__ = ["Feed"]
 
@@ -41,7 +41,7 @@ class Feed:
         pages: Pages,
         selector: Selector,
         limit: int,
-        on_close: Callable[[Closable], Awaitable[None]],
+        on_close: Callable[[Leased], Awaitable[None]],
         after: int | None,
     ) -> None:
         """``after``: everything after this position is pending; None is from now."""

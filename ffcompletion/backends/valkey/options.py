@@ -11,7 +11,7 @@ import msgspec
 from typing_extensions import override
 
 from ffcompletion.contract.errors import Validation
-from ffcompletion.delivery.credentials import Password
+from ffcompletion.delivery.credentials import Password, check_url
 
 __all__ = ["Options", "Settings"]
 
@@ -63,6 +63,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
         Keyword arguments take precedence. Raises ``Validation``; no message quotes a password.
         """
+        check_url(url)
         try:
             parts = urlsplit(url)
         except ValueError:

@@ -1,0 +1,38 @@
+"""No message about a URL holds a piece of its password."""
+
+from __future__ import annotations
+
+import pytest
+
+import ffcompletion as ffc
+from ffcompletion.backends.postgres import PostgresCheckpoints
+from ffcompletion.producers import install
+
+PIECES = ["abc{}S3cret@db", "abc{}S3cret@db:6379/0", "1{}S3cret@db/app", "abc{}S3cret@more@db"]
+
+
+@pytest.mark.parametrize("scheme", ["valkey", "rediss", "postgresql", "postgres"])
+@pytest.mark.parametrize("rest", PIECES)
+@pytest.mark.parametrize("mark", ["?", "/", "#"])
+async def test_a_password_that_is_not_encoded(scheme: str, rest: str, mark: str) -> None:
+    """Refused, with the remedy, through every door; encoded as it says, it is taken."""
+    url = f"{scheme}://app:{rest.format(mark)}"
+    with pytest.raises(ffc.Validation, match="percent-encode the password") as caught:
+        ffc.connect(url)
+    doors = [caught.value]
+    with pytest.raises(ffc.Validation, match="percent-encode the password") as installing:
+        await install(url)
+    doors.append(installing.value)
+    if scheme.startswith("postgres"):
+        with pytest.raises(ffc.Validation, match="percent-encode the password") as keeping:
+            PostgresCheckpoints(url)
+        doors.append(keeping.value)
+    for error in doors:
+        assert "S3cret" not in f"{error} {error!r} {error.__cause__!r} {error.__context__!r}"
+    encoded = f"{scheme}://app:abc%{ord(mark):02X}S3cret%40x@db:6379/0"
+    assert "S3cret" not in repr(ffc.connect(encoded))
+
+
+def test_an_option_with_an_at_sign_is_written_encoded() -> None:
+    """Nothing legal is out of reach."""
+    assert "db" in repr(ffc.connect("postgresql://app@db/x?application_name=me%40here"))
