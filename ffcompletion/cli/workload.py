@@ -47,7 +47,6 @@ class Workload:
         self._dice = dice
         self.sent_at: dict[str, float] = {}
         self.sent: Counter[str] = Counter()
-        self.solo: Counter[str] = Counter()
 
     async def run(self, seconds: float) -> None:
         """Until the time is up."""
@@ -58,7 +57,6 @@ class Workload:
                 self.sent_at[job.execution_id] = time.monotonic()
                 await self._finish(job)
                 self.sent[job.tenant] += 1
-                self.solo[job.tenant] += job.flow_id is None
                 due += self._pause_s
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
 
