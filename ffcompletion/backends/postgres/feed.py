@@ -271,12 +271,18 @@ class Feed:
 
     async def released(self) -> None:
         reading = self._reading
-        if reading is not None:
-            done, _ = await asyncio.wait({reading}, timeout=_POLITE_S)
-            if not done:
-                self._pages.abort()
-                await asyncio.wait({reading}, timeout=_POLITE_S)
-        await self._on_close(self)
+        try:
+            if reading is not None:
+                done, _ = await asyncio.wait({reading}, timeout=_POLITE_S)
+                if not done:
+                    self._pages.abort()
+                    await asyncio.wait({reading}, timeout=_POLITE_S)
+        except asyncio.CancelledError:
+            # Whoever closes may be cancelled; nothing is to stay open for that.
+            self._pages.abort()
+            raise
+        finally:
+            await self._on_close(self)
 
     def stats(self) -> StreamStats:
         filtered, undecided = self._counts()
