@@ -27,8 +27,8 @@ from ffcompletion.contract.stats import BackendState, BackendStats, StreamStats
 
 try:
     from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter
-except ImportError as exc:
-    raise Unavailable("metrics", f"{exc.name} is not installed; pip install 'ffcompletion[otel]'") from exc
+except ImportError as _missing:
+    raise Unavailable("metrics", f"{_missing.name} is not installed; pip install 'ffcompletion[otel]'") from _missing
 
 __all__ = ["METRICS", "Metered", "metered", "observed"]
 

@@ -258,6 +258,12 @@ async def test_on_a_replica() -> None:
     with embedded.postgres(version=18) as primary:
         engine_schema(primary.url)
         with standby_of(primary) as standby:
+            # How far behind it is can be told once it has replayed something.
+            with psycopg.connect(primary.url, autocommit=True) as conn:
+                conn.execute("CREATE TABLE replayed ()")
+            with psycopg.connect(standby.url, autocommit=True) as conn:
+                while conn.execute("SELECT pg_last_xact_replay_timestamp()").fetchone() == (None,):
+                    await asyncio.sleep(0.02)
             findings = {it.check: it for it in await examine(standby.url)}
     assert findings["role"].verdict is WARNING
     assert "behind" in findings["role"].found

@@ -42,7 +42,10 @@ def test_what_a_user_writes_is_accepted(checker: str, found: Callable[[str], Fou
         f"{name}:{line}": message
         for name, lines in found(checker).items()
         for line, message in lines.items()
-        if line > 0 and name not in ("rejected.py", "revealing.py")
+        if line > 0
+        and name not in ("rejected.py", "revealing.py")
+        # glide's own types are partly unknown: what a custom command answers.
+        and "custom_command" not in message
     }
     assert not wrong
 
