@@ -120,7 +120,7 @@ async def test_what_lingers_is_released_by_itself(postgres18_url: str) -> None:
         await ffc.wait_for_completion(backend, item.execution_id, timeout=20)
         assert backend.stats().streams == 1
         await eventually(lambda: backend.stats().streams == 0, 15)
-        assert backend.stats().state is ffc.BackendState.IDLE
+        await eventually(lambda: backend.stats().state is ffc.BackendState.IDLE)
     await world.close()
 
 

@@ -59,6 +59,9 @@ async def main(url: str, command: str) -> None:
             await queries.clear_queue("gone")
         elif command == "hang":
             await queries.enqueue("hang", None)
+        elif command == "recover":
+            # Only a job whose last heartbeat is older than the time-out is taken from the dead.
+            await asyncio.sleep(2)
         mode = QueueExecutionMode.continuous if command == "hang" else QueueExecutionMode.drain
         await app.run(mode=mode, dequeue_timeout=timedelta(seconds=1), heartbeat_timeout=timedelta(seconds=1))
 
