@@ -198,3 +198,17 @@ class Cluster:
         """Stop them all."""
         for node in self.nodes:
             node.close()
+
+
+@contextlib.contextmanager
+def postgres_with_passwords(engine_schema: Callable[[str], None], password: str) -> Iterator[Server]:
+    """A Postgres that a test may hurt, with the engine's tables; the role ``app`` reads them, by this password."""
+    with embedded.postgres("max_connections=40") as made:
+        engine_schema(made.url)
+        with psycopg.connect(made.url, autocommit=True) as conn:
+            conn.execute(psycopg.sql.SQL("CREATE ROLE app LOGIN PASSWORD {}").format(password))
+            conn.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO app")
+        (made.directory / "data" / "pg_hba.conf").write_text("local all app scram-sha-256\nlocal all all trust\n")
+        made.stop()
+        made.start()
+        yield made

@@ -20,21 +20,14 @@ from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.contract.checkpoint import Checkpoint
 from tests.conftest import engine_schema
 from tests.proxy import Proxy
-from tests.servers import PGBOUNCER, pgbouncer
+from tests.servers import PGBOUNCER, pgbouncer, postgres_with_passwords
 from tests.worlds import PostgresWorld, done, eventually, first, nothing, some
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[embedded.Server]:
     """One that may be hurt."""
-    with embedded.postgres("max_connections=40") as made:
-        engine_schema(made.url)
-        with psycopg.connect(made.url, autocommit=True) as conn:
-            conn.execute("CREATE ROLE app LOGIN PASSWORD 'first'")
-            conn.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO app")
-        (made.directory / "data" / "pg_hba.conf").write_text("local all app scram-sha-256\nlocal all all trust\n")
-        made.stop()
-        made.start()
+    with postgres_with_passwords(engine_schema, "first") as made:
         yield made
 
 
