@@ -27,6 +27,7 @@ __all__ = [
     "Target",
     "abandon",
     "deadline",
+    "end_task",
     "is_direct",
     "make_ready",
     "server_limit",
@@ -194,3 +195,13 @@ class Listener:
             shut_down(self._conn)
             pump.add_done_callback(lambda _: self._conn.pgconn.finish())
             pump.cancel()
+
+
+async def end_task(task: asyncio.Task[None], conn: Connection | None, seconds: float) -> None:
+    """End a task that may wait for an answer on this connection, within so many seconds, twice at the most."""
+    if conn is not None:
+        # It fails at once; cancelling it would have the driver ask the server to cancel.
+        shut_down(conn)
+        await asyncio.wait({task}, timeout=seconds)
+    task.cancel()
+    await asyncio.wait({task}, timeout=seconds)

@@ -17,7 +17,7 @@ from typing import Final, Protocol, cast, final
 import msgspec
 
 from ffcompletion.backends.postgres.asking import Asking
-from ffcompletion.backends.postgres.connection import Connection, shut_down
+from ffcompletion.backends.postgres.connection import Connection, end_task
 from ffcompletion.backends.postgres.filtering import Needs, Record, facts_of
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.lookups import Lookups, Result
@@ -175,12 +175,7 @@ class Lane:
         """End ``run``, which is this task, within so many seconds."""
         self._stopping = True
         self.history += 1
-        if self._conn is not None:
-            # It fails at once; cancelling it would have the driver ask the server to cancel.
-            shut_down(self._conn)
-            await asyncio.wait({task}, timeout=seconds)
-        task.cancel()
-        await asyncio.wait({task}, timeout=seconds)
+        await end_task(task, self._conn, seconds)
 
     async def run(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
         """Until cancelled. ``lookups``: the questions as the server of now wants them, each to be answered in time."""

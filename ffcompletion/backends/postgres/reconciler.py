@@ -14,7 +14,7 @@ from typing import Final, cast, final
 import psycopg
 
 from ffcompletion.backends.postgres.changes import Changes, Plan
-from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
+from ffcompletion.backends.postgres.connection import Connection, deadline, end_task
 from ffcompletion.backends.postgres.filtering import Record
 from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_rows
 from ffcompletion.backends.postgres.pool import Pool
@@ -91,12 +91,7 @@ class Reconciler:
         """End ``run``, which is this task, within so many seconds."""
         self._stopping = True
         self._wake.set()
-        if self._conn is not None:
-            # It fails at once; cancelling it would have the driver ask the server to cancel.
-            shut_down(self._conn)
-            await asyncio.wait({task}, timeout=seconds)
-        task.cancel()
-        await asyncio.wait({task}, timeout=seconds)
+        await end_task(task, self._conn, seconds)
 
     async def run(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
         """Until stopped. Each question is to be answered within so many seconds."""
