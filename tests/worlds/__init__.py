@@ -12,7 +12,6 @@ import json
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
