@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
 from ffcompletion.backends.postgres.announced import Announced
-from ffcompletion.backends.postgres.filtering import Needs, Record, facts_of
+from ffcompletion.backends.postgres.facts import Needs, Record, facts_of
 from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.results import Budget
 from ffcompletion.backends.postgres.rows import Row, tags_of
@@ -252,11 +252,13 @@ async def test_a_filtered_stream_that_joins_while_others_wait_gets_each_once(ser
             await stream.aclose()
 
 
-async def test_a_lane_that_waits_too_long_is_bounded(server: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_waits_too_long_for_records_is_bounded(
+    server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its streams go on from what is stored; nothing is lost, nothing repeated."""
-    from ffcompletion.backends.postgres import lanes
+    from ffcompletion.backends.postgres import filtering
 
-    monkeypatch.setattr(lanes, "_WAITING", 20)
+    monkeypatch.setattr(filtering, "_WAITING", 20)
     wanted = ffc.ScannerFilter("a")
     items = [done(namespace="a") for _ in range(60)]
     async with server.backend(read_timeout=1.0) as backend, ffc.subscribe(backend, wanted) as mine:

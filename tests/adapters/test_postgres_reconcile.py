@@ -262,19 +262,19 @@ def test_each_end_is_news_once_and_clocks_may_lie_apart() -> None:
     silent.start_anew(10_000)
     silent.begin(10_100)
     assert silent.since_ms == 9_000
-    assert names(silent.news([end("old", 9_500), end("b", 10_060), end("a", 10_050)])) == ["a", "b"]
+    assert names(silent.candidates([end("old", 9_500), end("b", 10_060), end("a", 10_050)])) == ["a", "b"]
     silent.end()
     silent.begin(11_000)
     assert silent.since_ms == 9_100
-    assert names(silent.news([end("a", 10_050), end("late", 10_020), end("old", 9_500), end("a2", 10_900)])) == [
+    assert names(silent.candidates([end("a", 10_050), end("late", 10_020), end("old", 9_500), end("a2", 10_900)])) == [
         "late",
         "a2",
     ]
     silent.end()
-    again = silent.news([end("a", 10_950)])
+    again = silent.candidates([end("a", 10_950)])
     assert names(again) == ["a"], "replayed, and ended again"
     silent.forget(again)
-    assert names(silent.news([end("a", 10_950)])) == ["a"], "it could not be handed out"
+    assert names(silent.candidates([end("a", 10_950)])) == ["a"], "it could not be handed out"
     silent.begin(5_000)
     assert silent.since_ms == 4_000
 

@@ -118,7 +118,7 @@ class Faked(NetworkedBackend[Held, Held]):
     async def describe_executions(
         self, execution_ids: Sequence[str], /, *, result: bool = False
     ) -> Sequence[ExecutionSnapshot | None]:
-        async with self._asking("describe_execution") as exchange:
+        async with self._querying("describe_execution") as exchange:
             await self.server.step("ask")
             assert not exchange.ended
             return [None for _ in execution_ids]

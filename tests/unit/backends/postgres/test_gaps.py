@@ -137,7 +137,7 @@ class Transactions(RuleBasedStateMachine):
         self._look_at_ripe()
 
     def _look_at_ripe(self) -> None:
-        spans = self.tracker.ripe
+        spans = self.tracker.resolvable
         for low, high in spans:
             self._admit(sorted(i for i in self.visible if low <= i <= high))
         self.tracker.retire(spans)
@@ -189,7 +189,7 @@ def test_a_prepared_continuation_is_waited_for() -> None:
     tracker.observe({"-1/900", "-1/901"})
     assert tracker.gaps[0].owners == frozenset({"-1/900", "-1/901"})
     tracker.observe({"-1/902"})
-    assert tracker.ripe == [(1, 1)]
+    assert tracker.resolvable == [(1, 1)]
 
 
 def test_traffic_cannot_hold_a_gap() -> None:
@@ -199,6 +199,6 @@ def test_traffic_cannot_hold_a_gap() -> None:
     tracker.observe({"1/1"})
     for number in range(2, 100):
         tracker.observe({f"{number}/1"})
-    assert tracker.ripe == [(1, 1)]
-    tracker.retire(tracker.ripe)
+    assert tracker.resolvable == [(1, 1)]
+    tracker.retire(tracker.resolvable)
     assert tracker.watermark == 2

@@ -14,12 +14,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from typing_extensions import override
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres.catchup import Piece
-from ffcompletion.backends.postgres.feed import Feed
 from ffcompletion.backends.postgres.gaps import GapTracker
+from ffcompletion.backends.postgres.outbox import Stream
+from ffcompletion.backends.postgres.pages import Piece
+from ffcompletion.backends.postgres.source import Source
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.hub import Facts, Hub, Selector
+from ffcompletion.delivery.batch import Batch, Facts
+from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.stream import Subscription
 from ffcompletion.delivery.tenure import Leased
 
@@ -47,7 +49,7 @@ def facts(row: Row) -> Facts:
 
 
 class Page:
-    """A page as the feed takes it, of rows that the server selected."""
+    """A page as a stream takes it, of rows that the server selected."""
 
     def __init__(self, rows: Sequence[Row], reached: int, limit: int) -> None:
         self.rows = list(rows)
@@ -74,8 +76,7 @@ class Server:
         self.visible: dict[int, Row] = {}
         self.under_way: dict[str, list[Row]] = {}
         self.tracker = GapTracker(0)
-        self.in_hand: Sequence[int] = ()
-        self.hub = Hub()
+        self.hub = Hub[Stream]()
         self.now = 0.0
 
     def skipped(self, malformed: int) -> None:
@@ -91,14 +92,16 @@ class Server:
         self.now += 1
         fresh = [ids[index] for index in self.tracker.admit(ids, self.now)]
         if fresh:
-            self.in_hand = fresh
             rows = [self.visible[event_id] for event_id in fresh]
             watermark = self.tracker.watermark
             self.hub.publish(
-                [payload(row, watermark) for row in rows],
-                None,
-                [facts(row) for row in rows],
-                StreamCursor.outbox(watermark),
+                Batch(
+                    [payload(row, watermark) for row in rows],
+                    None,
+                    [facts(row) for row in rows],
+                    StreamCursor.outbox(watermark),
+                    fresh,
+                )
             )
 
 
@@ -148,8 +151,8 @@ class Consumer:
         self.before = {row[1] for row in server.visible.values() if after is None or row[0] <= after}
         self.yielded: set[str] = set()
         selector = Selector(None if tenant is None else ffc.ScannerFilter(tenant))
-        self.feed = Feed(server, server.hub, self.pages, selector, BUFFER, self.gone, after)
-        self.stream = Subscription(self.feed, "model")
+        self.source = Source(server, server.hub, self.pages, selector, BUFFER, self.gone, after)
+        self.stream = Subscription(self.source, "model")
 
     async def gone(self, feed: Leased) -> None:
         """The backend's part in closing."""
@@ -215,12 +218,12 @@ class Positions(RuleBasedStateMachine):
         """The owners are asked for, and gaps without any are decided."""
         server = self.server
         server.tracker.observe(server.under_way)
-        ripe = server.tracker.ripe
-        for low, high in ripe:
+        resolvable = server.tracker.resolvable
+        for low, high in resolvable:
             server.admit(sorted(event_id for event_id in server.visible if low <= event_id <= high))
-        server.tracker.retire(ripe)
-        if ripe:
-            server.hub.publish((), cursor=StreamCursor.outbox(server.tracker.watermark))
+        server.tracker.retire(resolvable)
+        if resolvable:
+            server.hub.publish(Batch(cursor=StreamCursor.outbox(server.tracker.watermark)))
 
     @precondition(lambda self: self.server.visible)
     @rule(back=st.integers(1, 4))
@@ -234,9 +237,9 @@ class Positions(RuleBasedStateMachine):
         server.tracker.forget_owners()
         server.tracker.rewind(high)
         # A position that was stored before is one of another history, whose business that is elsewhere.
-        self.all = [consumer for consumer in self.all if not consumer.feed.closed]
+        self.all = [consumer for consumer in self.all if not consumer.source.closed]
         for consumer in self.all:
-            consumer.feed.rewind(high)
+            consumer.source.rewind(high)
 
     # ── consumers ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -361,7 +364,7 @@ class Positions(RuleBasedStateMachine):
         self.settle()
         self.settle()
         for consumer in self.all:
-            if consumer.feed.closed:
+            if consumer.source.closed:
                 continue
             for _ in range(40):
                 self.read(consumer, 8, False)

@@ -13,31 +13,32 @@ from typing import Final, final
 
 import msgspec
 
-from ffcompletion.backends.postgres.outbox import Outbox, Pages, StoredPage
+from ffcompletion.backends.postgres.outbox import Outbox, Pages, StoredPage, Stream
 from ffcompletion.backends.postgres.silent import Backlog, Delivered, End
 from ffcompletion.backends.postgres.spans import union
 from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import StreamStats
+from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.buffer import Buffer
 from ffcompletion.delivery.hub import Group, Hub, Selector
 from ffcompletion.delivery.tenure import Leased
 
-__all__ = ["Feed"]
+__all__ = ["Source"]
 
-_POLITE_S: Final = 0.2
+_CLOSE_GRACE_S: Final = 0.2
 _PAGES_AHEAD: Final = 2
 
 
 @final
-class Feed:
+class Source:
     """A source for ``Subscription``, and by turns a member of the hub."""
 
     def __init__(
         self,
         reader: Outbox,
-        hub: Hub,
+        hub: Hub[Stream],
         pages: Pages,
         selector: Selector,
         limit: int,
@@ -60,7 +61,7 @@ class Feed:
         # Of what ended without a row: filtered (or given already), and undecided.
         self._withheld = (0, 0)
         self._on_close = on_close
-        self._group: Group | None = None
+        self._group: Group[Stream] | None = None
         self._before = (0, 0)
         self._stored: deque[StoredPage] = deque()
         self._reading: asyncio.Task[None] | None = None
@@ -78,19 +79,20 @@ class Feed:
 
     # ── the hub's side ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def deliver(self, batch: Sequence[CompletionPayload], cursor: StreamCursor | None) -> None:
-        """Take a batch. One that does not fit puts this stream behind; nobody else notices."""
-        if not self._buffer.offer(batch, cursor):
-            self.fall_behind()
+    def deliver(self, payloads: Sequence[CompletionPayload], batch: Batch) -> None:
+        """Take them. What does not fit puts this stream behind; nobody else notices."""
+        if not self._buffer.offer(payloads, batch.cursor):
+            self.fall_behind(batch.ids)
 
-    def fall_behind(self) -> None:
-        """What is being handed out, and what follows, is not for this stream: it reads what is stored."""
+    def fall_behind(self, in_hand: Sequence[int]) -> None:
+        """The rows that are being handed out, and what follows, are not for this stream: it reads what is stored."""
         self._overflows += 1
         self._detach()
         tracker = self._reader.tracker
-        in_hand = [(event_id, event_id) for event_id in self._reader.in_hand]
         # What is buffered while joining is newer than what is pending, and must not be consumed first.
-        if self._standing.overflowed(tracker.high, union(tracker.spans(), in_hand)):
+        if self._standing.overflowed(
+            tracker.high, union(tracker.spans(), [(event_id, event_id) for event_id in in_hand])
+        ):
             self._buffer.drop()
         if not self._buffer.size:
             # Nothing that came before is left to be taken first.
@@ -226,7 +228,7 @@ class Feed:
     def _read_ahead(self) -> None:
         # What was buffered before it fell behind comes first, and is not to be overtaken.
         if self._reading is None and self._standing.reads and len(self._stored) < _PAGES_AHEAD:
-            self._reading = asyncio.create_task(self._read(), name="ffcompletion-postgres-catchup")
+            self._reading = asyncio.create_task(self._read(), name="ffcompletion-postgres-pages")
 
     async def _read(self) -> None:
         """Keep two pages ready, so that the server works while the consumer does, until the stream is live."""
@@ -273,10 +275,10 @@ class Feed:
         reading = self._reading
         try:
             if reading is not None:
-                done, _ = await asyncio.wait({reading}, timeout=_POLITE_S)
+                done, _ = await asyncio.wait({reading}, timeout=_CLOSE_GRACE_S)
                 if not done:
                     self._pages.abort()
-                    await asyncio.wait({reading}, timeout=_POLITE_S)
+                    await asyncio.wait({reading}, timeout=_CLOSE_GRACE_S)
         except asyncio.CancelledError:
             # Whoever closes may be cancelled; nothing is to stay open for that.
             self._pages.abort()

@@ -14,15 +14,16 @@ import msgspec
 import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
-from ffcompletion.backends.postgres.filtering import Needs, Records, facts_of
+from ffcompletion.backends.postgres.facts import Needs, Records, facts_of
 from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_outbox
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, foreign, stored_sizes
-from ffcompletion.backends.postgres.rows import Batch, Row, decode, with_results
+from ffcompletion.backends.postgres.rows import Decoded, Row, decode, with_results
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
-from ffcompletion.delivery.hub import Facts, Group, Selector
+from ffcompletion.delivery.batch import Facts
+from ffcompletion.delivery.hub import Group, Selector
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Page", "PageReader", "Piece"]
@@ -58,7 +59,7 @@ class Answers(msgspec.Struct, frozen=True):
     results: Mapping[str, Result] | None = None
     """None where nobody asked for them."""
 
-    def facts(self, batch: Batch) -> list[Facts | None]:
+    def facts(self, batch: Decoded) -> list[Facts | None]:
         """What a filter is decided by, for each of these."""
         facts = facts_of(batch.rows, self.records, self.looked_up)
         for at in foreign(batch.payloads, facts, self.results or {}):
@@ -178,7 +179,7 @@ class PageReader:
     ) -> tuple[int, Answers]:
         """As many of the rows as fit one question about results; and the answer."""
         batch = decode(rows, 0)
-        wanted = admitted([Group(selector)], batch.payloads, answers.facts(batch))
+        wanted = admitted([selector], batch.payloads, answers.facts(batch))
         sizes = stored_sizes(batch.payloads, wanted, answers.records)
         count = self._budget.fit(sizes)
         names = [

@@ -1,4 +1,4 @@
-"""Asking for records until they are there: each question on a connection of its own, tried again after a fault."""
+"""Looking records up until they are there: each question on a connection of its own, tried again after a fault."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Final, Protocol, TypeVar, final
 import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection
-from ffcompletion.backends.postgres.filtering import Record
+from ffcompletion.backends.postgres.facts import Record
 from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.results import Budget
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.foreign.logs import logger
 
-__all__ = ["Asking", "Waiting"]
+__all__ = ["Retrying", "Waiting"]
 
 _T = TypeVar("_T")
 _log: Final = logger("ffcompletion.postgres")
@@ -32,28 +32,28 @@ class Waiting(Protocol):
     """How many rows wait."""
     budget: Budget
 
-    def asks_on(self, conn: Connection | None, /) -> None:
+    def queries_on(self, conn: Connection | None, /) -> None:
         """A question is under way on this connection; None: no longer."""
         ...
 
 
 @final
-class Asking:
-    """One turn of asking: each question is put again until it is answered, or what waits is no longer what it was."""
+class Retrying:
+    """One turn of looking up: each question is put again until it is answered, or what waits is no longer what it was."""
 
-    def __init__(self, lane: Waiting, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
-        self._lane = lane
-        self._history = lane.history
+    def __init__(self, waiting: Waiting, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
+        self._waiting = waiting
+        self._history = waiting.history
         self._pool = pool
         self._lookups = lookups
         self._seconds = seconds
         self._backoff = Backoff(0.05, 2.0)
-        self.budget: Budget = lane.budget
+        self.budget: Budget = waiting.budget
 
     @property
     def outdated(self) -> bool:
         """What waits now is no longer what was asked about."""
-        return self._history != self._lane.history
+        return self._history != self._waiting.history
 
     async def records(self, names: Sequence[str]) -> Mapping[str, Record]:
         """The records; empty if outdated meanwhile."""
@@ -77,18 +77,18 @@ class Asking:
     async def _try(self, question: Callable[[Connection], Awaitable[_T]]) -> _T | None:
         try:
             async with self._pool.connection(timeout=self._seconds) as conn:
-                self._lane.asks_on(conn)
+                self._waiting.queries_on(conn)
                 try:
                     answer = await question(conn)
                 finally:
-                    self._lane.asks_on(None)
+                    self._waiting.queries_on(None)
         except (psycopg.Error, OSError) as exc:
             if self.outdated:
                 return None
             if self._backoff.attempt == 0:
                 _log.warning(
                     "records could not be asked for (%s); %d rows are withheld, and it is tried again",
-                    type(exc).__name__, self._lane.waiting,
+                    type(exc).__name__, self._waiting.waiting,
                 )  # fmt: skip
             await asyncio.sleep(self._backoff.next_delay())
             return None
