@@ -276,12 +276,12 @@ def _copied(install: Path, site: Path) -> Path:
     return site / install.parent.name / install.name
 
 
-def _linked(source: str, target: str) -> object:
+def _linked(source: str, target: str) -> None:
     """Two thousand files: on the same file system a second name will do for each."""
     try:
-        return os.link(source, target)
+        os.link(source, target)
     except OSError:
-        return shutil.copy2(source, target)
+        shutil.copy2(source, target)
 
 
 def unprivileged_user() -> str | None:
