@@ -60,7 +60,7 @@ class Waitlist:
         self._by_id: dict[ExecutionId, dict[Wait, None]] = {}
         self._unread: dict[ExecutionId, None] = {}
         # Announced, and waited for with a result that is still to be read.
-        self._heard: dict[ExecutionId, CompletionPayload] = {}
+        self._received: dict[ExecutionId, CompletionPayload] = {}
         self.failed: BaseException | None = None
         """What ended all of them, if something did."""
 
@@ -99,7 +99,7 @@ class Waitlist:
             return False
         for wait in tuple(waits):
             if wait.result and completion.payload_bytes is None:
-                self._heard[id_] = completion
+                self._received[id_] = completion
                 self._unread[id_] = None
             else:
                 self._answer(wait, id_, completion)
@@ -108,11 +108,11 @@ class Waitlist:
     def read(self, ids: Sequence[ExecutionId], found: Sequence[ExecutionSnapshot | None]) -> None:
         """What the server has stored about these, in order."""
         for id_, snapshot in zip(ids, found, strict=True):
-            heard = self._heard.pop(id_, None)
+            received = self._received.pop(id_, None)
             for wait in tuple(self._by_id.get(id_, ())):
-                if snapshot is None and heard is not None:
+                if snapshot is None and received is not None:
                     # It has finished, and its record is gone already, or was never whole: there is no result.
-                    self._answer(wait, id_, heard)
+                    self._answer(wait, id_, received)
                 elif snapshot is None:
                     if wait.missing_fails:
                         wait.fail(NotFound(f"execution {id_}"))
@@ -161,7 +161,7 @@ class Waitlist:
             if not waits:
                 del self._by_id[id_]
                 self._unread.pop(id_, None)
-                self._heard.pop(id_, None)
+                self._received.pop(id_, None)
 
 
 def completion_of(snapshot: ExecutionSnapshot) -> CompletionPayload:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, final
 
 import msgspec
 from typing_extensions import TypeVar
 
-from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.delivery.batch import Batch, Facts
 from ffcompletion.foreign.filters import ForeignFilter, Wanted, admits
 
-__all__ = ["Facts", "Fit", "Group", "Hub", "Member", "Selector"]
-
-Facts = tuple[str | None, Mapping[str, str | None]]
-"""What is known about an execution: its namespace, and at least the tags that somebody's filter asks for.
-
-A tag that is there with None is one that cannot be read: who asks for it cannot tell.
-"""
+__all__ = ["Fit", "Group", "Hub", "Member", "Selector"]
 
 
 @final
@@ -34,8 +28,8 @@ class Selector(msgspec.Struct, frozen=True):
 class Member(Protocol):
     """One stream, as the hub sees it."""
 
-    def deliver(self, batch: Sequence[CompletionPayload], cursor: StreamCursor | None) -> None:
-        """Take a batch (maybe empty) and the position after it. Must not block and must not raise."""
+    def deliver(self, payloads: Sequence[CompletionPayload], batch: Batch, /) -> None:
+        """Take what of a batch is for this stream (maybe nothing), and its position. Must not block and must not raise."""
         ...
 
 
@@ -133,21 +127,19 @@ class Hub(Generic[MemberT]):
 
     def publish(
         self,
-        plain: Sequence[CompletionPayload],
-        with_results: Sequence[CompletionPayload] | None = None,
-        facts: Sequence[Facts | None] | None = None,
-        cursor: StreamCursor | None = None,
+        batch: Batch,
+        /,
         only: Callable[[Selector], bool] | None = None,
         fit: Fit[MemberT] | None = None,
     ) -> None:
-        """Hand out a batch. ``with_results`` and ``facts`` run parallel to ``plain``; ``cursor`` is after the batch.
+        """Hand out a batch.
 
         ``only``: to the streams with such selectors. ``fit``: what of a batch is for one of them, where not all is.
         """
         for group in self.groups:
             if only is not None and not only(group.selector):
                 continue
-            payloads = with_results if group.selector.results and with_results is not None else plain
-            batch = group.select(payloads, facts)
+            rich = batch.with_results if group.selector.results else None
+            payloads = group.select(batch.plain if rich is None else rich, batch.facts)
             for member in tuple(group.members):
-                member.deliver(batch if fit is None else fit(member, batch), cursor)
+                member.deliver(payloads if fit is None else fit(member, payloads), batch)

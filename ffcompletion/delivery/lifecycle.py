@@ -96,7 +96,7 @@ class NetworkedBackend(AsyncClosing, Generic[ExchangeT, RunT]):
         return source
 
     @asynccontextmanager
-    async def _asking(self, op: str) -> AsyncGenerator[ExchangeT]:
+    async def _querying(self, op: str) -> AsyncGenerator[ExchangeT]:
         """Around a question that needs no stream. Raises as ``_open_stream`` does."""
         async with self._call(op) as tenure:
             exchange = await tenure.open_exchange()

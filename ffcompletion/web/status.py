@@ -15,12 +15,12 @@ def status_of(backend: object, *, resumable: bool, whole: bool) -> Callable[[], 
     """A function that tells how the backend does: its state for everybody, its counters for who may see the whole."""
 
     def status() -> Mapping[str, object]:
-        told: dict[str, object] = {"resumable": resumable}
+        status: dict[str, object] = {"resumable": resumable}
         stats: object = getattr(backend, "stats", lambda: None)()
         if isinstance(stats, BackendStats):
-            told["state"] = stats.state.value
+            status["state"] = stats.state.value
             if whole:
-                told["stats"] = msgspec.structs.asdict(stats)
-        return told
+                status["stats"] = msgspec.structs.asdict(stats)
+        return status
 
     return status

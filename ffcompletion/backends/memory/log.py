@@ -16,8 +16,8 @@ from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import StreamStats
+from ffcompletion.delivery.batch import Facts
 from ffcompletion.delivery.buffer import Signal
-from ffcompletion.delivery.hub import Facts
 from ffcompletion.foreign.filters import Wanted, admits
 from ffcompletion.foreign.logs import logger
 

@@ -1,6 +1,7 @@
 """The Postgres adapter: the outbox is the truth, NOTIFY only the wake-up.
 
-An announcement's way: ``connection`` (LISTEN) → ``live`` (one read per wake) → ``rows`` → ``gaps`` → hub → stream.
+An announcement's way: ``session`` (LISTEN) → ``inbox`` → ``supervisor`` (one read per wake) → ``reader`` → ``filtering`` →
+``source``.
 """
 
 from ffcompletion.backends.postgres.backend import PostgresBackend

@@ -14,13 +14,13 @@ from typing_extensions import override
 from ffcompletion.backends.postgres.borrowed import BorrowedPool
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline, make_ready
 from ffcompletion.backends.postgres.errors import driver_errors, first_line, is_refusal, may_pass
-from ffcompletion.backends.postgres.feed import Feed
 from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.pool import OwnPool, Pool
 from ffcompletion.backends.postgres.position import resume_after, time_at
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import log
 from ffcompletion.backends.postgres.snapshots import describe, members
+from ffcompletion.backends.postgres.source import Source
 from ffcompletion.backends.postgres.supervisor import Supervisor
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
@@ -174,7 +174,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         selector = Selector(checked_filter(wanted), results)
         after = None if cursor is None or cursor.is_empty else _event_id(cursor)
 
-        async def make(run: Supervisor, lease: Lease) -> Feed:
+        async def make(run: Supervisor, lease: Lease) -> Source:
             session = await run.session()
             if (selector.filter is not None or selector.results) and not session.has_core:
                 raise Unavailable("subscribe_completions_filtered", session.core_problem)
@@ -211,7 +211,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         return await self._question("flow_members", lambda conn: members(conn, self._settings.queries, flow))
 
     async def _question(self, op: str, question: Callable[[Connection], Awaitable[_T]]) -> _T:
-        async with driver_errors(self._shown, op), self._asking(op) as pool:
+        async with driver_errors(self._shown, op), self._querying(op) as pool:
             try:
                 return await self._execute(pool, question)
             except psycopg.Error as exc:
@@ -252,7 +252,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             gaps=counters.interruptions,
             reconciled=counters.reconciled + (0 if run is None or run.reconciler is None else run.reconciler.found),
             held=0 if reader is None else reader.tracker.held,
-            waiting=0 if reader is None else reader.lane.waiting,
+            waiting=0 if reader is None else reader.filtering.waiting,
             held_since_s=time.monotonic() - min(gap.since for gap in gaps) if gaps else 0.0,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, final
 
-from ffcompletion.backends.postgres.lanes import Lane
+from ffcompletion.backends.postgres.filtering import Filtering
 from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.reconciler import Reconciler
@@ -23,9 +23,9 @@ _CLOSE_GRACE_S: Final = 0.2
 class Background:
     """Started once, with the first session; ended by ``aclose`` or ``abort``."""
 
-    def __init__(self, pool: Pool, lane: Lane, reconciler: Reconciler | None, timeout_s: float) -> None:
+    def __init__(self, pool: Pool, filtering: Filtering, reconciler: Reconciler | None, timeout_s: float) -> None:
         self._pool = pool
-        self._lane = lane
+        self._filtering = filtering
         self._reconciler = reconciler
         self._timeout_s = timeout_s
         self._deciding: asyncio.Task[None] | None = None
@@ -38,7 +38,7 @@ class Background:
         loop, reconciler = asyncio.get_running_loop(), self._reconciler
         self.lookups = session.lookups()
         self._deciding = loop.create_task(
-            self._lane.run(self._pool, lambda: self.lookups, self._timeout_s), name="ffcompletion-postgres-lookups"
+            self._filtering.run(self._pool, lambda: self.lookups, self._timeout_s), name="ffcompletion-postgres-lookups"
         )
         if reconciler is not None and session.has_core:
             self._reconciling = loop.create_task(
@@ -54,7 +54,7 @@ class Background:
         reconciling, self._reconciling = self._reconciling, None
         async with asyncio.TaskGroup() as group:
             if deciding is not None:
-                group.create_task(self._lane.stop(deciding, _CLOSE_GRACE_S))
+                group.create_task(self._filtering.stop(deciding, _CLOSE_GRACE_S))
             if reconciling is not None and self._reconciler is not None:
                 group.create_task(self._reconciler.stop(reconciling, _CLOSE_GRACE_S))
 

@@ -157,10 +157,10 @@ async def _echo(conninfo: str, *, pooled: bool, replica: bool) -> Finding:
             await listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             before = time.monotonic()
             await notifying.execute("SELECT pg_notify(%s, 'echo')", (channel,))
-            heard = [note async for note in listening.notifies(timeout=_ECHO_S, stop_after=1)]
+            notes = [note async for note in listening.notifies(timeout=_ECHO_S, stop_after=1)]
             took_ms = (time.monotonic() - before) * 1000
             await listening.execute(sql.SQL("UNLISTEN {}").format(sql.Identifier(channel)))
-    if heard:
+    if notes:
         return Finding("echo", OK, f"LISTEN hears a NOTIFY {through}in {took_ms:.0f} ms")
     return Finding(
         "echo", WARNING, f"LISTEN is accepted {through}and hears nothing (transaction pooling does that): completions are polled",

@@ -177,18 +177,18 @@ class GapTracker:
             self._early = {event_id for event_id in self._early if event_id <= high}
 
     @property
-    def ripe(self) -> list[tuple[int, int]]:
+    def resolvable(self) -> list[tuple[int, int]]:
         """Spans whose possible owners have all ended: one more read, made after this was asked, decides."""
         return [(gap.low, gap.high) for gap in self._gaps if gap.owners is not None and not gap.owners]
 
     def retire(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The last read over these ripe spans has been admitted: what is still missing in them never comes.
+        """The last read over these resolvable spans has been admitted: what is still missing in them never comes.
 
         Returns what was retired, ascending.
         """
         ended = union(list(spans), [])
-        ripe = [(gap.low, gap.high) for gap in self._gaps if gap.owners is not None and not gap.owners]
-        retired = [span for span in ripe if covers(ended, span)]
+        resolvable = [(gap.low, gap.high) for gap in self._gaps if gap.owners is not None and not gap.owners]
+        retired = [span for span in resolvable if covers(ended, span)]
         self.give_up(retired)
         return retired
 

@@ -42,10 +42,10 @@ async def _run(conninfo: str, op: str, script: str, schema: str | None, done: st
         conn.add_notice_handler(on_notice)
         # The package's own file, not a caller's text.
         await conn.execute(script.encode())
-    told = [notice for notice in notices if "nothing was changed" in notice or "partitioned" in notice]
-    if not told:
+    notable = [notice for notice in notices if "nothing was changed" in notice or "partitioned" in notice]
+    if not notable:
         return f"{target.shown}: {done}"
-    return f"{target.shown}: {told[0] if 'nothing was changed' in told[0] else f'{done}; {told[0]}'}"
+    return f"{target.shown}: {notable[0] if 'nothing was changed' in notable[0] else f'{done}; {notable[0]}'}"
 
 
 async def prune(conninfo: str, older_than: timedelta, unfinished: timedelta | None, schema: str | None) -> int:

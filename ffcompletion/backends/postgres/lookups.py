@@ -17,7 +17,7 @@ import msgspec
 import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, deadline
-from ffcompletion.backends.postgres.filtering import Record
+from ffcompletion.backends.postgres.facts import Record
 from ffcompletion.backends.postgres.queries import TUNE_LOCALLY, Queries, Query
 from ffcompletion.backends.postgres.rows import Row
 

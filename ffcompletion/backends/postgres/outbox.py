@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ffcompletion.backends.postgres.catchup import Piece
 from ffcompletion.backends.postgres.gaps import GapTracker
-from ffcompletion.delivery.hub import Selector
+from ffcompletion.backends.postgres.pages import Piece
+from ffcompletion.delivery.hub import Member, Selector
 
-__all__ = ["Outbox", "Pages", "StoredPage"]
+__all__ = ["Outbox", "Pages", "StoredPage", "Stream"]
+
+
+class Stream(Member, Protocol):
+    """A stream, as whoever hands out rows sees it."""
+
+    def fall_behind(self, in_hand: Sequence[int], /) -> None:
+        """Rows that are being handed out, and what follows, are not handed to it: it reads what is stored."""
+        ...
 
 
 class Outbox(Protocol):
-    """Where the one reader of the outbox stands; or, for streams that need lookups, the lane behind it."""
+    """Where the one reader of the outbox stands; or, for streams that need lookups, what follows behind it."""
 
     tracker: GapTracker
-    in_hand: Sequence[int]
-    """Ids of the rows that are being handed out."""
 
     def skipped(self, malformed: int, /) -> None:
         """Rows that make no completion were met."""

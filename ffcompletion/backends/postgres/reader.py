@@ -8,14 +8,16 @@ from operator import itemgetter
 from typing import Final, final
 
 from ffcompletion.backends.postgres.announced import Hints
+from ffcompletion.backends.postgres.filtering import Filtering
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.history import History
-from ffcompletion.backends.postgres.lanes import Lane
+from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.queries import Queries, Query
 from ffcompletion.backends.postgres.rows import Row, decode
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.backends.postgres.spans import missing, run_from
 from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.hub import Hub
 from ffcompletion.delivery.ratelog import RateLog
 from ffcompletion.foreign.logs import logger
@@ -48,7 +50,7 @@ _SETTLE_LAST_S: Final = 1.0
 class Reader:
     """Reads through whatever session there is, and keeps the gap tracker over all of them."""
 
-    def __init__(self, queries: Queries, hub: Hub, on_rewind: Callable[[int], None]) -> None:
+    def __init__(self, queries: Queries, hub: Hub[Stream], on_rewind: Callable[[int], None]) -> None:
         self._queries = queries
         self._hub = hub
         self._on_rewind = on_rewind
@@ -57,9 +59,7 @@ class Reader:
         self.settle_at: float = 0.0
         """When open gaps are looked at again, in seconds of the monotonic clock."""
         self.tracker: GapTracker = GapTracker(0)
-        self.in_hand: Sequence[int] = ()
-        """Ids of the rows that are being handed out, for a stream that cannot take them."""
-        self.lane: Lane = Lane(self.skipped)
+        self.filtering: Filtering = Filtering(self.skipped)
         """Where what is read goes on to the streams that need records looked up."""
         self.received: int = 0
         self.malformed: int = 0
@@ -83,7 +83,7 @@ class Reader:
             visible = await session.fetch(self._queries.ids(), (floor, start, _LOOK_BACK))
             self.tracker.assume(missing([floor, *(row[0] for row in visible), start + 1]), now, floor)
         self.settle_at = now
-        self.lane.begin(self.tracker)
+        self.filtering.begin(self.tracker)
 
     async def _newest(self, session: Session) -> int:
         """The highest visible id; in an outbox that was emptied, the last id given out, where that may be seen.
@@ -167,14 +167,13 @@ class Reader:
         if len(fresh) < len(rows):
             rows = [rows[index] for index in fresh]
             ids = [row[0] for row in rows]
-        batch = decode(rows, tracker.watermark)
+        decoded = decode(rows, tracker.watermark)
         self.received += len(rows)
-        if batch.malformed:
-            self.skipped(batch.malformed)
+        if decoded.malformed:
+            self.skipped(decoded.malformed)
         self.history.remember(ids, rows)
-        self.in_hand = ids
-        self._hub.publish(batch.payloads, cursor=StreamCursor.outbox(tracker.watermark))
-        self.lane.admit(ids, batch)
+        self._hub.publish(Batch(decoded.payloads, cursor=StreamCursor.outbox(tracker.watermark), ids=ids))
+        self.filtering.admit(ids, decoded)
 
     def skipped(self, malformed: int) -> None:
         """Rows that make no completion were met, here or by a stream that catches up."""
@@ -191,12 +190,12 @@ class Reader:
         tracker = self.tracker
         if not tracker.gaps or time.monotonic() < self.settle_at:
             return
-        ripe = tracker.ripe
-        if not ripe:
+        resolvable = tracker.resolvable
+        if not resolvable:
             tracker.observe(await session.owners())
-            ripe = tracker.ripe
-        if ripe:
-            low, high = run_from(ripe, _MERGE_WITHIN, _BETWEEN)
+            resolvable = tracker.resolvable
+        if resolvable:
+            low, high = run_from(resolvable, _MERGE_WITHIN, _BETWEEN)
             visible = await session.fetch(self._queries.ids(), (low - 1, high, _BETWEEN), read=True)
             if len(visible) == _BETWEEN:
                 high = visible[-1][0]
@@ -206,12 +205,12 @@ class Reader:
             retired = tracker.retire([(low, high)])
             if retired:
                 # The watermark moved: streams learn of it with an empty batch.
-                self._hub.publish((), cursor=StreamCursor.outbox(tracker.watermark))
-                self.lane.retire(retired)
+                self._hub.publish(Batch(cursor=StreamCursor.outbox(tracker.watermark)))
+                self.filtering.retire(retired)
             self._settle_every_s = _SETTLE_FIRST_S
         else:
             self._settle_every_s = min(_SETTLE_LAST_S, self._settle_every_s * 2)
-        self.settle_at = time.monotonic() + (0.0 if tracker.ripe else self._settle_every_s)
+        self.settle_at = time.monotonic() + (0.0 if tracker.resolvable else self._settle_every_s)
 
     # ── another history ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -233,7 +232,7 @@ class Reader:
                 tracker.high,
             )
             tracker.rewind(high)
-            self.lane.rewind(high)
+            self.filtering.rewind(high)
             self._on_rewind(high)
 
 

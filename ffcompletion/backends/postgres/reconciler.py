@@ -15,7 +15,7 @@ import psycopg
 
 from ffcompletion.backends.postgres.changes import Changes, Plan
 from ffcompletion.backends.postgres.connection import Connection, deadline, end_task
-from ffcompletion.backends.postgres.filtering import Record
+from ffcompletion.backends.postgres.facts import Record
 from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_rows
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import LANES, SERVER_MS, Queries
@@ -190,14 +190,14 @@ class Reconciler:
         for chunk in plan.pieces(keys):
             with deadline(conn, seconds):
                 ends = await self._read(conn, lookups, plan, chunk, self._silent.since_ms)
-            news = self._silent.news(ends)
+            candidates = self._silent.candidates(ends)
             try:
-                await self._hand_out(conn, lookups, news, seconds, list(self._receivers()))
+                await self._hand_out(conn, lookups, candidates, seconds, list(self._receivers()))
             except BaseException:
                 # Who has them already is not given them again.
-                self._silent.forget(news)
+                self._silent.forget(candidates)
                 raise
-            self.found += len(news)
+            self.found += len(candidates)
         self._silent.end()
         if len(keys) == len(plan.keys):
             self._changes.looked_at_all(time.monotonic() - started)
@@ -286,7 +286,7 @@ class Reconciler:
             return len(ends)
         records = {end.name: Record(end.namespace, end.tags, end.size) for end in ends}
         facts = [facts_of(end) for end in ends]
-        sizes = stored_sizes(mine, admitted([Group(receiver.selector)], mine, facts), records)
+        sizes = stored_sizes(mine, admitted([receiver.selector], mine, facts), records)
         count = self._budget.fit(sizes)
         names = [end.name for end, size in zip(ends[:count], sizes[:count], strict=True) if size is not None]
         found: Mapping[str, Result] = {}

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, final
 
-from ffcompletion.backends.postgres.filtering import Record
+from ffcompletion.backends.postgres.facts import Record
 from ffcompletion.backends.postgres.lookups import Result
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.hub import Facts, Group, Selector
+from ffcompletion.delivery.batch import Facts
+from ffcompletion.delivery.hub import Group, Selector
 
 __all__ = ["Budget", "admitted", "foreign", "stored_sizes"]
 
@@ -57,14 +58,14 @@ class Budget:
 
 
 def admitted(
-    groups: Sequence[Group], payloads: Sequence[CompletionPayload], facts: Sequence[Facts | None]
+    selectors: Sequence[Selector], payloads: Sequence[CompletionPayload], facts: Sequence[Facts | None]
 ) -> AbstractSet[str]:
     """The executions whose results somebody is to get."""
     names: set[str] = set()
-    for group in groups:
-        if group.selector.results:
+    for selector in selectors:
+        if selector.results:
             # A group of its own, so that nothing is counted twice.
-            chosen = Group(Selector(group.selector.filter)).select(payloads, facts)
+            chosen = Group(selector).select(payloads, facts)
             names.update(payload.execution_id for payload in chosen)
     return names
 

@@ -13,7 +13,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
 
-__all__ = ["Batch", "Row", "decode", "tags_of", "with_results"]
+__all__ = ["Decoded", "Row", "decode", "tags_of", "with_results"]
 
 # As `queries` selects them: event_id, execution id, outcome, occurred_at_ms, flow id; and the row's own namespace.
 Row = tuple[int, str | None, str | None, int | None, str | None, str | None]
@@ -22,7 +22,7 @@ _OUTBOX_FAMILY: Final = StreamCursor.outbox(1).family
 
 
 @final
-class Batch(msgspec.Struct, frozen=True, gc=False):
+class Decoded(msgspec.Struct, frozen=True, gc=False):
     """Decoded rows; the two sequences run parallel."""
 
     rows: Sequence[Row]
@@ -32,7 +32,7 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     """Rows that make none."""
 
 
-def decode(rows: Sequence[Row], watermark: int) -> Batch:
+def decode(rows: Sequence[Row], watermark: int) -> Decoded:
     """Payloads of these rows, in order. ``watermark``: no payload's cursor goes beyond it.
 
     ``resumable`` rows are no completions: a waitpoint was satisfied, the execution goes on.
@@ -56,7 +56,7 @@ def decode(rows: Sequence[Row], watermark: int) -> Batch:
         )
         for row, cursor in zip(good, cursors, strict=True)
     ]
-    return Batch(good, payloads, malformed)
+    return Decoded(good, payloads, malformed)
 
 
 def with_results(

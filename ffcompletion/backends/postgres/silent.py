@@ -17,7 +17,8 @@ from ffcompletion.backends.postgres.rows import tags_of
 from ffcompletion.backends.postgres.snapshots import outcome_of
 from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.hub import Facts, Selector
+from ffcompletion.delivery.batch import Facts
+from ffcompletion.delivery.hub import Selector
 
 __all__ = [
     "SLACK_MS",
@@ -140,7 +141,7 @@ class Silent:
         self.since_ms = min(self.since_ms, server_ms - self._overlap)
         self._began_ms = server_ms
 
-    def news(self, ends: Iterable[End]) -> list[End]:
+    def candidates(self, ends: Iterable[End]) -> list[End]:
         """Those that no look has seen, oldest first."""
         fresh: list[End] = []
         for end in ends:

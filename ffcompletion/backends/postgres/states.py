@@ -1,6 +1,6 @@
 """What one Postgres stream still owes its consumer, as named states; and from that, where it would have to resume.
 
-Pure: no I/O, no clock. The feed tells it what happened and does what ``next_step`` says.
+Pure: no I/O, no clock. The source tells it what happened and does what ``next_step`` says.
 
 - *catching up*: everything after ``read_to`` and the *pending* spans are still to be read;
 - *joining*: attached to the hub at a known highest id and with known gaps. What is pending up to there is read first,

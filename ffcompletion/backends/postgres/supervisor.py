@@ -15,17 +15,18 @@ import psycopg
 
 from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.background import Background
-from ffcompletion.backends.postgres.catchup import PageReader
 from ffcompletion.backends.postgres.echoes import ECHO_DEADLINE_S, Echoes
 from ffcompletion.backends.postgres.errors import kind_of, translated
-from ffcompletion.backends.postgres.feed import Feed
 from ffcompletion.backends.postgres.history import Identity
 from ffcompletion.backends.postgres.options import Counters, Settings
+from ffcompletion.backends.postgres.outbox import Stream
+from ffcompletion.backends.postgres.pages import PageReader
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import SERVER_MS
 from ffcompletion.backends.postgres.reader import Reader, log
 from ffcompletion.backends.postgres.reconciler import Reconciler
 from ffcompletion.backends.postgres.session import Session
+from ffcompletion.backends.postgres.source import Source
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
 from ffcompletion.delivery.buffer import Signal
 from ffcompletion.delivery.connection_state import ConnectionState
@@ -54,7 +55,7 @@ class Supervisor:
         self._counters: Counters | None = counters
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._hub = Hub()
+        self._hub = Hub[Stream]()
         self._read_timeout_s = min(_READ_TIMEOUT_S, settings.read_timeout_s)
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
@@ -67,12 +68,12 @@ class Supervisor:
         self._poll_at = 0.0
         self._warned: set[str] = set()
         self._echoes = Echoes(connection)
-        self._sources: WeakSet[Feed] = WeakSet()
+        self._sources: WeakSet[Source] = WeakSet()
         self.reader: Reader = Reader(settings.queries, self._hub, self._rewound)
         self.reconciler: Reconciler | None = None
         if settings.reconcile_interval_s:
             self.reconciler = Reconciler(settings.queries, self._open_sources, settings.reconcile_interval_s)
-        self._background = Background(pool, self.reader.lane, self.reconciler, settings.read_timeout_s)
+        self._background = Background(pool, self.reader.filtering, self.reconciler, settings.read_timeout_s)
 
     # ── from the first stream to the last ────────────────────────────────────────────────────────────────────────
 
@@ -154,7 +155,7 @@ class Supervisor:
 
     def open_source(
         self, session: Session, after: int | None, selector: Selector, lease: Lease, since_ms: int | None
-    ) -> Feed:
+    ) -> Source:
         """One more stream, live, or reading what is stored after a position, which was reached at that time."""
         pages = PageReader(
             self._pool,
@@ -163,10 +164,10 @@ class Supervisor:
             pooled=session.pooled,
             read_timeout_s=self._settings.read_timeout_s,
         )
-        # Streams that need records looked up stand behind the reader, in a lane of their own.
+        # Streams that need records looked up stand behind the reader.
         plain = selector.filter is None and not selector.results
-        stand, hub = (self.reader, self._hub) if plain else (self.reader.lane, self.reader.lane.hub)
-        source = Feed(stand, hub, pages, selector, self._settings.buffer_size, lambda _: lease.aclose(), after)
+        stand, hub = (self.reader, self._hub) if plain else (self.reader.filtering, self.reader.filtering.hub)
+        source = Source(stand, hub, pages, selector, self._settings.buffer_size, lambda _: lease.aclose(), after)
         if self.reconciler is not None:
             source.opened(self.reconciler.now_ms, since_ms)
             if since_ms is not None:
@@ -174,7 +175,7 @@ class Supervisor:
         self._sources.add(source)
         return source
 
-    def _open_sources(self) -> list[Feed]:
+    def _open_sources(self) -> list[Source]:
         return [source for source in self._sources if not source.closed]
 
     def _rewound(self, high: int) -> None:

@@ -147,13 +147,13 @@ class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
         """The executions as their keys say, in one pipeline; None where there is no core record."""
         ids = [ExecutionId(execution_id) for execution_id in execution_ids]
         op = "describe_execution"
-        async with driver_errors(self._shown, op), self._asking(op) as commands:
+        async with driver_errors(self._shown, op), self._querying(op) as commands:
             return await describe(commands.execute, ids, result=result)
 
     async def flow_members(self, flow_id: str, /) -> Sequence[ExecutionId]:
         """The flow's members as its set of keys says; empty where there is none. Raises ``Validation``."""
         flow = FlowId(flow_id)
-        async with driver_errors(self._shown, "flow_members"), self._asking("flow_members") as commands:
+        async with driver_errors(self._shown, "flow_members"), self._querying("flow_members") as commands:
             return await members(commands.execute, flow)
 
     # ── looking at it ────────────────────────────────────────────────────────────────────────────────────────────

@@ -20,6 +20,7 @@ from ffcompletion.backends.valkey.states import Denied
 from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
+from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.hub import Group, Hub, Selector
 from ffcompletion.delivery.ratelog import RateLog
 from ffcompletion.foreign.logs import logger
@@ -62,7 +63,7 @@ class Filtering:
 
     def announced(self, payloads: Sequence[CompletionPayload], settled_ms: int) -> None:
         """For every stream, after all that came before. None of them is older than ``settled_ms``."""
-        self._hub.publish(payloads, only=_needs_none)
+        self._hub.publish(Batch(payloads), only=_needs_none)
         if payloads and any(needs_lookup(group.selector) for group in self._hub.groups):
             self._waiting += payloads
             self._settled += [settled_ms] * len(payloads)
@@ -118,7 +119,7 @@ class Filtering:
 
     async def found(self, payloads: Sequence[CompletionPayload]) -> None:
         """For every stream that is not younger than they are. Raises nothing: who does not get them misses them."""
-        self._hub.publish(payloads, only=_needs_none, fit=_since_opened)
+        self._hub.publish(Batch(payloads), only=_needs_none, fit=_since_opened)
         try:
             await self._decide(payloads, since_opened=True)
         except Exception:  # noqa: BLE001  # as in ``run``
@@ -146,7 +147,7 @@ class Filtering:
         facts = await self._query(lambda: self._lookups.facts(payloads, filters)) if filters else None
         full = await self._query(lambda: self._lookups.results(payloads)) if wants_results else None
         fit = _since_opened if since_opened else None
-        self._hub.publish(payloads, full, facts, only=needs_lookup, fit=fit)
+        self._hub.publish(Batch(payloads, full, facts), only=needs_lookup, fit=fit)
 
     async def _query(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         backoff = Backoff(0.02, 1.0)

@@ -13,7 +13,7 @@ from ffcompletion.backends.valkey import keys
 from ffcompletion.backends.valkey.replies import Execute, milliseconds, raise_refusal, text_of
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.hub import Facts
+from ffcompletion.delivery.batch import Facts
 from ffcompletion.foreign.filters import Wanted
 
 __all__ = ["Lookups"]

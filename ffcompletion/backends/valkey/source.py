@@ -11,6 +11,7 @@ from ffcompletion.backends.valkey.states import Denied, Standing, StreamState
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import StreamStats
+from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.buffer import Buffer
 from ffcompletion.delivery.hub import Group, Hub, Selector
 from ffcompletion.delivery.tenure import Lease
@@ -71,22 +72,22 @@ class Source:
 
     # ── the hub's side ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def deliver(self, batch: Sequence[CompletionPayload], cursor: StreamCursor | None) -> None:
-        """Take a batch. One that does not fit puts this stream behind; nobody else notices."""
+    def deliver(self, payloads: Sequence[CompletionPayload], batch: Batch) -> None:  # noqa: ARG002  # no positions here
+        """Take them. What does not fit puts this stream behind; nobody else notices."""
         standing, denied = self._standing, self._denied()
-        if standing.takes and self._buffer.offer(batch, cursor):
+        if standing.takes and self._buffer.offer(payloads):
             standing.took(denied)
             if standing.state is StreamState.JOINING and self._recovery is not None:
-                self.received.append((self._recovery.now_ms(), batch))
+                self.received.append((self._recovery.now_ms(), payloads))
             return
         if standing.takes:
             self._overflow()
-        self._miss(batch, denied)
+        self._miss(payloads, denied)
 
-    def overflow(self, batch: Sequence[CompletionPayload]) -> None:
+    def overflow(self, payloads: Sequence[CompletionPayload]) -> None:
         """These could not even be decided: it misses them."""
         self._overflow()
-        self._miss(batch, Denied())
+        self._miss(payloads, Denied())
 
     def _overflow(self) -> None:
         if self.backlog is None and self._recovery is not None:

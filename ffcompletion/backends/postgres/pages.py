@@ -1,0 +1,203 @@
+"""Stored rows, a page at a time, for one stream: paged, stoppable, and patient with a server that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Final, final
+
+import msgspec
+import psycopg
+
+from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
+from ffcompletion.backends.postgres.facts import Needs, Records, facts_of
+from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_outbox
+from ffcompletion.backends.postgres.pool import Pool
+from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.results import Budget, admitted, foreign, stored_sizes
+from ffcompletion.backends.postgres.rows import Decoded, Row, decode, with_results
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.delivery.backoff import Backoff
+from ffcompletion.delivery.batch import Facts
+from ffcompletion.delivery.hub import Group, Selector
+from ffcompletion.foreign.logs import logger
+
+__all__ = ["Page", "PageReader", "Piece"]
+
+_log: Final = logger("ffcompletion.postgres")
+
+# Each query opens 256 partitions, some 1 ms; 5,000 rows make that little. After a failure fewer are asked for.
+_PAGE: Final = 5_000
+_SMALLEST_PAGE: Final = 100
+# Rows decoded at a time: half a millisecond, after which the loop takes what the server has sent meanwhile. With
+# more of them the rows have left the processor's cache before they are consumed (2.0 µs a row with 256, 3.8 with 2,048).
+_PIECE: Final = 256
+
+
+@final
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """What part of a page came to."""
+
+    payloads: Sequence[CompletionPayload]
+    upto: int
+    """The id of its last row."""
+    filtered: int
+    undecided: int
+    malformed: int
+
+
+@final
+class Answers(msgspec.Struct, frozen=True):
+    """What was looked up for a page's rows."""
+
+    records: Records = {}
+    looked_up: frozenset[str] = frozenset()
+    results: Mapping[str, Result] | None = None
+    """None where nobody asked for them."""
+
+    def facts(self, batch: Decoded) -> list[Facts | None]:
+        """What a filter is decided by, for each of these."""
+        facts = facts_of(batch.rows, self.records, self.looked_up)
+        for at in foreign(batch.payloads, facts, self.results or {}):
+            facts[at] = None
+        return facts
+
+
+@final
+class Page:
+    """The rows of ``(after, reached]``, decoded a piece at a time, as they are consumed.
+
+    Decoding a page at once would hold the loop for longer than the socket's buffer lasts, and the server would wait.
+    """
+
+    __slots__ = ("_answers", "_group", "_next", "_rows", "_watermark", "reached")
+
+    def __init__(self, rows: Sequence[Row], reached: int, watermark: int, selector: Selector, answers: Answers) -> None:
+        self._rows = rows
+        self._watermark = watermark
+        self._group = Group(Selector(selector.filter))
+        self._answers = answers
+        self._next = 0
+        self.reached: Final = reached
+
+    def __len__(self) -> int:
+        """Rows not yet taken."""
+        return len(self._rows) - self._next
+
+    def limit_cursors(self, limit: int) -> None:
+        """No payload taken from now on may have a cursor beyond this."""
+        self._watermark = min(self._watermark, limit)
+
+    def take(self) -> Piece:
+        """Decode and decide the next piece."""
+        rows = self._rows[self._next : self._next + _PIECE]
+        self._next += len(rows)
+        batch = decode(rows, self._watermark)
+        group, before = self._group, (self._group.filtered, self._group.undecided)
+        payloads, results = batch.payloads, self._answers.results
+        if results is not None:
+            payloads = with_results(payloads, {name: result.data for name, result in results.items()})
+        payloads = group.select(payloads, None if group.selector.filter is None else self._answers.facts(batch))
+        return Piece(payloads, rows[-1][0], group.filtered - before[0], group.undecided - before[1], batch.malformed)
+
+
+@final
+class PageReader:
+    """Reads for one stream. A failed read is retried, with backoff, until it succeeds or the stream is closed."""
+
+    def __init__(self, pool: Pool, queries: Queries, lookups: Lookups, *, pooled: bool, read_timeout_s: float) -> None:
+        self._pool = pool
+        self._queries = queries
+        self._lookups = lookups
+        self._pooled = pooled
+        self._timeout_s = read_timeout_s
+        self._page = _PAGE
+        self._budget = Budget()
+        self._conn: Connection | None = None
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """No read after this one, and no waiting between attempts."""
+        self._stopped.set()
+
+    def abort(self) -> None:
+        """Make a read that is under way fail at once."""
+        if self._conn is not None:
+            shut_down(self._conn)
+
+    async def read(self, selector: Selector, after: int, upto: int, watermark: int) -> Page | None:
+        """Rows in ``(after, upto]``, as many as fit a page. ``watermark`` bounds the payloads' cursors.
+
+        None if the stream was closed before an attempt succeeded.
+        """
+        backoff = Backoff(0.05, 2.0)
+        while not self._stopped.is_set():
+            try:
+                page = await self._attempt(selector, after, upto, watermark)
+            except (psycopg.Error, OSError) as exc:
+                if backoff.attempt == 0 and not self._stopped.is_set():
+                    _log.warning("reading stored completions failed (%s); trying again", type(exc).__name__)
+                self._page = max(_SMALLEST_PAGE, self._page // 4)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(backoff.next_delay()):
+                        await self._stopped.wait()
+            else:
+                self._page = min(_PAGE, self._page * 2)
+                return page
+        return None
+
+    async def _attempt(self, selector: Selector, after: int, upto: int, watermark: int) -> Page:
+        limit = min(self._page, upto - after)
+        async with self._pool.connection(timeout=self._timeout_s) as conn:
+            self._conn = conn
+            try:
+                with deadline(conn, self._timeout_s):
+                    rows = await fetch_outbox(conn, self._queries.page(), (after, limit), prepare=not self._pooled)
+                reached = min(rows[-1][0], upto) if len(rows) == limit else upto
+                # The query has no upper bound, and what lies beyond is somebody else's to deliver.
+                if rows and rows[-1][0] > upto:
+                    rows = [row for row in rows if row[0] <= upto]
+                names = Needs.of([selector]).lookups(rows)
+                if not names:
+                    return Page(rows, reached, watermark, selector, Answers(results={} if selector.results else None))
+                records = await self._lookups.records(conn, names, self._timeout_s)
+                answers = Answers(records, frozenset(names))
+                if selector.results:
+                    count, answers = await self._with_results(conn, selector, rows, answers)
+                    if count < len(rows):
+                        rows, reached = rows[:count], rows[count - 1][0]
+                return Page(rows, reached, watermark, selector, answers)
+            finally:
+                self._conn = None
+
+    async def _with_results(
+        self, conn: Connection, selector: Selector, rows: Sequence[Row], answers: Answers
+    ) -> tuple[int, Answers]:
+        """As many of the rows as fit one question about results; and the answer."""
+        batch = decode(rows, 0)
+        wanted = admitted([selector], batch.payloads, answers.facts(batch))
+        sizes = stored_sizes(batch.payloads, wanted, answers.records)
+        count = self._budget.fit(sizes)
+        names = [
+            payload.execution_id
+            for payload, size in zip(batch.payloads[:count], sizes[:count], strict=True)
+            if size is not None
+        ]
+        found: Mapping[str, Result] = {}
+        if names:
+            started = time.monotonic()
+            try:
+                found = await self._lookups.results(
+                    conn, list(dict.fromkeys(names)), self._timeout_s * self._budget.patience
+                )
+            except (psycopg.Error, OSError):
+                self._budget.shrink(len(names))
+                raise
+            self._budget.grow(time.monotonic() - started)
+        # Rows that make no completion lie in between, and go with those before them.
+        kept = len(rows) if count == len(sizes) else bisect_left(rows, batch.rows[count][0], key=itemgetter(0))
+        return kept, msgspec.structs.replace(answers, results=found)

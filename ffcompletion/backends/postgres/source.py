@@ -1,0 +1,298 @@
+"""One stream of the Postgres backend: reads stored rows at its own pace until it has caught up, then rides the hub.
+
+What it owes its consumer, and where that would have to resume, is ``Standing``'s to know; this does the reading, the
+attaching and the handing over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, final
+
+import msgspec
+
+from ffcompletion.backends.postgres.outbox import Outbox, Pages, StoredPage, Stream
+from ffcompletion.backends.postgres.silent import Backlog, Delivered, End
+from ffcompletion.backends.postgres.spans import union
+from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.stats import StreamStats
+from ffcompletion.delivery.batch import Batch
+from ffcompletion.delivery.buffer import Buffer
+from ffcompletion.delivery.hub import Group, Hub, Selector
+from ffcompletion.delivery.tenure import Leased
+
+__all__ = ["Source"]
+
+_CLOSE_GRACE_S: Final = 0.2
+_PAGES_AHEAD: Final = 2
+
+
+@final
+class Source:
+    """A source for ``Subscription``, and by turns a member of the hub."""
+
+    def __init__(
+        self,
+        reader: Outbox,
+        hub: Hub[Stream],
+        pages: Pages,
+        selector: Selector,
+        limit: int,
+        on_close: Callable[[Leased], Awaitable[None]],
+        after: int | None,
+    ) -> None:
+        """``after``: everything after this position is pending; None is from now."""
+        self._reader = reader
+        self._hub = hub
+        self._pages = pages
+        self.selector: Selector = selector
+        self.backlog: Backlog | None = None
+        """Ends that are still to be looked for on behalf of this stream alone."""
+        self._given = Delivered(0)
+        # What ended without a row in the outbox.
+        self._silent: deque[Sequence[CompletionPayload]] = deque()
+        self._silent_count = 0
+        self._buffer = Buffer(limit)
+        self._limit = limit
+        # Of what ended without a row: filtered (or given already), and undecided.
+        self._withheld = (0, 0)
+        self._on_close = on_close
+        self._group: Group[Stream] | None = None
+        self._before = (0, 0)
+        self._stored: deque[StoredPage] = deque()
+        self._reading: asyncio.Task[None] | None = None
+        self._delivered = 0
+        self._filtered = 0
+        self._undecided = 0
+        self._overflows = 0
+        tracker = reader.tracker
+        self._standing = Standing(tracker.watermark if after is None else after)
+        if after is None:
+            # Attached, with nothing pending: rows up to the highest were not asked for, and what is still to appear
+            # in the gaps commits after this.
+            self._attach()
+            self._standing.attached_now(tracker.high)
+
+    # ── the hub's side ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def deliver(self, payloads: Sequence[CompletionPayload], batch: Batch) -> None:
+        """Take them. What does not fit puts this stream behind; nobody else notices."""
+        if not self._buffer.offer(payloads, batch.cursor):
+            self.fall_behind(batch.ids)
+
+    def fall_behind(self, in_hand: Sequence[int]) -> None:
+        """The rows that are being handed out, and what follows, are not for this stream: it reads what is stored."""
+        self._overflows += 1
+        self._detach()
+        tracker = self._reader.tracker
+        # What is buffered while joining is newer than what is pending, and must not be consumed first.
+        if self._standing.overflowed(
+            tracker.high, union(tracker.spans(), [(event_id, event_id) for event_id in in_hand])
+        ):
+            self._buffer.drop()
+        if not self._buffer.size:
+            # Nothing that came before is left to be taken first.
+            self._standing.drained()
+        self._buffer.wake()
+
+    def rewind(self, high: int) -> None:
+        """A promoted replica knows ids up to ``high`` only and gives later ones anew: nothing beyond it is pending."""
+        if self.closed:
+            return
+        if self._standing.rewound(high):
+            self._detach()
+            self._buffer.drop()
+        self._buffer.rewind(StreamCursor.outbox(high))
+        for page in self._stored:
+            page.limit_cursors(high)
+        self._buffer.wake()
+
+    def _attach(self) -> None:
+        group = self._group = self._hub.attach(self, self.selector)
+        self._before = (group.filtered, group.undecided)
+        self._buffer.cursor = StreamCursor.outbox(self._reader.tracker.watermark)
+
+    def _detach(self) -> None:
+        self._filtered, self._undecided = self._counts()
+        self._group = None
+        self._hub.detach(self, self.selector)
+
+    def _counts(self) -> tuple[int, int]:
+        group = self._group
+        if group is None:
+            return self._filtered, self._undecided
+        return (
+            self._filtered + group.filtered - self._before[0],
+            self._undecided + group.undecided - self._before[1],
+        )
+
+    # ── the reconciler's side ────────────────────────────────────────────────────────────────────────────────────
+
+    def opened(self, server_ms: int, since_ms: int | None) -> None:
+        """When it was opened, by the server's clock; ``since_ms``: ends from then on were missed before, and are wanted."""
+        self._given = Delivered(server_ms if since_ms is None else since_ms)
+        self.backlog = None if since_ms is None else Backlog(since_ms)
+
+    @property
+    def room(self) -> int:
+        """How many it can take of what ended without a row."""
+        return max(0, self._limit - self._silent_count)
+
+    def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
+        """Those of the ends that are for it, and were not given to it."""
+        return self._given.wanted(ends)
+
+    def found(self, ends: Sequence[End], chosen: Sequence[CompletionPayload], withheld: tuple[int, int], /) -> None:
+        """These ends were decided: what it admits of them, and how many are filtered and undecided."""
+        if self.closed:
+            return
+        self._given.give(ends)
+        self._withheld = (self._withheld[0] + withheld[0], self._withheld[1] + withheld[1])
+        if chosen:
+            self._silent.append(chosen)
+            self._silent_count += len(chosen)
+            self._buffer.wake()
+
+    def _take_silent(self) -> Sequence[CompletionPayload]:
+        batch = self._silent.popleft()
+        self._silent_count -= len(batch)
+        # They have no position of their own: to resume is to go on from the rows taken before.
+        cursor = self.cursor
+        return [msgspec.structs.replace(payload, cursor=cursor) for payload in batch]
+
+    # ── the consumer's side ──────────────────────────────────────────────────────────────────────────────────────
+
+    def take(self) -> Sequence[CompletionPayload]:
+        if self._silent:
+            batch = self._take_silent()
+            self._delivered += len(batch)
+            self._read_ahead()
+            return batch
+        if self._stored:
+            batch = self._take_stored(self._stored[0])
+        elif self._buffered:
+            batch = self._buffer.take()
+            if not self._buffer.size:
+                self._standing.drained()
+        else:
+            batch = ()
+        rows = self._given.without_given(batch)
+        self._withheld = (self._withheld[0] + len(batch) - len(rows), self._withheld[1])
+        self._delivered += len(rows)
+        self._read_ahead()
+        return rows
+
+    @property
+    def _buffered(self) -> bool:
+        """Whether what waits in the buffer comes next: not while older rows are still to be read."""
+        return bool(self._buffer.size) and self._standing.state is not StreamState.JOINING
+
+    def _take_stored(self, page: StoredPage) -> Sequence[CompletionPayload]:
+        piece = page.take()
+        if page:
+            self._standing.page_taken(piece.upto)
+        else:
+            self._stored.popleft()
+            self._standing.page_taken(None)
+        self._filtered += piece.filtered
+        self._undecided += piece.undecided
+        if piece.malformed:
+            self._reader.skipped(piece.malformed)
+        return piece.payloads
+
+    @property
+    def cursor(self) -> StreamCursor:
+        """Where to resume once everything taken has been consumed."""
+        return StreamCursor.outbox(self._standing.resume_position(self._live()))
+
+    def _live(self) -> int | None:
+        """Everything up to here that the hub has brought was taken; None if it brings nothing and nothing waits."""
+        if self._group is None and not self._buffer.size:
+            return None
+        return None if self._buffer.cursor is None else self._buffer.cursor.position
+
+    async def ready(self) -> None:
+        if self._stored:
+            # The piece just taken was filtered out whole: others get their turn before the next.
+            await asyncio.sleep(0)
+        await self._buffer.signal.until(self._something)
+
+    def _something(self) -> bool:
+        self._read_ahead()
+        return self.closed or bool(self._silent) or bool(self._stored) or self._buffered
+
+    def _read_ahead(self) -> None:
+        # What was buffered before it fell behind comes first, and is not to be overtaken.
+        if self._reading is None and self._standing.reads and len(self._stored) < _PAGES_AHEAD:
+            self._reading = asyncio.create_task(self._read(), name="ffcompletion-postgres-pages")
+
+    async def _read(self) -> None:
+        """Keep two pages ready, so that the server works while the consumer does, until the stream is live."""
+        standing = self._standing
+        try:
+            while len(self._stored) < _PAGES_AHEAD and (step := self._next_read()) is not None:
+                generation = standing.generation
+                page = await self._pages.read(self.selector, step.after, step.upto, step.limit)
+                if page is None:
+                    return  # closed meanwhile
+                if generation != standing.generation:
+                    continue  # of a history that was replaced meanwhile
+                standing.page_read(step.after, page.reached, rows=bool(page))
+                if page:
+                    self._stored.append(page)
+                    self._buffer.wake()
+        finally:
+            self._reading = None
+            self._buffer.wake()
+
+    def _next_read(self) -> Read | None:
+        tracker = self._reader.tracker
+        while True:
+            step = self._standing.next_step(tracker.watermark)
+            if not isinstance(step, Attach):
+                return step
+            self._attach()
+            self._standing.attached(tracker.high, tracker.spans())
+
+    # ── closing and counting ─────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def closed(self) -> bool:
+        return self._standing.state is StreamState.CLOSED
+
+    def close(self) -> None:
+        if not self.closed:
+            self._standing.closed(self._live())
+            self._detach()
+            self._pages.stop()
+            self._buffer.wake()
+
+    async def released(self) -> None:
+        reading = self._reading
+        try:
+            if reading is not None:
+                done, _ = await asyncio.wait({reading}, timeout=_CLOSE_GRACE_S)
+                if not done:
+                    self._pages.abort()
+                    await asyncio.wait({reading}, timeout=_CLOSE_GRACE_S)
+        except asyncio.CancelledError:
+            # Whoever closes may be cancelled; nothing is to stay open for that.
+            self._pages.abort()
+            raise
+        finally:
+            await self._on_close(self)
+
+    def stats(self) -> StreamStats:
+        filtered, undecided = self._counts()
+        return StreamStats(
+            delivered=self._delivered,
+            buffered=self._buffer.size + sum(map(len, self._stored)) + self._silent_count,
+            filtered=filtered + self._withheld[0],
+            undecided=undecided + self._withheld[1],
+            overflows=self._overflows,
+            catching_up=self._standing.catching_up,
+        )

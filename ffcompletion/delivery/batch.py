@@ -1,0 +1,35 @@
+"""What is handed to the streams at once: made whole where it is read or decided, and never changed afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import msgspec
+
+from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.payload import CompletionPayload
+
+__all__ = ["Batch", "Facts"]
+
+Facts = tuple[str | None, Mapping[str, str | None]]
+"""What is known about an execution: its namespace, and at least the tags that somebody's filter asks for.
+
+A tag that is there with None is one that cannot be read: who asks for it cannot tell.
+"""
+
+
+@final
+class Batch(msgspec.Struct, frozen=True, gc=False):
+    """Completions that go to the hub together; the sequences of payloads and facts run parallel."""
+
+    plain: Sequence[CompletionPayload] = ()
+    """Without results."""
+    with_results: Sequence[CompletionPayload] | None = None
+    """The same with their stored results, where some stream wants them and they were asked for."""
+    facts: Sequence[Facts | None] | None = None
+    """What filters are decided by, None for one that cannot be told; without them, no filter admits anything."""
+    cursor: StreamCursor | None = None
+    """The position after it, on backends that have one. A batch of nothing but that moves it."""
+    ids: Sequence[int] = ()
+    """The outbox rows that it was made of, on Postgres: what a stream that cannot take it has to read again."""

@@ -1,0 +1,316 @@
+"""What ends without a row in the outbox, on Postgres: found, by every stream, once."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator
+
+import pytest
+from psycopg import AsyncConnection
+
+import ffcompletion as ffc
+from ffcompletion.backends.postgres import PostgresBackend
+from ffcompletion.backends.postgres.changes import Changes
+from ffcompletion.backends.postgres.silent import Delivered, End, Silent
+from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.producers import install
+from tests.worlds import Done, PostgresWorld, done, eventually, first, insert, nothing, some
+
+NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+A = ffc.ScannerFilter("a")
+
+
+@pytest.fixture
+async def server(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
+    made = PostgresWorld(18, postgres18_url)
+    await made.reset()
+    yield made
+    await made.close()
+
+
+async def cancel(world: PostgresWorld, *items: Done) -> int:
+    """As the engine cancels: the record is terminal, and no row is written. When that was, in ms."""
+    names = [item.execution_id[4:].partition("}:") for item in items]
+    rows = await world.sql(
+        f"UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', terminal_at_ms = {NOW}, cancellation_reason = 'asked'"
+        " WHERE (partition_key, execution_id) IN (SELECT * FROM unnest(%s::smallint[], %s::uuid[])) RETURNING terminal_at_ms",
+        ([name[0] for name in names], [name[2] for name in names]),
+    )
+    return int(rows[-1][0])
+
+
+async def finish(world: PostgresWorld, item: Done) -> None:
+    """As the engine finishes: record and row, with one time, in one transaction."""
+    partition, _, bare = item.execution_id[4:].partition("}:")
+    conn = await world.connect(autocommit=False)
+    await conn.execute(
+        f"WITH t AS MATERIALIZED (SELECT {NOW} AS ms), r AS (UPDATE ff_exec_core SET lifecycle_phase = 'terminal',"
+        " terminal_at_ms = t.ms FROM t WHERE partition_key = %s AND execution_id = %s)"
+        " INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+        " SELECT %s, %s, 'success', ms FROM t".encode(),
+        (partition, bare, partition, bare),
+    )
+    await conn.commit()
+    await conn.close()
+
+
+async def test_each_of_a_thousand_cancels_is_seen_once(server: PostgresWorld) -> None:
+    """By an unfiltered stream, a filtered one, and one that is resumed afterwards; strangers' are not."""
+    items = [done(namespace="a" if number % 2 else "b", flow_id=None) for number in range(1_000)]
+    mine = {item.execution_id for item in items if item.namespace == "a"}
+    conn = await server.connect(autocommit=False)
+    for item in items:
+        partition, _, bare = item.execution_id[4:].partition("}:")
+        await conn.execute(
+            "INSERT INTO ff_exec_core (partition_key, execution_id, lane_id, lifecycle_phase, raw_fields)"
+            " VALUES (%s, %s, 'default', 'active', jsonb_build_object('namespace', %s::text))",
+            (partition, bare, item.namespace),
+        )
+    await conn.commit()
+    await conn.close()
+    async with PostgresBackend(server.url, reconcile_interval=0.2) as backend:
+        async with ffc.subscribe(backend) as stream, ffc.subscribe(backend, A) as filtered:
+            marker = done(namespace="a")
+            await server.sql(
+                f"INSERT INTO ff_completion_event (partition_key, execution_id, outcome, namespace, occurred_at_ms)"
+                f" VALUES (1, '{marker.execution_id.partition('}:')[2]}', 'success', 'a', {NOW})"
+            )
+            cursor = (await first(stream)).cursor
+            await first(filtered)
+            for start in range(0, 1_000, 250):
+                await cancel(server, *items[start : start + 250])
+            got = await some(stream, 1_000, 30)
+            assert {p.execution_id for p in got} == {item.execution_id for item in items}
+            assert {p.outcome for p in got} == {"cancelled"}
+            assert {p.cursor for p in got} == {cursor}
+            assert {p.execution_id for p in await some(filtered, 500, 30)} == mine
+            assert backend.stats().reconciled == 1_000
+            await asyncio.sleep(0.5)
+            await nothing(stream, done(), server)
+            assert filtered.stats().buffered == 0
+            await eventually(lambda: filtered.stats().filtered == 500 + 1)
+        async with ffc.subscribe(backend, A, cursor=cursor) as resumed:
+            assert {p.execution_id for p in await some(resumed, 500, 30)} == mine
+            await asyncio.sleep(0.5)
+            await nothing(resumed, done(namespace="a"), server)
+
+
+async def test_what_has_a_row_is_not_found_again_and_a_replay_is_new(server: PostgresWorld) -> None:
+    """A row and a record of one time are one completion; ended again after a replay, without a row, is another."""
+    item = done()
+    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        await server.begins(item)
+        await finish(server, item)
+        assert (await first(stream)).outcome == "success"
+        await asyncio.sleep(0.4)
+        await nothing(stream, done(), server)
+        for _ in range(2):
+            await server.begins(item)
+            await asyncio.sleep(0.02)
+            at_ms = await cancel(server, item)
+            again = await first(stream)
+            assert (again.execution_id, again.outcome, again.produced_at_ms) == (item.execution_id, "cancelled", at_ms)
+        assert backend.stats().reconciled == 2
+
+
+async def test_a_row_that_comes_later_for_the_same_completion_is_not_delivered_again(server: PostgresWorld) -> None:
+    """It counts as filtered; a later one of another time is another completion."""
+    item = done()
+    partition, _, bare = item.execution_id[4:].partition("}:")
+    row = (
+        "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+        " VALUES (%s, %s, 'cancelled', %s)"
+    )
+    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        await server.begins(item)
+        at_ms = await cancel(server, item)
+        assert (await first(stream)).execution_id == item.execution_id
+        await server.sql(row, (partition, bare, at_ms))
+        await nothing(stream, done(), server)
+        assert stream.stats().filtered == 1
+        await server.sql(row, (partition, bare, at_ms + 60_000))
+        assert (await first(stream)).execution_id == item.execution_id
+
+
+async def test_results_of_what_ended_in_silence(server: PostgresWorld) -> None:
+    """A failure at the reclaim cap: terminal, no row; with its result for who asks, by tag, and by its right outcome."""
+    item, expired = done(namespace="a", tags={"k": "v"}, result=b"r"), done(namespace="a", tags={"k": "v"})
+    wanted = ffc.ScannerFilter("a", ("k", "v"))
+    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend:
+        async with ffc.subscribe(backend, wanted, results=True) as stream:
+            for each, reason in ((item, None), (expired, "attempt_timeout")):
+                await server.begins(each)
+                partition, _, bare = each.execution_id[4:].partition("}:")
+                await server.sql(
+                    f"UPDATE ff_exec_core SET lifecycle_phase = 'terminal', terminal_at_ms = {NOW}, result = %s,"
+                    " cancellation_reason = %s WHERE partition_key = %s AND execution_id = %s",
+                    (each.result, reason, partition, bare),
+                )
+            got = {p.execution_id: (p.outcome, p.payload_bytes) for p in await some(stream, 2)}
+            assert got == {item.execution_id: ("failed", b"r"), expired.execution_id: ("expired", None)}
+
+
+async def test_a_slow_consumer_gets_all_of_it_and_memory_is_bounded(server: PostgresWorld) -> None:
+    """More than fit its buffer: at its own pace, each once, while another has them at once."""
+    items = [done() for _ in range(60)]
+    for item in items:
+        await server.begins(item)
+    async with PostgresBackend(server.url, reconcile_interval=0.1, buffer_size=5) as backend:
+        async with ffc.subscribe(backend) as slow, ffc.subscribe(backend) as quick:
+            reading = asyncio.ensure_future(some(quick, 60, 30))
+            await cancel(server, *items)
+            assert {p.execution_id for p in await reading} == {item.execution_id for item in items}
+            assert slow.stats().buffered <= 5
+            got = [p.execution_id for p in await some(slow, 60, 30)]
+            assert sorted(got) == sorted(item.execution_id for item in items)
+            await nothing(slow, done(), server)
+
+
+async def test_a_missing_right_or_index_is_told_once_and_nothing_is_missed(
+    server: PostgresWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the lanes' table, or an index that leads to them, whole partitions are read."""
+    await server.sql("DROP SCHEMA IF EXISTS bare CASCADE; DROP ROLE IF EXISTS looker")
+    await server.sql(
+        "CREATE SCHEMA bare; CREATE ROLE looker LOGIN; GRANT USAGE ON SCHEMA bare TO looker;"
+        "CREATE TABLE bare.ff_completion_event (LIKE public.ff_completion_event INCLUDING ALL);"
+        "CREATE TABLE bare.ff_exec_core (LIKE public.ff_exec_core INCLUDING DEFAULTS);"
+        "CREATE TABLE bare.ff_lane_registry (LIKE public.ff_lane_registry);"
+        "GRANT SELECT ON bare.ff_completion_event, bare.ff_exec_core TO looker"
+    )
+    try:
+        url = server.url.replace("postgres@", "looker@", 1)
+        async with PostgresBackend(url, schema="bare", reconcile_interval=0.1) as backend:
+            async with ffc.subscribe(backend) as stream:
+                await server.sql(
+                    "INSERT INTO bare.ff_exec_core (partition_key, execution_id, lifecycle_phase, terminal_at_ms)"
+                    f" VALUES (7, gen_random_uuid(), 'cancelled', {NOW})"
+                )
+                assert (await first(stream)).outcome == "cancelled"
+        for what in ('GRANT SELECT ON "bare"."ff_lane_registry"', "no index on the records'"):
+            assert sum(what in line for line in caplog.messages) == 1
+    finally:
+        await server.sql("DROP SCHEMA bare CASCADE; DROP ROLE looker")
+
+
+async def test_nothing_is_looked_for_where_it_is_turned_off_or_our_own_producer_writes(
+    postgres18_url: str, server: PostgresWorld
+) -> None:
+    """``reconcile_interval=0``; and in our own tables nothing ends without a row."""
+    item = done()
+    await server.begins(item)
+    async with PostgresBackend(server.url, reconcile_interval=0) as backend, ffc.subscribe(backend) as stream:
+        await cancel(server, item)
+        await asyncio.sleep(0.3)
+        await nothing(stream, done(), server)
+    name = f"own_{uuid.uuid4().hex}"
+    url = postgres18_url.replace("/postgres?", f"/{name}?")
+    async with await AsyncConnection.connect(postgres18_url, autocommit=True) as conn:
+        await conn.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            await install(url)
+            own = PostgresWorld(18, url)
+            async with PostgresBackend(url, reconcile_interval=0.05) as backend, ffc.subscribe(backend) as stream:
+                await own.begins(item)
+                await cancel(own, item)
+                await asyncio.sleep(0.3)
+                marker = done()
+                other = await own.connect(autocommit=False)
+                await insert(other, marker)
+                await other.commit()
+                assert (await first(stream)).execution_id == marker.execution_id
+            await own.close()
+        finally:
+            await conn.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.mark.parametrize("interval", [float("nan"), float("inf"), -1.0])
+def test_an_interval_that_is_no_number_of_seconds_is_refused(interval: float) -> None:
+    """Not a busy loop, and not never by accident."""
+    with pytest.raises(ffc.Validation, match="reconcile_interval"):
+        PostgresBackend("postgresql://localhost/x", reconcile_interval=interval)
+
+
+async def test_a_fault_while_looking_is_tried_again(server: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
+    """The connections are cut: one line, and the next look finds it."""
+    item = done()
+    await server.begins(item)
+    async with PostgresBackend(server.url, reconcile_interval=0.2) as backend, ffc.subscribe(backend) as stream:
+        await server.drop_connections()
+        await cancel(server, item)
+        await server.drop_connections()
+        assert (await first(stream, 20)).execution_id == item.execution_id
+        await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE)
+
+
+# ── the decisions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def end(name: str, at_ms: int) -> End:
+    return End(name, at_ms, "cancelled", None, None, None, None)
+
+
+def names(ends: list[End]) -> list[str]:
+    return [each.name for each in ends]
+
+
+def test_each_end_is_news_once_and_clocks_may_lie_apart() -> None:
+    """Overlapping looks, ends of before the first one, a clock behind, and a server's clock that goes back."""
+    silent = Silent(1_000)
+    silent.start_anew(10_000)
+    silent.begin(10_100)
+    assert silent.since_ms == 9_000
+    assert names(silent.candidates([end("old", 9_500), end("b", 10_060), end("a", 10_050)])) == ["a", "b"]
+    silent.end()
+    silent.begin(11_000)
+    assert silent.since_ms == 9_100
+    assert names(silent.candidates([end("a", 10_050), end("late", 10_020), end("old", 9_500), end("a2", 10_900)])) == [
+        "late",
+        "a2",
+    ]
+    silent.end()
+    again = silent.candidates([end("a", 10_950)])
+    assert names(again) == ["a"], "replayed, and ended again"
+    silent.forget(again)
+    assert names(silent.candidates([end("a", 10_950)])) == ["a"], "it could not be handed out"
+    silent.begin(5_000)
+    assert silent.since_ms == 4_000
+
+
+def test_only_partitions_that_were_written_to_are_looked_at_once_looking_is_dear() -> None:
+    """Twice after each change, for counts lag; everything where counts are new, and now and then in any case."""
+    changes = Changes()
+    before = changes.counts_wanted
+    changes.looked_at_all(0.5)
+    assert (before, changes.counts_wanted) == (False, True)
+    counts = dict.fromkeys(range(4), 7)
+    assert changes.to_look_at(counts) == [0, 1, 2, 3]
+    assert changes.to_look_at(counts) == [0, 1, 2, 3]
+    assert changes.to_look_at(counts) == []
+    counts[2] = 8
+    assert changes.to_look_at(counts) == [2]
+    assert changes.to_look_at(counts) == [2]
+    assert changes.to_look_at(counts) == []
+    counts[1] = 0
+    assert changes.to_look_at(counts) == [1], "counts that were reset are another number"
+    assert any(changes.to_look_at(counts) == [0, 1, 2, 3] for _ in range(300))
+
+
+def test_a_stream_is_given_each_end_once_and_no_row_for_it() -> None:
+    """Not what ended before it was opened; not the row of the same time; its own memory is bounded."""
+    given = Delivered(10_000)
+    ends = [end("{fp:0}:a", 5_000), end("{fp:0}:b", 10_001)]
+    mine = given.wanted(ends)
+    assert names(mine) == ["{fp:0}:b"]
+    given.give(mine)
+    assert given.wanted(ends) == []
+    assert names(given.wanted([end("{fp:0}:b", 10_500)])) == ["{fp:0}:b"]
+    row = CompletionPayload(ExecutionId("{fp:0}:00000000-0000-4000-8000-000000000000"), "cancelled", None, 10_001)
+    given.give([end(row.execution_id, 10_003)])
+    assert given.without_given([row]) == []
+    others = [CompletionPayload(row.execution_id, "cancelled", None, 10_100)]
+    assert given.without_given(others) is others
+    given.give(end(f"{{fp:0}}:{number}", 1) for number in range(200_000))
+    assert names(given.wanted([end("{fp:0}:b", 10_001)])) == ["{fp:0}:b"]

@@ -1,0 +1,204 @@
+"""The gap tracker against a model of transactions: each committed row once, and a watermark that always moves on."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+from typing_extensions import override
+
+from ffcompletion.backends.postgres.gaps import GapTracker
+
+
+class Transaction:
+    """What one writer has done and not yet committed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows: list[int] = []
+        self.locked = False
+
+
+class Transactions(RuleBasedStateMachine):
+    """A server with a sequence, locks and visibility; a reader that sees it through a ``GapTracker``."""
+
+    transactions: Bundle[Transaction] = Bundle("transactions")
+    prepared: Bundle[Transaction] = Bundle("prepared")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sequence = 0
+        self.names = 0
+        self.visible: set[int] = set()
+        self.owners: set[str] = set()
+        self.announced: list[int] = []
+        self.delivered: list[int] = []
+        self.missed_before_start: set[int] = set()
+        self.now = 0.0
+
+    @initialize(committed=st.integers(0, 5), under_way=st.integers(0, 2))
+    def start(self, committed: int, under_way: int) -> None:
+        """Some rows are there, some writers are at work; then the reader begins: LISTEN, start, owners, look back."""
+        self.early = [self._begun() for _ in range(under_way)]
+        for transaction in self.early:
+            self._insert(transaction)
+        for _ in range(committed):
+            self.sequence += 1
+            self.visible.add(self.sequence)
+        start = max(self.visible, default=0)
+        self.tracker = GapTracker(start)
+        self.before = set(self.visible)
+        if self.owners:
+            holes = [i for i in range(1, start) if i not in self.visible]
+            self.tracker.assume([(i, i) for i in holes], 0.0)
+
+    def _begun(self) -> Transaction:
+        self.names += 1
+        return Transaction(f"{self.names}/1")
+
+    def _insert(self, transaction: Transaction) -> None:
+        # The lock first, then the id: the order in which the server does it.
+        self.owners.add(transaction.name)
+        transaction.locked = True
+        self.sequence += 1
+        transaction.rows.append(self.sequence)
+
+    def _end(self, transaction: Transaction, *, commit: bool, notify: bool) -> None:
+        # Visible first, then the locks are let go.
+        if commit:
+            self.visible |= set(transaction.rows)
+            if notify:
+                self.announced += transaction.rows
+        self.owners.discard(transaction.name)
+
+    @rule(target=transactions)
+    def begin(self) -> Transaction:
+        return self._begun()
+
+    @precondition(lambda self: self.early)
+    @rule(target=transactions)
+    def adopt(self) -> Transaction:
+        """One that was under way before the reader began."""
+        return self.early.pop()
+
+    @rule(transaction=transactions, rows=st.integers(1, 3))
+    def insert(self, transaction: Transaction, rows: int) -> None:
+        for _ in range(rows):
+            self._insert(transaction)
+
+    @rule(transaction=transactions)
+    def savepoint_rolled_back(self, transaction: Transaction) -> None:
+        """The row's id is gone for good, and so is the lock, if nothing else holds it."""
+        self._insert(transaction)
+        transaction.rows.pop()
+        if not transaction.rows:
+            self.owners.discard(transaction.name)
+
+    @rule(transaction=consumes(transactions), commit=st.booleans(), notify=st.booleans())
+    def end(self, transaction: Transaction, commit: bool, notify: bool) -> None:
+        self._end(transaction, commit=commit, notify=notify)
+
+    @rule(transaction=consumes(transactions), target=prepared)
+    def prepare(self, transaction: Transaction) -> Transaction:
+        """The lock changes hands and name."""
+        if transaction.name in self.owners:
+            self.owners.discard(transaction.name)
+            transaction.name = f"-1/{transaction.name}"
+            self.owners.add(transaction.name)
+        return transaction
+
+    @rule(transaction=consumes(prepared), commit=st.booleans())
+    def end_prepared(self, transaction: Transaction, commit: bool) -> None:
+        self._end(transaction, commit=commit, notify=False)
+
+    @rule()
+    def crash(self) -> None:
+        """The server restarts: names begin anew; the reader is told to forget them."""
+        self.tracker.forget_owners()
+
+    def _admit(self, ids: list[int]) -> None:
+        self.now += 1
+        fresh = self.tracker.admit(ids, self.now)
+        self.delivered += [ids[index] for index in fresh]
+
+    @rule(reread=st.integers(0, 4))
+    def read(self, reread: int) -> None:
+        """An ordinary read, with what was announced."""
+        announced, self.announced = self.announced, []
+        after = max(self.tracker.watermark, self.tracker.high - reread)
+        self._admit(sorted(i for i in self.visible if i > after))
+        late = self.tracker.may_be_late(announced)
+        self._admit([i for i in late if i in self.visible])
+
+    @rule()
+    def settle(self) -> None:
+        """Ask for the owners; look once more at what nobody owns."""
+        self.tracker.observe(self.owners)
+        self._look_at_ripe()
+
+    def _look_at_ripe(self) -> None:
+        spans = self.tracker.resolvable
+        for low, high in spans:
+            self._admit(sorted(i for i in self.visible if low <= i <= high))
+        self.tracker.retire(spans)
+
+    @invariant()
+    def nothing_twice(self) -> None:
+        assert len(self.delivered) == len(set(self.delivered))
+        assert not set(self.delivered) & self.before
+
+    @invariant()
+    def the_watermark_never_passes_a_row_to_come(self) -> None:
+        under_watermark = {i for i in self.visible - self.before if i <= self.tracker.watermark}
+        assert under_watermark <= set(self.delivered)
+
+    @override
+    def teardown(self) -> None:
+        """Once all owners have ended and the reader has looked, every committed row is delivered and nothing held."""
+        if not hasattr(self, "tracker"):
+            return
+        self.owners.clear()
+        self.read(0)
+        for _ in range(3):
+            self.tracker.observe(self.owners)
+            self._look_at_ripe()
+        assert set(self.delivered) == self.visible - self.before
+        assert not self.tracker.gaps
+        assert self.tracker.watermark == self.tracker.high
+
+
+TestTransactions = Transactions.TestCase
+TestTransactions.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_dense_traffic_takes_the_short_way() -> None:
+    """New and without holes: every index, the watermark at the end."""
+    tracker = GapTracker(10)
+    assert tracker.admit([11, 12, 13], 0.0) == [0, 1, 2]
+    assert (tracker.high, tracker.watermark, tracker.held) == (13, 13, 0)
+    assert tracker.admit([11, 12, 13], 0.0) == []
+
+
+def test_a_prepared_continuation_is_waited_for() -> None:
+    """The candidate is gone and a prepared transaction is there: it is taken for the same one, and nothing else is."""
+    tracker = GapTracker(0)
+    tracker.admit([2], 0.0)
+    tracker.observe({"3/7", "-1/900"})
+    tracker.observe({"3/7", "-1/900", "-1/901"})
+    assert tracker.gaps[0].owners == frozenset({"3/7", "-1/900"})
+    tracker.observe({"-1/900", "-1/901"})
+    assert tracker.gaps[0].owners == frozenset({"-1/900", "-1/901"})
+    tracker.observe({"-1/902"})
+    assert tracker.resolvable == [(1, 1)]
+
+
+def test_traffic_cannot_hold_a_gap() -> None:
+    """Writers that came later do not matter."""
+    tracker = GapTracker(0)
+    tracker.admit([2], 0.0)
+    tracker.observe({"1/1"})
+    for number in range(2, 100):
+        tracker.observe({f"{number}/1"})
+    assert tracker.resolvable == [(1, 1)]
+    tracker.retire(tracker.resolvable)
+    assert tracker.watermark == 2
