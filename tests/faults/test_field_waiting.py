@@ -111,17 +111,52 @@ async def test_waits_in_a_row_share_what_was_opened(postgres18_url: str) -> None
     await world.close()
 
 
-async def test_what_lingers_is_released_by_itself(postgres18_url: str) -> None:
-    """A while after the last wait nothing is held."""
-    world = PostgresWorld(18, postgres18_url)
+async def test_what_lingers_is_released_by_itself(world: World) -> None:
+    """`linger` seconds after the last wait or question nothing is held; with 0, at once."""
+    if not world.networked:
+        pytest.skip("holds nothing on a server")
     item = done()
     await world.announce(item)
-    async with ffc.connect(postgres18_url) as backend:
+
+    async def released() -> bool:
+        return await world.connections() == 0
+
+    async with world.backend(linger=0.4) as backend:
         await ffc.wait_for_completion(backend, item.execution_id, timeout=20)
         assert backend.stats().streams == 1
-        await eventually(lambda: backend.stats().streams == 0, 15)
-        await eventually(lambda: backend.stats().state is ffc.BackendState.IDLE)
-    await world.close()
+        await eventually(lambda: backend.stats().state is ffc.BackendState.IDLE, 5)
+        await eventually(released)
+        await backend.describe_execution(item.execution_id)
+        held = await world.connections()
+        assert held == 1
+        await backend.describe_execution(item.execution_id)
+        assert await world.connections() == held
+        await eventually(released)
+    async with world.backend(linger=0) as backend:
+        await ffc.wait_for_completion(backend, item.execution_id, timeout=20)
+        assert backend.stats().state is ffc.BackendState.IDLE
+        await backend.describe_execution(item.execution_id)
+        await eventually(released, 1)
+
+
+async def test_what_lingers_for_long_is_there_for_long(world: World) -> None:
+    """An idle connection is not given up before its time; closing waits for none of it."""
+    if not world.networked:
+        pytest.skip("holds nothing on a server")
+    backend = world.backend(linger=3600)
+    await backend.describe_execution(done().execution_id)
+    pool = getattr(backend, "_tenure")._exchange  # noqa: B009  # a look inside: hours are not waited for
+    assert getattr(pool, "_idle_s", 3600) >= 3600
+    started = time.monotonic()
+    await backend.aclose()
+    assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize("linger", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize("url", ["valkey://h", "postgresql://h/x"])
+def test_what_linger_cannot_be(url: str, linger: float) -> None:
+    with pytest.raises(ffc.Validation, match="linger"):
+        ffc.connect(url, linger=linger)
 
 
 async def test_a_third_party_backend_is_let_go_of_at_once() -> None:

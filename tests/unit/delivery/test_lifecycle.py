@@ -14,7 +14,6 @@ import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendState
-from ffcompletion.delivery import lifecycle
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.connection_state import ConnectionState
 from ffcompletion.delivery.lifecycle import NetworkedBackend
@@ -87,7 +86,7 @@ class Faked(NetworkedBackend[Held, Held]):
 
     def __init__(self, server: Server, setup_timeout: float = 5.0) -> None:
         self.state = ConnectionState("faked", logger("ffcompletion.test"), None, Backoff())
-        super().__init__(self.state, "faked at nowhere", setup_timeout)
+        super().__init__(self.state, "faked at nowhere", setup_timeout, 0.1)
         self.server = server
 
     @override
@@ -131,11 +130,6 @@ class Faked(NetworkedBackend[Held, Held]):
 @pytest.fixture
 def server() -> Server:
     return Server()
-
-
-@pytest.fixture(autouse=True)
-def _short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "_LINGER_S", 0.1)
 
 
 async def test_many_streams_are_one_run_and_the_last_one_ends_it(server: Server) -> None:
@@ -429,7 +423,6 @@ async def test_a_release_that_needs_no_wait_is_no_obstacle_to_the_next(
     for _ in range(3):
         await backend.describe_execution("x")
     monkeypatch.undo()
-    monkeypatch.setattr(lifecycle, "_LINGER_S", 0.05)
     await backend.describe_execution("x")
     await eventually(lambda: not server.held)
     await backend.aclose()

@@ -18,7 +18,6 @@ from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend, commands, reconciler, session, supervisor
-from ffcompletion.delivery import lifecycle
 from ffcompletion.delivery.stream import Subscription
 from tests.worlds import FLOW, done
 
@@ -144,7 +143,6 @@ class Life(RuleBasedStateMachine):
         self.patches += [
             patch.object(supervisor, "_CHECK_EVERY_S", 0.01),
             patch.object(reconciler, "_APART_S", 0.0),
-            patch.object(lifecycle, "_LINGER_S", 0.02),
         ]
         for each in self.patches:
             each.start()
@@ -154,7 +152,7 @@ class Life(RuleBasedStateMachine):
 
     def start(self) -> None:
         self.backend = ValkeyBackend(
-            "valkey://nowhere", reconcile_interval=0.05, buffer_size=3, setup_timeout=PATIENCE_S
+            "valkey://nowhere", reconcile_interval=0.05, buffer_size=3, setup_timeout=PATIENCE_S, linger=0.02
         )
         # Each open stream, and what had been finished for it before it was opened.
         self.streams: dict[Subscription, int] = {}
