@@ -17,8 +17,8 @@ from ffcompletion.backends.valkey.connection import Client, make_client
 from ffcompletion.backends.valkey.index import TerminalIndex
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.wire import decode
-from tests.proxy import Proxy
 from tests.worlds import ValkeyWorld, done
+from tests.worlds.proxy import Proxy
 
 KILLS = 15
 MUTES = 5

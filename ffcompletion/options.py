@@ -47,6 +47,7 @@ class ValkeyOptions(CommonOptions, total=False):
     reconcile_interval: float
     lanes: Sequence[str]
     clock_skew: float
+    linger: float
 
 
 class PostgresOptions(CommonOptions, total=False):
@@ -59,6 +60,7 @@ class PostgresOptions(CommonOptions, total=False):
     pool: AsyncConnectionPool[Connection] | None
     pool_size: int
     password: Password | None
+    linger: float
 
 
 class ConnectOptions(MemoryOptions, ValkeyOptions, PostgresOptions, total=False):

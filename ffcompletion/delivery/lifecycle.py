@@ -24,8 +24,6 @@ __all__ = ["NetworkedBackend"]
 
 SourceT = TypeVar("SourceT", bound=Leased)
 
-# After a question, what it was asked through stays open for so long.
-_LINGER_S: Final = 2.0
 # Closing on another thread's loop: its own bounds, and a little for that loop to get to it.
 _CLOSE_ELSEWHERE_S: Final = 2.0
 
@@ -38,11 +36,12 @@ class NetworkedBackend(ABC, Generic[ExchangeT, RunT]):
     Who starts, who stops and who is refused is decided here, under one lock, and looked at again after each wait.
     """
 
-    def __init__(self, connection: ConnectionState, shown: str, setup_timeout_s: float) -> None:
+    def __init__(self, connection: ConnectionState, shown: str, setup_timeout_s: float, linger_s: float) -> None:
         """``shown``: where the server is, for messages, without a secret."""
         self._connection = connection
         self._shown = shown
         self._setup_timeout_s = setup_timeout_s
+        self._linger_s = linger_s
         self._pid = os.getpid()
         # Held for a look and a change, never while anything waits: first calls may come from several threads at once.
         self._lock = threading.Lock()
@@ -156,7 +155,7 @@ class NetworkedBackend(ABC, Generic[ExchangeT, RunT]):
                     raise Unavailable(op, "the backend is in use on another event loop; make one for each loop")
                 former = tenure
                 tenure = self._tenure = Tenure(
-                    loop, self._connection, self._make_exchange, self._make_run, _LINGER_S
+                    loop, self._connection, self._make_exchange, self._make_run, self._linger_s
                 )  # fmt: skip
             tenure.calls += 1
         if former is not None:
@@ -166,7 +165,7 @@ class NetworkedBackend(ABC, Generic[ExchangeT, RunT]):
     @property
     def linger(self) -> float:
         """For how many seconds what was opened for a wait or a question stays for the next. Closing waits for none."""
-        return _LINGER_S
+        return self._linger_s
 
     # ── questions and closing, the same for all ──────────────────────────────────────────────────────────────────
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import ffcompletion as ffc
 from ffcompletion.embedded import Server
 from tests.chaos.ledger import Ledger
-from tests.proxy import Proxy
+from tests.worlds.proxy import Proxy
 
 Fault = Callable[[], Awaitable[None]]
 

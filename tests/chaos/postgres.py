@@ -21,7 +21,7 @@ from ffcompletion.backends.postgres import PostgresBackend
 from tests.chaos.harness import Chaos, Fault
 from tests.chaos.ledger import Ledger
 from tests.conftest import engine_schema
-from tests.proxy import Proxy
+from tests.worlds.proxy import Proxy
 
 WRITERS = 16
 ONE_ROW = (

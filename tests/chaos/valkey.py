@@ -15,8 +15,8 @@ from ffcompletion import embedded
 from ffcompletion.backends.valkey import ValkeyBackend
 from tests.chaos.harness import Chaos, Fault
 from tests.chaos.valkey_writer import tenant_of
-from tests.proxy import Proxy
 from tests.worlds import ValkeyWorld
+from tests.worlds.proxy import Proxy
 
 # What a crash of the process cannot take: written before anybody is answered or told.
 SETTINGS = ("--appendonly", "yes", "--appendfsync", "everysec", "--enable-debug-command", "yes")

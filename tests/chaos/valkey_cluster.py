@@ -13,8 +13,8 @@ from ffcompletion.embedded import Server
 from tests.chaos.harness import Fault
 from tests.chaos.valkey import ValkeyChaos
 from tests.chaos.valkey_writer import tenant_of
-from tests.servers import Cluster, ask, wait_until
 from tests.worlds import ValkeyWorld
+from tests.worlds.servers import Cluster, ask, wait_until
 
 # An index entry that is acknowledged and announced may be gone after a promotion, because replication is not
 # synchronous: a node that is to die is first given the time to pass on what it has.

@@ -39,7 +39,7 @@ from ffcompletion.foreign.filters import checked_filter
 
 __all__ = ["PostgresBackend"]
 
-# A connection that nobody uses is closed after so many seconds: the next question of a series finds one.
+# A connection that nobody uses is closed after so many seconds, or when `linger` is over, whichever is later.
 _IDLE_S: Final = 5.0
 _T = TypeVar("_T")
 
@@ -64,6 +64,8 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
       open. Its connections must be in autocommit and speak UTF8.
     - ``password``: instead of one in ``conninfo``. It may be a callable, plain or ``async``, which is asked at each
       connect: for passwords that are rotated, and tokens that do not last.
+    - ``linger``: for how many seconds what was opened for a wait or a question stays for the next; closing the backend
+      does not wait for it. 0 releases it at once.
     - ``observer``: told of each change of state.
 
     Needs CONNECT on the database, USAGE on the schema, SELECT on ``ff_completion_event`` and, for filters and
@@ -87,12 +89,14 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         pool: AsyncConnectionPool[Connection] | None = None,
         pool_size: int = 4,
         password: Password | None = None,
+        linger: float = 2.0,
         observer: Observer | None = None,
     ) -> None:
-        finite = map(math.isfinite, (poll_interval, buffer_size, setup_timeout, read_timeout, reconcile_interval))
+        finite = map(
+            math.isfinite, (poll_interval, buffer_size, setup_timeout, read_timeout, reconcile_interval, linger)
+        )
         if not all(finite) or (
-            reconcile_interval < 0
-            or poll_interval < 0
+            min(reconcile_interval, poll_interval, linger) < 0
             or buffer_size < 1
             or setup_timeout <= 0
             or read_timeout <= 0
@@ -100,7 +104,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         ):
             raise Validation(
                 "option",
-                "poll_interval and reconcile_interval ≥ 0, buffer_size ≥ 1, pool_size ≥ 2, and timeouts above 0 are needed, all finite",
+                "poll_interval, reconcile_interval and linger ≥ 0, buffer_size ≥ 1, pool_size ≥ 2, and timeouts above 0 are needed, all finite",
             )
         target = Target(conninfo, setup_timeout, password)
         self._settings = Settings(
@@ -114,14 +118,14 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         self._given_pool = pool
         self._pool_size = pool_size
         self._counters = Counters()
-        super().__init__(ConnectionState("postgres", log, observer, Backoff()), target.shown, setup_timeout)
+        super().__init__(ConnectionState("postgres", log, observer, Backoff()), target.shown, setup_timeout, linger)
 
     @override
     async def _make_exchange(self) -> Pool:
         limit_s = self._settings.read_timeout_s
         if self._given_pool is not None:
             return BorrowedPool(self._given_pool, limit_s)
-        return OwnPool(self._connect, self._pool_size, _IDLE_S, limit_s)
+        return OwnPool(self._connect, self._pool_size, max(_IDLE_S, self._linger_s), limit_s)
 
     @override
     async def _make_run(self, exchange: Pool) -> Supervisor:

@@ -54,6 +54,8 @@ class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
       what is never announced (solo executions); also done after every fault. 0 turns it off: at most once, then.
     - ``lanes``: lanes made since the engine booted, which its own list of lanes lacks.
     - ``clock_skew``: seconds by which the clocks of engine and servers may lie apart; so much is looked at again.
+    - ``linger``: for how many seconds what was opened for a wait or a question stays for the next; closing the backend
+      does not wait for it. 0 releases it at once.
     - ``observer``: told of each change of state.
 
     Follows its user from one event loop to the next; while it is in use on one, calls on another raise. glide reads all answers of a process on the loop that connected
@@ -75,13 +77,14 @@ class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
         reconcile_interval: float = 15.0,
         lanes: Sequence[str] = (),
         clock_skew: float = 5.0,
+        linger: float = 2.0,
         observer: Observer | None = None,
     ) -> None:
-        finite = map(math.isfinite, (buffer_size, setup_timeout, reconcile_interval, clock_skew))
-        if not all(finite) or buffer_size < 1 or setup_timeout <= 0 or reconcile_interval < 0 or clock_skew < 0:
+        finite = map(math.isfinite, (buffer_size, setup_timeout, reconcile_interval, clock_skew, linger))
+        if not all(finite) or buffer_size < 1 or setup_timeout <= 0 or min(reconcile_interval, clock_skew, linger) < 0:
             raise Validation(
                 "option",
-                "buffer_size ≥ 1, setup_timeout > 0, reconcile_interval ≥ 0 and clock_skew ≥ 0 are needed, all finite",
+                "buffer_size ≥ 1, setup_timeout > 0, reconcile_interval, clock_skew and linger ≥ 0 are needed, all finite",
             )
         for lane in lanes:
             if not is_lane(lane):
@@ -103,7 +106,7 @@ class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
             buffer_size=buffer_size,
         )
         self._counters = Counters()
-        super().__init__(ConnectionState("valkey", _log, observer, Backoff()), options.shown, setup_timeout)
+        super().__init__(ConnectionState("valkey", _log, observer, Backoff()), options.shown, setup_timeout, linger)
 
     @override
     async def _make_exchange(self) -> Commands:

@@ -1,0 +1,90 @@
+"""From a new user's shell: attach, wait, tail, look, detach."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import ffcompletion as ffc
+from tests.doors.test_cli_wait import sh
+from tests.worlds.attaching import clean, database
+
+OPTIONS = (
+    "--name reports --table app.reports --key id --state status --outcome done=success --outcome error=failed"
+    " --namespace tenant --flow batch_id --result output --tag queue=queue_name"
+)
+
+
+@pytest.fixture(scope="module")
+def server(postgres18_url: str) -> Iterator[str]:
+    with database(postgres18_url, "attach_cli") as url:
+        yield url
+
+
+async def test_a_session(server: str, tmp_path: Path) -> None:
+    """The guide's commands, one after the other; and each mistake is one line and status 2."""
+    clean(server)
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(
+            "CREATE TABLE app.reports (id int PRIMARY KEY, status text, tenant text, batch_id uuid, output text, queue_name text)"
+        )
+        conn.execute(
+            "INSERT INTO app.reports VALUES (1, 'done', 'a', NULL, 'one', 'q'), (2, 'queued', 'a', NULL, NULL, 'q')"
+        )
+        status, out, err = await sh(f'ffcompletion attach "$1" {OPTIONS}', server)
+        assert (status, out) == (
+            0,
+            "app.reports is attached as reports; 2 jobs that were there have been recorded\n",
+        ), err
+        status, out, _ = await sh('ffcompletion attached "$1"', server)
+        assert (status, out) == (0, "reports\tapp.reports\tworking\t2 jobs, 1 finished\n")
+        waiting, tailing = (
+            asyncio.create_task(sh(script, server))
+            for script in (
+                'ffcompletion wait "$1" --attached reports 1 2 --timeout 30 --json --result',
+                'ffcompletion tail "$1" --attached reports --count 1 --timeout 30 --json --from beginning',
+            )
+        )
+        await asyncio.sleep(1)
+        conn.execute("UPDATE app.reports SET status = 'error', output = 'two' WHERE id = 2")
+        status, out, err = await waiting
+        lines = sorted(map(json.loads, out.splitlines()), key=lambda line: line["result"])
+        assert (status, [(line["result"], line["outcome"]) for line in lines]) == (
+            1,
+            [("one", "success"), ("two", "failed")],
+        ), err
+        status, out, err = await tailing
+        assert (status, json.loads(out)["key"], json.loads(out)["execution_id"]) == (
+            0,
+            2,
+            ffc.attached_id("reports", 2),
+        ), err
+        status, out, _ = await sh('ffcompletion detach "$1" reports --sql', server)
+        assert (status, "DROP TRIGGER" in out) == (0, True)
+        assert (await sh('ffcompletion detach "$1" reports', server))[:2] == (0, "reports is detached\n")
+        mine = tmp_path / "mine.toml"
+        mine.write_text(
+            'name = "mine"\ntable = "app.reports"\nkey = "id"\nstate = "status"\noutcomes = { done = "success" }\n'
+        )
+        status, out, err = await sh(
+            'ffcompletion attach "$1" --preset-file "$2" --pending queued --sql', server, str(mine)
+        )
+        assert (status, out.count('CREATE TRIGGER "ff_')) == (0, 3), err
+        for words, message in [
+            ('--preset-file "$2" --pending queued', "no outcome is given for 'error'"),
+            ("reports", "there are dbos, django-tasks, pgqueuer, procrastinate"),
+            ("--name x", "missing: --key, --outcome, --state, --table"),
+            ("procrastinate", "procrastinate_jobs is not there"),
+            ("procrastinate --outcome done", "--outcome needs NAME=VALUE"),
+        ]:
+            status, out, err = await sh(f'ffcompletion attach "$1" {words}', server, str(mine))
+            assert (status, out) == (2, ""), err
+            assert message in " ".join(err.replace("│", " ").split())
+            assert "Traceback" not in err
+    status, _, err = await sh('ffcompletion detach "$1" reports', server)
+    assert (status, "not found: attachment 'reports'" in err) == (2, True)

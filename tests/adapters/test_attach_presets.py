@@ -1,0 +1,182 @@
+"""The presets, against each library's own schema of today and its own worker: what is told is what the library says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+import ffcompletion as ffc
+from ffcompletion.attaching import Definition, attach, attached, detach, preset
+from ffcompletion.attaching.definition import table_parts
+from ffcompletion.backends.postgres import PostgresBackend
+from tests import ROOT
+from tests.worlds.attaching import database, rows, told
+
+PROGRAMS = {"procrastinate": "procrastinate", "pgqueuer": "pgqueuer", "dbos": "dbos", "django-tasks": "django"}
+
+
+def url_of(name: str, server: str) -> str:
+    if name != "dbos":
+        return server
+    # sqlalchemy wants a URL.
+    given = conninfo_to_dict(server)
+    return f"postgresql://{given['user']}@/{given['dbname']}?host={given['host']}&port={given.get('port', 5432)}"
+
+
+def start(name: str, server: str, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", f"tests.programs.attach_{PROGRAMS[name]}", url_of(name, server), *words],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}, start_new_session=True,
+    )  # fmt: skip
+
+
+def run(name: str, server: str, *words: str) -> None:
+    with start(name, server, *words) as process:
+        _, err = process.communicate(timeout=55)
+    assert process.returncode == 0, err[-3000:]
+
+
+@pytest.fixture(scope="module", params=[16, 18], ids=["postgres16", "postgres18"])
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    with database(request.getfixturevalue(f"postgres{request.param}_url"), "attach_presets") as url:
+        # All four side by side, as data of one application may be.
+        started = [start(name, url, "schema") for name in PROGRAMS]
+        ended = [(process.communicate(timeout=58), process.returncode) for process in started]
+        for (_, err), status in ended:
+            assert status == 0, err[-3000:]
+        yield url
+
+
+def outcomes_by_table(conn: psycopg.Connection, definition: Definition) -> dict[str, str | None]:
+    """What the library says, job by job: an outcome, or None while it has not finished."""
+    schema, name = table_parts(definition.table)
+    from_ = psycopg.sql.Identifier(*([schema] if schema else []), name)
+    newest = psycopg.sql.SQL(", {} DESC").format(psycopg.sql.Identifier(definition.history or definition.key))
+    found = conn.execute(
+        psycopg.sql.SQL(
+            "SELECT DISTINCT ON ({key}) {key}::text, {state}::text FROM {table} ORDER BY {key}{newest}"
+        ).format(
+            key=psycopg.sql.Identifier(definition.key),
+            state=psycopg.sql.Identifier(definition.state),
+            table=from_,
+            newest=newest,
+        )
+    ).fetchall()
+    return {key: definition.outcomes.get(state) for key, state in found}
+
+
+def agrees(conn: psycopg.Connection, definition: Definition, before: Collection[str] = ()) -> None:
+    """For every job: its record, and the last that was told of it, unless it had finished ``before``."""
+    says = outcomes_by_table(conn, definition)
+    last = dict(told(conn))
+    records = dict(
+        rows(
+            conn,
+            "SELECT raw_fields->'tags'->>'key', raw_fields->>'attached_outcome' FROM ff_exec_core"
+            " WHERE raw_fields->>'attachment' = %s",
+            definition.name,
+        )
+    )
+    for key, outcome in says.items():
+        assert records[key] == outcome, key
+        assert last.get(key) == (None if key in before else outcome), key
+
+
+@pytest.fixture
+def attach_preset(server: str, request: pytest.FixtureRequest) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(server, autocommit=True) as conn:
+        yield conn
+        for each in attached(server):
+            detach(server, each.definition.name)
+
+
+EXPECTED = {
+    "procrastinate": {"success": 2, "failed": 1, "cancelled": 3},
+    "pgqueuer": {"success": 2, "failed": 2, "cancelled": 2},
+    "dbos": {"success": 5, "failed": 1, "cancelled": 3},
+    "django-tasks": {"success": 1, "failed": 1, "cancelled": 1},
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_each_way_that_a_job_can_go(server: str, attach_preset: psycopg.Connection, name: str) -> None:
+    """Succeeds, fails, is retried, cancelled, aborted, timed out, deleted: as often as the library says, and as it says."""
+    definition = preset(name)
+    attach(server, definition)
+    run(name, server, "story")
+    agrees(attach_preset, definition)
+    assert outcomes_by_table(attach_preset, definition)
+    assert Counter(outcome for _, outcome in told(attach_preset)) == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+async def test_a_worker_that_is_killed(server: str, attach_preset: psycopg.Connection, name: str) -> None:
+    """kill -9 in the middle of a job: nothing is told, whoever waits goes on waiting; recovered, it is told."""
+    definition = preset(name)
+    before = outcomes_by_table(attach_preset, definition)
+    attach(server, definition)
+    process = await asyncio.to_thread(start, name, server, "hang")
+    assert process.stdout is not None
+    assert await asyncio.to_thread(process.stdout.readline) == "hanging\n"
+    unfinished = [key for key, outcome in outcomes_by_table(attach_preset, definition).items() if outcome is None]
+    (key,) = unfinished
+    async with PostgresBackend(server) as backend:
+        id_ = ffc.attached_id(name, key)
+        waiting = asyncio.create_task(ffc.wait_for_completion(backend, id_, timeout=50))
+        os.killpg(process.pid, signal.SIGKILL)
+        await asyncio.to_thread(process.communicate)
+        found = await backend.describe_execution(id_)
+        assert found is not None
+        assert not found.is_terminal
+        assert told(attach_preset) == []
+        if name == "django-tasks":
+            # Nothing recovers it there; somebody clears it away.
+            attach_preset.execute("DELETE FROM django_tasks_database_dbtaskresult WHERE status = 'RUNNING'")
+            assert (await waiting).outcome == "cancelled"
+        else:
+            await asyncio.to_thread(run, name, server, "recover")
+            assert (await waiting).outcome == "success"
+    agrees(attach_preset, definition, before)
+
+
+def test_a_worker_that_deletes_what_has_finished(server: str, attach_preset: psycopg.Connection) -> None:
+    """procrastinate with delete_jobs = "successful": the success is told by the deletion, the failure by its state."""
+    attach(server, preset("procrastinate"), record=False)
+    run("procrastinate", server, "deleting")
+    assert sorted(outcome for _, outcome in told(attach_preset)) == ["failed", "success"]
+
+
+def test_a_thousand_jobs_by_ten_workers(server: str, attach_preset: psycopg.Connection) -> None:
+    """Each is told once."""
+    definition = preset("procrastinate")
+    attach_preset.execute("DELETE FROM procrastinate_jobs")
+    attach(server, definition)
+    run("procrastinate", server, "many", "1000", "10")
+    agrees(attach_preset, definition)
+    assert Counter(Counter(told(attach_preset)).values()) == {1: 1000}
+
+
+def test_results_and_tags(server: str, attach_preset: psycopg.Connection) -> None:
+    """What a preset says of a job beside its outcome."""
+    attach(server, preset("django-tasks"))
+    run("django-tasks", server, "story")
+    found = {
+        outcome: (result, tags)
+        for outcome, result, tags in rows(
+            attach_preset, "SELECT raw_fields->>'attached_outcome', result, raw_fields->'tags' FROM ff_exec_core"
+        )
+    }
+    assert found["success"][0].decode() in ('{"said": "é"}', '{"said": "\\u00e9"}')
+    assert b"as it should" in found["failed"][0]
+    assert found["success"][1]["task"] == "tests.programs.attach_django_tasks.succeed"
+    assert found["success"][1]["queue"] == "default"

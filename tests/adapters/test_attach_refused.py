@@ -1,0 +1,191 @@
+"""What cannot be attached is refused with a clear error, and nothing has been changed by then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+
+import ffcompletion as ffc
+from ffcompletion.attaching import Definition, attach, attach_sql, attached, load_preset, preset, preset_names
+from tests.worlds.attaching import clean, database, rows
+
+JOBS = Definition(name="jobs", table="app.jobs", key="id", state="status", outcomes={"done": "success"})
+TABLE = """
+CREATE TABLE app.jobs (id int PRIMARY KEY, status text, code int, maybe int UNIQUE, at timestamptz NOT NULL UNIQUE,
+    low int NOT NULL, UNIQUE (low, code));
+CREATE UNIQUE INDEX ON app.jobs (low) WHERE code > 0;
+CREATE VIEW app.seen AS SELECT * FROM app.jobs;
+CREATE MATERIALIZED VIEW app.kept AS SELECT * FROM app.jobs;
+CREATE TYPE app.mood AS ENUM ('fine', 'odd', 'done');
+CREATE TABLE app.moods (id int PRIMARY KEY, status app.mood);
+CREATE TABLE app.parent (id int PRIMARY KEY, status text) PARTITION BY RANGE (id);
+CREATE TABLE app.part PARTITION OF app.parent DEFAULT;
+"""
+
+
+@pytest.fixture(scope="module")
+def server(postgres18_url: str) -> Iterator[str]:
+    with database(postgres18_url, "attach_refused") as url:
+        yield url
+
+
+@pytest.fixture
+def conn(server: str) -> Iterator[psycopg.Connection]:
+    clean(server)
+    with psycopg.connect(server, autocommit=True) as made:
+        made.execute(TABLE)
+        made.execute("CREATE FOREIGN DATA WRAPPER nothing")
+        made.execute("CREATE SERVER nowhere FOREIGN DATA WRAPPER nothing")
+        made.execute("CREATE FOREIGN TABLE app.far (id int, status text) SERVER nowhere")
+        yield made
+        made.execute("DROP FOREIGN DATA WRAPPER nothing CASCADE")
+
+
+def everything(conn: psycopg.Connection) -> list[tuple[Any, ...]]:
+    return rows(
+        conn,
+        "SELECT oid, proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        " UNION ALL SELECT oid, relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        " UNION ALL SELECT oid, tgname::text FROM pg_trigger ORDER BY 1, 2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"table": "app.nothing"}, "app.nothing is not there"),
+        ({"table": "nowhere.jobs"}, "nowhere.jobs is not there; there is app.jobs"),
+        ({"table": "app.JOBS"}, "there is app.jobs"),
+        ({"table": "a.b.c"}, "table or schema.table"),
+        ({"table": 'app."x'}, "table or schema.table"),
+        ({"table": ""}, "table or schema.table"),
+        ({"table": "app." + "x" * 64}, "1 to 63 bytes"),
+        ({"table": "app.seen"}, "is a view"),
+        ({"table": "app.kept"}, "is a materialized view"),
+        ({"table": "app.far"}, "is a foreign table"),
+        ({"table": "app.part"}, "is a partition"),
+        ({"table": "public.ff_exec_core", "key": "execution_id", "state": "public_state"}, "is no table of jobs"),
+        ({"table": "pg_catalog.pg_class", "key": "oid", "state": "relname"}, "is no table of jobs"),
+        ({"key": "nope"}, "no column 'nope'; it has id, status"),
+        ({"tags": {"queue": "queue_name"}}, "no column 'queue_name'"),
+        ({"key": "code"}, "code may be null"),
+        ({"key": "maybe"}, "maybe may be null"),
+        ({"key": "low"}, "low is not unique"),
+        ({"key": "at"}, "a key is a whole number, a UUID or a text"),
+        ({"outcomes": {"done": "finished"}}, "an outcome is one of success"),
+        ({"outcomes": {}}, "at least one state"),
+        ({"pending": ("done",)}, "both finished and unfinished"),
+        ({"deleted": {"done": "failed"}}, "deleting it announces nothing"),
+        (
+            {"outcomes": {"error": "failed"}},
+            "no outcome is given for 'done'.*the table has 'done', 'queued', 'strange'",
+        ),
+        ({"pending": ("queued",)}, "no outcome is given for 'strange'"),
+        ({"table": "app.moods"}, "no outcome is given for 'fine', 'odd'"),
+        ({"table": "app.moods", "outcomes": {"finished": "success"}}, "never 'finished'; it may be fine, odd, done"),
+        ({"tags": {"key": "code"}}, "every job's already"),
+        ({"name": ""}, "1 to 63 bytes"),
+        ({"name": "x" * 64}, "1 to 63 bytes"),
+        ({"name": "\ud800"}, "UTF-8"),
+        ({"name": "a\0b"}, "NUL"),
+    ],
+)
+def test_refused_by_name_before_anything_is_changed(
+    server: str, conn: psycopg.Connection, changes: dict[str, Any], message: str
+) -> None:
+    """Each fault is told with what there is instead."""
+    conn.execute("INSERT INTO app.jobs VALUES (1, 'done', 1, 1, now(), 1), (2, 'queued', 2, 2, 'today', 2)")
+    conn.execute("INSERT INTO app.jobs VALUES (3, 'strange', 3, 3, 'tomorrow', 3)")
+    before = everything(conn)
+    with pytest.raises(ffc.EngineError, match=message):
+        attach(server, msgspec.structs.replace(JOBS, **changes))
+    assert everything(conn) == before
+
+
+def test_another_table_under_the_same_name(server: str, conn: psycopg.Connection) -> None:
+    """Refused; the first one goes on."""
+    attach(server, JOBS)
+    before = everything(conn)
+    with pytest.raises(ffc.Validation, match=r"'jobs' is attached to app\.jobs already"):
+        attach(server, msgspec.structs.replace(JOBS, table="app.parent"))
+    assert everything(conn) == before
+    conn.execute("INSERT INTO app.jobs VALUES (1, 'done', 1, 1, now(), 1)")
+    assert [each.finished for each in attached(server)] == [1]
+
+
+def test_a_table_that_belongs_to_somebody_else(server: str, conn: psycopg.Connection) -> None:
+    """The owner is named. Neither may our tables be written to by whoever has no right to."""
+    conn.execute("DROP ROLE IF EXISTS attach_other")
+    conn.execute("CREATE ROLE attach_other LOGIN")
+    try:
+        conn.execute("GRANT ALL ON SCHEMA app, public TO attach_other")
+        conn.execute("GRANT ALL ON app.jobs TO attach_other")
+        mine = psycopg.conninfo.make_conninfo(server, user="attach_other")
+        before = everything(conn)
+        with pytest.raises(ffc.Unavailable, match="may not write to ff_completion_event"):
+            attach(mine, JOBS)
+        conn.execute("GRANT ALL ON ff_completion_event, ff_exec_core TO attach_other")
+        with pytest.raises(ffc.Unavailable, match=r"app\.jobs belongs to postgres"):
+            attach(mine, JOBS)
+        assert everything(conn) == before
+    finally:
+        conn.execute("DROP OWNED BY attach_other")
+        conn.execute("DROP ROLE attach_other")
+
+
+def test_beside_the_engines_own_tables(postgres18_url: str) -> None:
+    """Refused, with the way out: another schema."""
+    with psycopg.connect(postgres18_url, autocommit=True) as conn:
+        conn.execute("CREATE TABLE attach_beside (id int PRIMARY KEY, status text)")
+        try:
+            before = everything(conn)
+            with pytest.raises(ffc.Unavailable, match=r"FlowFabric's own tables .* use another with --schema"):
+                attach(postgres18_url, msgspec.structs.replace(JOBS, table="attach_beside"))
+            assert everything(conn) == before
+            with pytest.raises(ffc.Validation, match="'nowhere' is not there"):
+                attach(postgres18_url, JOBS, schema="nowhere")
+        finally:
+            conn.execute("DROP TABLE attach_beside")
+
+
+def test_a_busy_table_is_not_queued_behind(
+    server: str, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction that writes and does not end: attaching gives up, and no writer waited longer than a moment."""
+    monkeypatch.setattr("ffcompletion.attaching.server._TRIES", 2)
+    monkeypatch.setattr("ffcompletion.attaching.server._LOCK_MS", 100)
+    with psycopg.connect(server) as writer:
+        writer.execute("INSERT INTO app.jobs VALUES (1, 'done', 1, 1, now(), 1)")
+        with pytest.raises(ffc.Unavailable, match="written to by a transaction that does not end"):
+            attach(server, JOBS)
+    assert attached(server) == []
+
+
+def test_other_servers_and_wrong_presets(tmp_path: Path) -> None:
+    """Not Postgres; a preset that is not there; a file that is none."""
+    for url in ("memory://", "valkey://localhost"):
+        with pytest.raises(ffc.Validation, match="in Postgres"):
+            attach(url, JOBS)
+    with pytest.raises(ffc.Validation, match="there are dbos, django-tasks, pgqueuer, procrastinate"):
+        preset("celery")
+    file = tmp_path / "mine.toml"
+    for text, message in [
+        ("name = ", "mine.toml"),
+        ('name = "x"\n', "missing required field"),
+        ('name = "x"\ntable = "t"\nkey = "k"\nstate = "s"\noutcomes = { a = "success" }\nqueue = "q"', "queue"),
+        ('name = 7\ntable = "t"\nkey = "k"\nstate = "s"\noutcomes = { a = "success" }', "Expected `str`"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(ffc.Validation, match=message):
+            load_preset(file)
+    with pytest.raises(ffc.Validation, match="cannot read"):
+        load_preset(tmp_path / "none.toml")
+    file.write_text('name = "x"\ntable = "t"\nkey = "k"\nstate = "s"\noutcomes = { a = "success" }\n')
+    assert load_preset(file, name="y").name == "y"
+    for name in preset_names():
+        assert attach_sql(preset(name))

@@ -1,0 +1,134 @@
+"""Behind PgBouncer in transaction mode, on a streaming replica, and across its promotion: for real."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import ffcompletion as ffc
+from ffcompletion import embedded
+from ffcompletion.backends.postgres import PostgresBackend
+from tests.conftest import engine_schema
+from tests.worlds import PostgresWorld, done, eventually, nothing, some
+from tests.worlds.servers import PGBOUNCER, pgbouncer, standby_of
+
+
+@pytest.fixture
+def bouncer(postgres18_url: str, tmp_path: Path) -> Iterator[str]:
+    """A pooler in transaction mode in front of the server; its URL."""
+    if PGBOUNCER is None:
+        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
+    with pgbouncer(postgres18_url, tmp_path) as url:
+        yield url
+
+
+async def test_a_transaction_pooler_is_noticed_and_polled(
+    bouncer: str, postgres18_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LISTEN is deaf there and says nothing: one clear warning, and everything arrives by polling."""
+    world = PostgresWorld(18, postgres18_url)
+    await world.reset()
+    async with PostgresBackend(bouncer, poll_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        assert backend.stats().state is ffc.BackendState.POLLING
+        items = [done() for _ in range(50)]
+        await world.announce(*items)
+        assert [p.execution_id for p in await some(stream, 50)] == [i.execution_id for i in items]
+        async with ffc.subscribe(backend, cursor=ffc.StreamCursor.beginning()) as stored:
+            assert len(await some(stored, 50)) == 50
+        await nothing(stream, done(), world)
+    assert len([r for r in caplog.records if "pooler" in r.getMessage()]) == 1
+    async with PostgresBackend(bouncer, poll_interval=0) as backend:
+        with pytest.raises(ffc.Unavailable, match="polling is turned off"):
+            await backend.subscribe_completions()
+    await world.close()
+
+
+class Pair:
+    """A primary and its streaming replica."""
+
+    def __init__(self, version: int) -> None:
+        self.primary = embedded.postgres("hot_standby_feedback=on", version=version)
+        engine_schema(self.primary.url)
+        self.standby = standby_of(self.primary)
+        self.world = PostgresWorld(version, self.primary.url)
+
+    @property
+    def both(self) -> str:
+        """One conninfo for whichever is the primary."""
+        hosts = f"{self.primary.directory},{self.standby.directory}"
+        return f"host={hosts} port=5432,5432 user=postgres dbname=postgres"
+
+    async def replicated(self) -> None:
+        """Wait until the replica has everything."""
+        lsn = (await self.world.sql("SELECT pg_current_wal_lsn()::text"))[0][0]
+
+        async def caught_up() -> bool:
+            async with await psycopg.AsyncConnection.connect(self.standby.url, autocommit=True) as conn:
+                row = await (await conn.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,))).fetchone()
+            return row == (True,)
+
+        await eventually(caught_up)
+
+    def close(self) -> None:
+        self.standby.close()
+        self.primary.close()
+
+
+@pytest.fixture(params=[16, 18], ids=["postgres16", "postgres18"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    made = Pair(request.param)
+    yield made
+    made.close()
+
+
+async def test_reading_from_a_replica_polls(pair: Pair) -> None:
+    """LISTEN fails in recovery: polling takes over; without polling it is refused. Promotion is noticed."""
+    async with PostgresBackend(pair.standby.url, poll_interval=0) as backend:
+        with pytest.raises(ffc.Unavailable, match="polling is turned off"):
+            await backend.subscribe_completions()
+    async with PostgresBackend(pair.standby.url, poll_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        assert backend.stats().state is ffc.BackendState.POLLING
+        items = [done() for _ in range(20)]
+        await pair.world.announce(*items)
+        assert [p.execution_id for p in await some(stream, 20)] == [i.execution_id for i in items]
+        await pair.replicated()
+        await pair.world.close()
+        pair.primary.kill()
+        promoted = PostgresWorld(18, pair.standby.url)
+        await promoted.sql("SELECT pg_promote()")
+        await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE, 20)
+        await nothing(stream, done(), promoted)
+        await promoted.close()
+
+
+async def test_promotion_loses_nothing_that_the_new_primary_has(pair: Pair) -> None:
+    """Both hosts in one conninfo: the primary dies, the replica is promoted, the stream goes on."""
+    async with PostgresBackend(pair.both) as backend, ffc.subscribe(backend) as stream:
+        before = [done() for _ in range(20)]
+        await pair.world.announce(*before)
+        assert [p.execution_id for p in await some(stream, 20)] == [i.execution_id for i in before]
+        await pair.replicated()
+        # What the replica never gets: the stream has seen it, the new primary has not, and may give its ids anew.
+        pair.standby.stop()
+        only_here = [done() for _ in range(60)]
+        await pair.world.announce(*only_here)
+        assert len(await some(stream, 60)) == 60
+        await pair.world.close()
+        pair.primary.stop(signal.SIGKILL)
+        pair.standby.start()
+        promoted = PostgresWorld(18, pair.standby.url)
+        await promoted.sql("SELECT pg_promote()")
+        await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE, 20)
+        after = [done() for _ in range(80)]
+        await promoted.announce(*after)
+        got: set[str] = set()
+        wanted = {item.execution_id for item in after}
+        async with asyncio.timeout(20):
+            while not wanted <= got:
+                got.add((await stream.__anext__()).execution_id)
+        await promoted.close()

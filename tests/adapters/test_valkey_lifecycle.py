@@ -1,0 +1,449 @@
+"""Valkey backends that are cancelled, closed, followed from loop to loop, and asked at a bad moment: on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from typing import Any
+
+import pytest
+
+import ffcompletion as ffc
+from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.backends.valkey.inbox import Inbox
+from ffcompletion.delivery.backoff import Backoff
+from ffcompletion.delivery.connection_state import ConnectionState
+from ffcompletion.foreign.logs import logger
+from tests.worlds import Done, ValkeyWorld, done, eventually, first, some
+from tests.worlds.proxy import Proxy
+
+UNKNOWN = "{fp:1}:00000000-0000-0000-0000-000000000001"
+NEVER = 3600.0
+
+
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2].split("/")[0])
+
+
+def _key(execution_id: str, kind: str) -> str:
+    return f"ff:exec:{execution_id[: execution_id.index('}') + 1]}:{execution_id}:{kind}"
+
+
+async def _traffic(valkey: ValkeyWorld) -> None:
+    while True:
+        await valkey.publish(done())
+        await asyncio.sleep(0)
+
+
+async def test_cancelled_at_any_await_then_subscribed_again_under_traffic(valkey: ValkeyWorld) -> None:
+    """Wherever the first subscribe is cancelled, the next one's stream receives, and nothing stays on the server."""
+    dice = random.Random(7)
+    traffic = asyncio.create_task(_traffic(valkey))
+    try:
+        async with ValkeyBackend(valkey.url, reconcile_interval=dice.choice([0, NEVER])) as backend:
+            for _ in range(25):
+                subscribing = asyncio.create_task(backend.subscribe_completions())
+                for _ in range(dice.randrange(60)):
+                    await asyncio.sleep(dice.choice([0, 0, 0.001]))
+                    if subscribing.done():
+                        break
+                subscribing.cancel()
+                try:
+                    await (await subscribing).aclose()
+                except asyncio.CancelledError:
+                    pass
+                async with ffc.subscribe(backend) as stream:
+                    await some(stream, 20)
+                assert backend.stats().state is ffc.BackendState.IDLE
+            await eventually(lambda: _gone(valkey))
+    finally:
+        traffic.cancel()
+        await asyncio.wait({traffic})
+
+
+async def _gone(valkey: ValkeyWorld) -> bool:
+    return await valkey.connections() == 0
+
+
+async def test_closed_at_any_moment_of_a_subscribe(valkey: ValkeyWorld) -> None:
+    """It raises, or its stream ends; the server holds nothing afterwards."""
+    dice = random.Random(8)
+    for _ in range(25):
+        backend = ValkeyBackend(valkey.url)
+        subscribing = asyncio.create_task(backend.subscribe_completions())
+        for _ in range(dice.randrange(60)):
+            await asyncio.sleep(dice.choice([0, 0, 0.001]))
+        await backend.aclose()
+        try:
+            stream = await subscribing
+        except ffc.Unavailable:
+            continue
+        with pytest.raises(StopAsyncIteration):
+            await first(stream)
+    await eventually(lambda: _gone(valkey))
+
+
+async def test_refused_credentials_are_a_fault_like_any_other(valkey: ValkeyWorld) -> None:
+    """Rotated under an open stream and given back: what was finished meanwhile arrives."""
+    user = "rotated"
+    await valkey.command("ACL", "SETUSER", user, "reset", "on", ">old", "allkeys", "allchannels", "allcommands")
+    try:
+        backend = ValkeyBackend(valkey.url, username=user, password="old", reconcile_interval=0.3)
+        async with backend, ffc.subscribe(backend) as stream:
+            await valkey.command("ACL", "SETUSER", user, "resetpass", ">new")
+            await valkey.command("CLIENT", "KILL", "USER", user)
+            missed = [done() for _ in range(3)]
+            for item in missed:
+                await valkey.finish(item)
+            await eventually(lambda: backend.stats().state is ffc.BackendState.RECONNECTING)
+            await asyncio.sleep(1.0)
+            await valkey.command("ACL", "SETUSER", user, "resetpass", ">old")
+            got = {item.execution_id for item in await some(stream, 3, 20)}
+            assert got == {item.execution_id for item in missed}
+    finally:
+        await valkey.command("ACL", "DELUSER", user)
+
+
+async def test_a_password_that_is_asked_for_at_each_connect(
+    valkey: ValkeyWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rotated for good: the callable gives the new one, each kind of cause is told, and the stream goes on."""
+    user, password, asked = "token", "old", 0
+    await valkey.command("ACL", "SETUSER", user, "reset", "on", ">old", "allkeys", "allchannels", "allcommands")
+
+    async def current() -> str:
+        nonlocal asked
+        asked += 1
+        return password
+
+    try:
+        backend = ValkeyBackend(valkey.url, username=user, password=current, reconcile_interval=0.3, setup_timeout=1.5)
+        async with backend, ffc.subscribe(backend) as stream:
+            await valkey.command("ACL", "SETUSER", user, "resetpass", ">new")
+            await valkey.command("CLIENT", "KILL", "USER", user)
+            await eventually(lambda: "refused the credentials" in caplog.text)
+            with pytest.raises(ffc.EngineError, match="refused the credentials"):
+                await backend.subscribe_completions()
+            password = "new"
+            item = done()
+            await valkey.finish(item)
+            assert (await first(stream, 20)).execution_id == item.execution_id
+            assert asked > 2
+            told = [record for record in caplog.records if "refused the credentials" in record.getMessage()]
+            assert len([record for record in told if "reconnecting" in record.getMessage()]) <= 2
+    finally:
+        await valkey.command("ACL", "DELUSER", user)
+
+
+async def test_a_password_s_callable_that_raises_is_named_without_its_text(valkey: ValkeyWorld) -> None:
+    """Plain or async; the error says so and quotes nothing of it."""
+
+    def broken() -> str:
+        raise RuntimeError("s3cret")
+
+    async with ValkeyBackend(valkey.url, password=broken) as backend:
+        for call in (backend.subscribe_completions, lambda: backend.describe_execution(UNKNOWN)):
+            with pytest.raises(ffc.EngineError, match="RuntimeError") as caught:
+                await call()
+            assert "s3cret" not in str(caught.value)
+
+
+async def test_a_stale_connection_is_asked_anew(valkey: ValkeyWorld) -> None:
+    """Killed under an idle backend: each question is answered, the first one too."""
+    async with valkey.backend() as backend, ffc.subscribe(backend):
+        for _ in range(4):
+            assert await backend.describe_execution(UNKNOWN) is None
+            await valkey.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            assert await backend.describe_execution(UNKNOWN) is None
+
+
+async def test_what_a_question_opened_stays_for_the_next(valkey: ValkeyWorld) -> None:
+    """Thirty in turn are one connection, which is gone some seconds later."""
+    async with valkey.backend() as backend:
+        info = str(await valkey.command("INFO", "stats"))
+        before = int(info.split("total_connections_received:")[1].split("\\r", maxsplit=1)[0])
+        for _ in range(30):
+            await backend.describe_execution(UNKNOWN)
+        info = str(await valkey.command("INFO", "stats"))
+        assert int(info.split("total_connections_received:")[1].split("\\r")[0]) <= before + 2
+        await eventually(lambda: _gone(valkey))
+
+
+def test_one_backend_on_three_loops_in_turn(valkey_url: str) -> None:
+    """Streams and questions, closed properly or left open: none is deaf, and nothing is left on the server."""
+    backend = ValkeyBackend(valkey_url)
+    left: list[Any] = []
+
+    async def use(leave: bool) -> None:
+        valkey = ValkeyWorld(valkey_url)
+        for _ in range(2):
+            assert await asyncio.wait_for(backend.describe_execution(UNKNOWN), 5) is None
+        stream = await backend.subscribe_completions()
+        item = done()
+        await valkey.publish(item)
+        assert (await first(stream)).execution_id == item.execution_id
+        if leave:
+            left.append(stream)
+        else:
+            await stream.aclose()
+        await valkey.close()
+
+    for leave in (False, False, True, False, True):
+        asyncio.run(use(leave))
+
+    async def close() -> None:
+        await backend.aclose()
+        valkey = ValkeyWorld(valkey_url)
+        await eventually(lambda: _gone(valkey))
+        for stream in left:
+            await stream.aclose()
+        await valkey.close()
+
+    asyncio.run(close())
+
+
+async def test_a_second_loop_is_refused_while_the_first_has_a_stream(valkey: ValkeyWorld) -> None:
+    """At once, for streams, questions, waits and members of a flow."""
+    async with valkey.backend() as backend, ffc.subscribe(backend):
+
+        async def elsewhere() -> None:
+            for call in (
+                backend.subscribe_completions,
+                lambda: backend.describe_execution(UNKNOWN),
+                lambda: ffc.wait_for_completion(backend, UNKNOWN, timeout=5),
+                lambda: backend.flow_members("550e8400-e29b-41d4-a716-446655440000"),
+            ):
+                with pytest.raises(ffc.Unavailable, match="another event loop"):
+                    await asyncio.wait_for(call(), 2)
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+
+
+# ── records and announcements that make no sense ─────────────────────────────────────────────────────────────────
+
+
+class Negating:
+    """Admits everything but one namespace, and one tag's value."""
+
+    def __init__(self, tag_key: str | None) -> None:
+        self.tag_key = tag_key
+
+    def is_noop(self, /) -> bool:
+        return False
+
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        return core_namespace != "b" and tag_value != "b"
+
+
+@pytest.mark.parametrize("tag_key", [None, "k"])
+async def test_a_filter_that_negates_is_served_nothing_that_is_unknown(
+    valkey: ValkeyWorld, tag_key: str | None
+) -> None:
+    """No record, one of another type, text that is no UTF-8: undecided. A record without namespace or tag: known."""
+    async with ValkeyBackend(valkey.url, reconcile_interval=0) as backend:
+        stream = await backend.subscribe_completions_filtered(Negating(tag_key))
+        absent, wrong, garbled, tagged, bare = (done() for _ in range(5))
+        await valkey.publish(absent)
+        await valkey.command("SET", _key(wrong.execution_id, "core"), "x")
+        await valkey.publish(wrong)
+        await valkey.command("HSET", _key(garbled.execution_id, "core"), "namespace", b"\xff")
+        await valkey.publish(garbled)
+        await valkey.write(tagged)
+        await valkey.command("HSET", _key(tagged.execution_id, "tags"), "k", b"\xff")
+        await valkey.publish(tagged)
+        await valkey.announce(bare)
+        expected = [tagged, bare] if tag_key is None else [bare]
+        assert [p.execution_id for p in await some(stream, len(expected))] == [item.execution_id for item in expected]
+        assert stream.stats().undecided == 5 - len(expected)
+        await stream.aclose()
+
+
+async def test_a_time_of_five_thousand_digits_is_nobody_else_s_trouble(valkey: ValkeyWorld) -> None:
+    """In one record: results, waits and filters of others go on."""
+    odd, good = done(namespace="a", result=b"r"), done(namespace="a", result=b"r")
+    async with ValkeyBackend(valkey.url) as backend:
+        full = await backend.subscribe_completions(results=True)
+        mine = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
+        await valkey.write(odd)
+        await valkey.command("HSET", _key(odd.execution_id, "core"), "completed_at", "9" * 5000)
+        await valkey.publish(odd)
+        await valkey.announce(good)
+        for stream in (full, mine):
+            assert [p.execution_id for p in await some(stream, 2)] == [odd.execution_id, good.execution_id]
+            await stream.aclose()
+        found = await backend.describe_execution(odd.execution_id)
+        assert found is not None
+        assert found.completed_at_ms == 0
+
+
+async def test_a_score_without_end_is_skipped_and_counted(valkey: ValkeyWorld) -> None:
+    """Of one key of the index; the others are reconciled as ever, and it counts once."""
+    async with ValkeyBackend(valkey.url, reconcile_interval=0.2) as backend, ffc.subscribe(backend) as stream:
+        for number in range(12):
+            member = done().execution_id
+            await valkey.command(
+                "ZADD", "ff:idx:{fp:7}:lane:default:terminal", "+inf" if number % 2 else "1e300", member
+            )
+        for _ in range(2):
+            item = done(flow_id=None)
+            await valkey.finish(item)
+            assert (await first(stream)).execution_id == item.execution_id
+        assert backend.stats().malformed == 12
+
+
+async def test_three_thousand_lanes(valkey: ValkeyWorld) -> None:
+    """Subscribing does not wait for a look at 768,000 keys, and no pipeline holds them all."""
+    await valkey.command("SADD", "ff:idx:lanes", *(f"lane-{number}" for number in range(3000)))
+    async with valkey.backend() as backend, ffc.subscribe(backend) as stream:
+        item = done()
+        await valkey.publish(item)
+        assert (await first(stream)).execution_id == item.execution_id
+
+
+async def test_absurdly_long_words_are_malformed(valkey: ValkeyWorld) -> None:
+    """An outcome or an id of thousands of characters: counted, and kept nowhere."""
+    async with ValkeyBackend(valkey.url, reconcile_interval=0) as backend, ffc.subscribe(backend) as stream:
+        bare = done().execution_id.partition("}:")[2]
+        for execution_id, outcome in (
+            (done().execution_id, "x" * 9_000),
+            ("{fp:" + "0" * 9_000 + "7}:" + bare, "success"),
+        ):
+            await valkey.publish(Done(execution_id=execution_id, outcome=outcome))
+        item = done()
+        await valkey.publish(item)
+        assert (await first(stream)).execution_id == item.execution_id
+        assert backend.stats().malformed == 2
+
+
+async def test_the_inbox_is_bounded_by_number_and_by_bytes() -> None:
+    """The oldest go, counted; whoever waits is woken, from any thread, also for what came before it waited."""
+    inbox = Inbox(most=5, most_bytes=100)
+    for number in range(9):
+        inbox.put(b"%d" % number)
+    assert (len(inbox), inbox.dropped) == (5, 4)
+    assert inbox.take(3) == [b"4", b"5", b"6"]
+    inbox.put(b"x" * 90)
+    inbox.put(b"y" * 90)
+    assert (len(inbox), inbox.dropped) == (1, 7)
+    await asyncio.wait_for(inbox.ready(), 1)
+    assert inbox.take(10) == [b"y" * 90]
+    inbox.put(b"z" * 1000)
+    assert inbox.take(1) == [b"z" * 1000]
+    waiting = asyncio.create_task(inbox.ready())
+    await asyncio.sleep(0)
+    await asyncio.to_thread(inbox.put, b"late")
+    await asyncio.wait_for(waiting, 1)
+    assert inbox.take(1) == [b"late"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["setup_timeout", "reconcile_interval", "clock_skew"])
+def test_numbers_that_are_none_are_refused(name: str, value: float) -> None:
+    """Before anything is sent."""
+    options: Any = {name: value}
+    with pytest.raises(ffc.Validation):
+        ValkeyBackend("valkey://localhost", **options)
+
+
+async def test_closing_fifty_overflowing_streams_on_a_mute_server(valkey: ValkeyWorld) -> None:
+    """Together, within about a second."""
+    with Proxy(("127.0.0.1", _port(valkey.url))) as proxy:
+        backend = ValkeyBackend(f"valkey://127.0.0.1:{proxy.port}", buffer_size=1)
+        streams = [await backend.subscribe_completions() for _ in range(50)]
+        for _ in range(5):
+            await valkey.finish(done())
+        await eventually(lambda: backend.stats().received == 5)
+        proxy.freeze()
+        started = asyncio.get_running_loop().time()
+        await backend.aclose()
+        assert asyncio.get_running_loop().time() - started < 3
+        assert len(streams) == 50
+        proxy.cut()
+
+
+async def test_counters_add_up_and_never_run_backwards(valkey: ValkeyWorld) -> None:
+    """Through overflow, recovery from the index and a second start; with a filter and without."""
+    items = [done(namespace="ab"[number % 2]) for number in range(200)]
+    async with ValkeyBackend(valkey.url, reconcile_interval=0.3, buffer_size=20) as backend:
+        for turn in (1, 2):
+            plain = await backend.subscribe_completions()
+            mine = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
+            for item in items:
+                await valkey.finish(item)
+            solo = done(flow_id=None, namespace="b")
+            await valkey.finish(solo)
+            for stream, count in ((plain, 201), (mine, 100)):
+                got: list[str] = []
+                async with asyncio.timeout(30):
+                    while len(set(got)) < count or stream.stats().catching_up or stream.stats().buffered:
+                        try:
+                            got.append((await first(stream, 0.1)).execution_id)
+                        except TimeoutError:
+                            continue  # the last of what it missed may be nothing
+                await eventually(lambda stream=stream, count=count: stream.stats().filtered >= 201 - count)
+                stats = stream.stats()
+                # At least once: what the index brought may have been announced as well, and counts as often as it came.
+                assert (stats.delivered, len(set(got)), stats.lost, stats.undecided) == (len(got), count, 0, 0), stats
+                assert stats.filtered >= 201 - count
+                assert len(got) < count + 20
+                await stream.aclose()
+            assert backend.stats().reconciled >= turn
+            items = [done(namespace="ab"[number % 2]) for number in range(200)]
+
+
+async def test_a_clock_that_was_an_hour_ahead_and_is_put_right(
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reconciling finds after that is handed out, and nothing that was there before the stream."""
+    hour = 3_600_000
+    before = done(flow_id=None)
+    async with ValkeyBackend(valkey.url, reconcile_interval=0.2) as backend:
+        run_time = _clock_ahead(monkeypatch, backend, hour)
+        await valkey.finish(before, skew_ms=hour - 600_000)
+        async with ffc.subscribe(backend) as stream:
+            run_time["ahead"] = 0
+            item = done(flow_id=None)
+            await asyncio.sleep(0.3)
+            await valkey.finish(item)
+            assert (await first(stream)).execution_id == item.execution_id
+
+
+def _clock_ahead(monkeypatch: pytest.MonkeyPatch, backend: ValkeyBackend, ms: int) -> dict[str, int]:
+    """The server's TIME, as this backend is told it, is ahead until it is put right."""
+    state, make = {"ahead": ms}, backend._make_exchange
+
+    async def made() -> Any:
+        commands = await make()
+        real = commands.execute
+
+        async def execute(asked: Any) -> Any:
+            replies = list(await real(asked))
+            for index, command in enumerate(asked):
+                if command[0] == "TIME":
+                    time_of: Any = replies[index]
+                    replies[index] = [b"%d" % (int(time_of[0]) + state["ahead"] // 1000), time_of[1]]
+            return replies
+
+        monkeypatch.setattr(commands, "execute", execute)
+        return commands
+
+    monkeypatch.setattr(backend, "_make_exchange", made)
+    return state
+
+
+async def test_each_kind_of_cause_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """While it is being mended; a hundred attempts of one kind are one line."""
+    caplog.set_level(logging.DEBUG)
+    state = ConnectionState("x", logger("ffcompletion.test"), None, Backoff())
+    state.live()
+    for _ in range(50):
+        state.broken("gone", OSError("gone"))
+        state.broken("refused", ffc.Unavailable("subscribe", "refused"))
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if "gone" in line]) == 1
+    assert len([line for line in lines if "refused" in line]) == 1
+    assert isinstance(state.fault, ffc.Unavailable)
+    state.live()
+    assert state.fault is None

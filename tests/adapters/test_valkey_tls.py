@@ -1,0 +1,102 @@
+"""TLS with a private CA and client certificates. The wheel's server speaks none, so a proxy in front of it does."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+import ffcompletion as ffc
+from ffcompletion.backends.valkey import ValkeyBackend
+from tests.worlds import ValkeyWorld, done, first
+from tests.worlds.proxy import Proxy
+
+
+class Authority:
+    """A CA of our own, and what it has issued, as files."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        self.issuer = trustme.CA()
+        self.ca, self.cert, self.key = (str(directory / name) for name in ("ca.pem", "cert.pem", "key.pem"))
+        self.issuer.cert_pem.write_to_path(self.ca)
+        client = self.issuer.issue_cert("client@example.org")
+        client.private_key_pem.write_to_path(self.key)
+        client.cert_chain_pems[0].write_to_path(self.cert)
+
+    def server(self, *, ask_for_client: bool = False) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.issuer.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+        if ask_for_client:
+            context.verify_mode = ssl.CERT_REQUIRED
+            self.issuer.configure_trust(context)
+        return context
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+def _target(valkey: ValkeyWorld) -> tuple[str, int]:
+    host, _, port = valkey.url.removeprefix("valkey://").partition(":")
+    return host, int(port)
+
+
+@pytest.fixture
+def tls(valkey: ValkeyWorld, authority: Authority) -> Iterator[Proxy]:
+    with Proxy(_target(valkey), authority.server()) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def mutual(valkey: ValkeyWorld, authority: Authority) -> Iterator[Proxy]:
+    with Proxy(_target(valkey), authority.server(ask_for_client=True)) as proxy:
+        yield proxy
+
+
+async def _delivers(backend: ValkeyBackend, valkey: ValkeyWorld) -> None:
+    async with backend, ffc.subscribe(backend, ffc.ScannerFilter("a")) as stream:
+        item = done(namespace="a")
+        await valkey.finish(item)
+        assert (await first(stream)).execution_id == item.execution_id
+
+
+async def test_a_private_ca(valkey: ValkeyWorld, tls: Proxy, authority: Authority) -> None:
+    """By keyword, and by URL."""
+    await _delivers(ValkeyBackend(f"valkeys://localhost:{tls.port}", tls_ca=authority.ca), valkey)
+    await _delivers(ValkeyBackend(f"rediss://127.0.0.1:{tls.port}?tls_ca={authority.ca}"), valkey)
+
+
+async def test_a_client_certificate(valkey: ValkeyWorld, mutual: Proxy, authority: Authority) -> None:
+    """The server asks for one, and gets it."""
+    options = {"tls_ca": authority.ca, "tls_cert": authority.cert, "tls_key": authority.key}
+    await _delivers(ValkeyBackend(f"valkeys://localhost:{mutual.port}", **options), valkey)  # type: ignore[arg-type]  # strings only
+
+
+async def test_a_missing_client_certificate_is_refused(mutual: Proxy, authority: Authority) -> None:
+    """At subscribe, in a bounded time, as our error."""
+    started = time.monotonic()
+    async with ValkeyBackend(f"valkeys://localhost:{mutual.port}", tls_ca=authority.ca, setup_timeout=4) as backend:
+        with pytest.raises(ffc.EngineError):
+            await backend.subscribe_completions()
+    assert time.monotonic() - started < 6
+
+
+@pytest.mark.parametrize("wrong", ["another CA", "no CA", "no TLS"])
+async def test_a_server_that_cannot_be_trusted_is_refused(
+    tls: Proxy, authority: Authority, tmp_path: Path, wrong: str
+) -> None:
+    """Whoever it is: nothing is read from it."""
+    url, ca = f"valkeys://localhost:{tls.port}", None
+    if wrong == "another CA":
+        ca = Authority(tmp_path / "other").ca
+    if wrong == "no TLS":
+        url = url.replace("valkeys", "valkey")
+    async with ValkeyBackend(url, tls_ca=ca, setup_timeout=4) as backend:
+        with pytest.raises(ffc.EngineError):
+            await backend.subscribe_completions()

@@ -1,0 +1,118 @@
+"""Every code block in the README and the other documents runs, against real servers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests import ROOT
+from tests.doors.test_cli import announce, psql
+
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
+]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# The newcomer's two commands, which install into an environment of their own: `.ci/run` runs them.
+COMMANDS = ["pip install -e '.[demo]'\nffcompletion demo\n", "pip install -e '.[dev]'\npytest -n 3 --dist worksteal\n"]
+
+
+def _blocks(*languages: str) -> list[object]:
+    found: list[object] = []
+    for document in DOCUMENTS:
+        for number, (language, text) in enumerate(BLOCK.findall(document.read_text(encoding="utf-8")), 1):
+            if language in languages and text not in COMMANDS:
+                found.append(pytest.param(text, id=f"{document.name}-{number}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def urls(valkey_url: str, postgres18_url: str) -> dict[str, str]:
+    return {"valkey://localhost:6379": valkey_url, "postgresql://localhost/app": postgres18_url}
+
+
+@pytest.fixture
+def _traffic(urls: dict[str, str]) -> Iterator[None]:
+    """Something to read, on both servers, all the while."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(0.1):
+            for url in urls.values():
+                announce(url, 99, tenant="tenant-a")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+def _here(text: str, urls: dict[str, str]) -> str:
+    for shown, real in urls.items():
+        text = text.replace(shown, real)
+    return text
+
+
+@pytest.mark.usefixtures("_traffic")
+@pytest.mark.parametrize("text", _blocks("python"))
+def test_python_blocks_run(text: str, urls: dict[str, str]) -> None:
+    """As a program, warnings being errors."""
+    program = _here(text, urls)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text", _blocks("sh", "bash", "console"))
+def test_shell_blocks_run(text: str, urls: dict[str, str]) -> None:
+    """Line by line; the tables of the engine are there, so installing producers changes nothing."""
+    for line in _here(text, urls).strip().splitlines():
+        command = line.replace("ffcompletion", f"{sys.executable} -m ffcompletion", 1)
+        done = subprocess.run(
+            ["bash", "-c", command.replace("?host", "\\?host").replace("&port", "\\&port")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=ROOT,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text", _blocks("sql"))
+def test_sql_blocks_run(text: str, urls: dict[str, str]) -> None:
+    """On a database with our producer."""
+    from ffcompletion.producers import text as producer
+
+    url = urls["postgresql://localhost/app"]
+    psql(url, "DROP DATABASE IF EXISTS documents")
+    psql(url, "CREATE DATABASE documents")
+    database = url.replace("/postgres?", "/documents?")
+    psql(database, producer("postgres"))
+    psql(database, text)
+    psql(url, "DROP DATABASE documents")
+
+
+def test_the_newcomers_commands_come_first() -> None:
+    """One sentence, then the block that runs it and the block that tests it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = [block for language, block in BLOCK.findall(text) if language == "sh"]
+    assert blocks[:2] == COMMANDS
+
+
+def test_the_contract_s_page_names_every_check() -> None:
+    """By number and name, and none that is not there."""
+    from ffcompletion.testing import CHECKS
+
+    text = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([0-9.]+) \| (.*?) \| `check_(\w+)`", text, re.MULTILINE)
+    assert rows == [(check.clause, check.title, check.name) for check in CHECKS]

@@ -1,0 +1,70 @@
+"""The house rules that a tool can see: rooms, sizes, names, what the project says of itself."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import ffcompletion
+from tests import ROOT
+
+MODULES = sorted(
+    name
+    for _, name, _ in pkgutil.walk_packages(ffcompletion.__path__, "ffcompletion.")
+    if not name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_module_has_a_right_all(name: str) -> None:
+    """Sorted, complete, and everything in it exists and has a docstring."""
+    module = importlib.import_module(name)
+    assert module.__doc__, "a module says what lives there"
+    names = getattr(module, "__all__", None)
+    if names is None:
+        assert module.__file__ is not None
+        assert module.__file__.endswith("__init__.py")
+        return
+    assert list(names) == sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n)) or list(
+        names
+    ) == sorted(names)
+    for item in names:
+        thing = getattr(module, item)
+        if isinstance(thing, type) and thing.__module__ == name:
+            assert thing.__doc__, f"{name}.{item} has no docstring"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ffcompletion").rglob("*.py")), ids=lambda p: p.stem)
+def test_no_module_outgrows_its_room(path: Path) -> None:
+    """About 300 lines, no assert at run time, no blanket ignore."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 320
+    tree = ast.parse(text)
+    if "testing" not in path.parts:
+        assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    assert not re.search(r"(type|pyright): ignore(?!\[)", text)
+
+
+def test_public_methods_are_documented() -> None:
+    """Whatever `import ffcompletion` offers explains itself."""
+    for name in ffcompletion.__all__:
+        thing = getattr(ffcompletion, name)
+        if isinstance(thing, type):
+            for member, value in vars(thing).items():
+                if not member.startswith("_") and callable(value):
+                    assert value.__doc__, f"{name}.{member}"
+
+
+def test_nothing_names_a_particular_machine() -> None:
+    """No path of anybody's home or work folder in any tracked file."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    pattern = re.compile(r"/(root|home|Users|work)/\w")
+    for name in tracked:
+        if (ROOT / name).exists() and not name.endswith("test_house.py"):
+            assert not pattern.search((ROOT / name).read_text(encoding="utf-8", errors="replace")), name

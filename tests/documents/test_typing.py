@@ -1,0 +1,108 @@
+"""The typing proof, against the built wheel: users' programs are accepted by every checker, each wrong line refused."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import TESTS
+from tests.typing import public
+from tests.typing.checkers import CHECKERS, Found, installed, programs
+
+HERE = TESTS / "typing"
+# Each checker starts once, for all of it; the slowest takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with our wheel."""
+    return installed(tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture(scope="module")
+def found(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Found]:
+    """What each checker says of all programs."""
+    folder = tmp_path_factory.mktemp("programs") / "checked"
+    programs(folder)
+    (folder / "revealing.py").write_text(public.program())
+    return functools.cache(lambda checker: CHECKERS[checker](folder, python))
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_what_a_user_writes_is_accepted(checker: str, found: Callable[[str], Found]) -> None:
+    """No error in the accepted programs, nor in any block of README and docs, as pasted."""
+    wrong = {
+        f"{name}:{line}": message
+        for name, lines in found(checker).items()
+        for line, message in lines.items()
+        if line > 0
+        and name not in ("rejected.py", "revealing.py")
+        # glide's own types are partly unknown: what a custom command answers.
+        and "custom_command" not in message
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_each_wrong_line_is_rejected(checker: str, found: Callable[[str], Found]) -> None:
+    """The marked lines, and no other; where a class is no backend, the member is named that it lacks."""
+    lines = (HERE / "rejected.py").read_text().splitlines()
+    said = found(checker)["rejected.py"]
+    assert {number for number, line in enumerate(lines, 1) if line.endswith("# rejected")} == {n for n in said if n > 0}
+
+
+def test_the_types_of_public_names_are_pinned(found: Callable[[str], Found]) -> None:
+    """As two checkers see them; ``python -m tests.typing.public`` pins them anew."""
+    types = public.revealed({name: found(name) for name in ("mypy", "basedpyright")})
+    assert types == json.loads(public.PINNED.read_text())
+    assert all(each["mypy"] and each["basedpyright"] for each in types.values())
+
+
+def test_every_exported_symbol_has_a_known_type(python: Path, tmp_path: Path) -> None:
+    """``--verifytypes``: 100 %."""
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pyright", "--verifytypes", "ffcompletion", "--ignoreexternal", "--outputjson",
+            "--pythonpath", str(python),
+        ],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = json.loads(done.stdout[done.stdout.find("{") :])["typeCompleteness"]
+    unknown = [s["name"] for s in found["symbols"] if s["isExported"] and s["diagnostics"] and not s["isTypeKnown"]]
+    assert not unknown
+    assert found["completenessScore"] == 1
+
+
+def test_the_package_is_what_its_annotations_say(python: Path, tmp_path: Path) -> None:
+    """stubtest, on the wheel: what type checkers read is there at run time."""
+    done = subprocess.run(
+        [
+            str(python), "-m", "mypy.stubtest", "--ignore-missing-stub", "--concise",
+            "--allowlist", str(HERE / "stubtest_allowlist.txt"), "--ignore-unused-allowlist", "ffcompletion",
+        ],
+        cwd=tmp_path, env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_example_for_pytest_does_what_its_text_says(python: Path, tmp_path: Path) -> None:
+    """Pasted into a file and run: no clause fails."""
+    programs(tmp_path / "programs")
+    (pasted,) = (path for path in (tmp_path / "programs").glob("writing*.py") if "BackendContract" in path.read_text())
+    test = tmp_path / "test_pasted.py"
+    test.write_text(pasted.read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", str(test)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout

@@ -1,0 +1,445 @@
+"""The doctor, before servers in the very condition that each check is for; the remedy is pasted, and helps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+
+import ffcompletion as ffc
+from ffcompletion import embedded
+from ffcompletion.backends.postgres import doctor as postgres_doctor
+from ffcompletion.backends.postgres import doctor_findings
+from ffcompletion.backends.valkey import doctor as valkey_doctor
+from ffcompletion.contract.diagnosis import Finding, Verdict, exit_status
+from ffcompletion.doctor import examine
+from tests.conftest import engine_schema
+from tests.doors.test_cli import FFC, raw_valkey
+from tests.worlds.servers import PGBOUNCER, free_ports, pgbouncer, standby_of
+
+pytestmark = pytest.mark.timeout(150)
+OK, NOTE, WARNING, FAILURE = Verdict.OK, Verdict.NOTE, Verdict.WARNING, Verdict.FAILURE
+
+
+def sql(url: str, *texts: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True) as conn, conn.cursor() as cursor:
+        for text in texts:
+            cursor.execute(text.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture(scope="module")
+def database(postgres18_url: str) -> Iterator[str]:
+    """A database of its own with the engine's tables, and a role that may read them."""
+    sql(postgres18_url, "DROP DATABASE IF EXISTS doctor", "CREATE DATABASE doctor")
+    url = postgres18_url.replace("/postgres?", "/doctor?")
+    engine_schema(url)
+    sql(url, "ANALYZE")
+    yield url
+    sql(postgres18_url, "DROP DATABASE doctor WITH (FORCE)")
+
+
+@contextmanager
+def role(database: str, *statements: str, drop: str = "") -> Iterator[str]:
+    """The URL for a new role, of whom these are true."""
+    sql(database, "DROP ROLE IF EXISTS patient", "CREATE ROLE patient LOGIN", *statements)
+    yield database.replace("postgres@", "patient@").replace("user=postgres", "user=patient")
+    sql(database, "DROP OWNED BY patient", "DROP ROLE patient", *([drop] if drop else []))
+
+
+async def found(url: str, check: str, schema: str | None = None) -> Finding:
+    findings = await examine(url, schema=schema)
+    (one,) = [it for it in findings if it.check == check]
+    return one
+
+
+async def test_a_server_that_is_well(database: str) -> None:
+    """Nothing but ok, also for a role whose every transaction is read-only; and no session stays behind."""
+    grants = [
+        "GRANT SELECT ON ff_completion_event, ff_exec_core TO patient",
+        "ALTER ROLE patient SET default_transaction_read_only = on",
+    ]
+    with role(database, *grants) as url:
+        findings = await examine(url)
+    assert [it for it in findings if it.verdict is not OK] == []
+    assert exit_status(findings) == 0
+    assert {"connection", "TLS", "version", "role", "clocks", "table ff_completion_event", "table ff_exec_core", "trigger",
+            "row-level security", "notification queue", "lock table", "sessions", "time-outs", "sequence", "statistics",
+            "watermark", "echo"} == {it.check for it in findings}  # fmt: skip
+    assert sql(database, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ffcompletion doctor'") == [
+        (0,)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "lacking", "check", "text"),
+    [
+        ([], "ff_completion_event", "table ff_completion_event", "may not use schema"),
+        (["GRANT USAGE ON SCHEMA hidden TO patient"], "", "table ff_completion_event", "may not read"),
+        (["GRANT USAGE ON SCHEMA hidden TO patient", "GRANT SELECT ON hidden.ff_completion_event TO patient"], "",
+         "table ff_exec_core", "may not read"),
+    ],
+    ids=["schema", "outbox", "core"],
+)  # fmt: skip
+async def test_a_missing_right_is_named_and_the_remedy_grants_it(
+    database: str, given: list[str], lacking: str, check: str, text: str
+) -> None:
+    """Schema, outbox, core."""
+    sql(
+        database, "DROP SCHEMA IF EXISTS hidden CASCADE", "CREATE SCHEMA hidden",
+        "CREATE TABLE hidden.ff_completion_event (event_id bigint)", "CREATE TABLE hidden.ff_exec_core (id bigint)",
+    )  # fmt: skip
+    with role(database, *given) as url:
+        it = await found(url, check, "hidden")
+        assert (it.verdict, text in it.found) == (FAILURE, True), it
+        assert it.remedy.startswith("GRANT")
+        sql(database, it.remedy)
+        assert text not in (await found(url, check, "hidden")).found
+    sql(database, "DROP SCHEMA hidden CASCADE")
+
+
+async def test_tables_that_are_not_there_or_elsewhere(database: str, postgres18_url: str) -> None:
+    """None at all: install them; in another schema: name it."""
+    sql(postgres18_url, "DROP DATABASE IF EXISTS empty", "CREATE DATABASE empty")
+    empty = postgres18_url.replace("/postgres?", "/empty?")
+    it = await found(empty, "table ff_completion_event")
+    assert (it.verdict, "producers install" in it.remedy) == (FAILURE, True)
+    sql(
+        empty,
+        "CREATE SCHEMA flow",
+        "CREATE TABLE flow.ff_completion_event (i int)",
+        "CREATE TABLE flow.ff_exec_core (i int)",
+    )
+    it = await found(empty, "table ff_completion_event")
+    assert (it.verdict, "--schema flow" in it.remedy) == (FAILURE, True)
+    it = await found(empty, "trigger", "flow")
+    assert (it.verdict, "none announces" in it.found) == (WARNING, True)
+    sql(postgres18_url, "DROP DATABASE empty WITH (FORCE)")
+    assert database
+
+
+async def test_row_level_security_that_applies(database: str) -> None:
+    """Rows that a policy hides would be lost without a word."""
+    grants = [
+        "GRANT SELECT ON ff_completion_event, ff_exec_core TO patient",
+        "ALTER TABLE ff_exec_core ENABLE ROW LEVEL SECURITY",
+    ]
+    with role(database, *grants, drop="ALTER TABLE ff_exec_core DISABLE ROW LEVEL SECURITY") as url:
+        it = await found(url, "row-level security")
+        assert (it.verdict, "patient" in it.found) == (WARNING, True)
+        sql(database, it.remedy)
+        assert (await found(url, "row-level security")).verdict is OK
+
+
+async def test_a_trigger_that_is_disabled_or_missing(database: str) -> None:
+    """On one partition of 256, by name."""
+    sql(database, "ALTER TABLE ff_completion_event_p17 DISABLE TRIGGER ff_notify_completion")
+    it = await found(database, "trigger")
+    assert (it.verdict, "ff_completion_event_p17" in it.found) == (WARNING, True)
+    sql(database, it.remedy)
+    assert (await found(database, "trigger")).verdict is OK
+
+
+async def test_a_sequence_that_caches_and_tables_never_analyzed(database: str) -> None:
+    """The one is a warning, the other a note, which is no reason to worry."""
+    sql(database, "ALTER SEQUENCE ff_completion_event_event_id_seq CACHE 20")
+    it = await found(database, "sequence")
+    assert (it.verdict, "CACHE 20" in it.found) == (WARNING, True)
+    sql(database, it.remedy)
+    assert (await found(database, "sequence")).verdict is OK
+
+
+async def test_who_holds_the_watermark_is_named(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open transaction by pid, application and query; a prepared one by its name. The remedy ends it."""
+    insert = (
+        "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+        " VALUES (1, gen_random_uuid(), 'success', 1)"
+    )
+    with psycopg.connect(database, application_name="forgetful") as holder:
+        holder.execute(insert.encode())
+        it = await found(database, "watermark")
+        assert it.verdict is OK, "a young one is nothing to worry about"
+        assert "1" in it.found
+        monkeypatch.setattr(doctor_findings, "_LONG_S", 0.0)
+        it = await found(database, "watermark")
+        assert it.verdict is WARNING
+        assert all(
+            word in it.found
+            for word in (str(holder.info.backend_pid), "forgetful", "idle in transaction", "INSERT INTO")
+        )
+        with role(database, "GRANT SELECT ON ff_completion_event, ff_exec_core TO patient") as url:
+            unseen = await found(url, "watermark")
+            assert (unseen.verdict, str(holder.info.backend_pid) in unseen.found) == (NOTE, True)
+            sql(database, unseen.remedy)
+            assert (await found(url, "watermark")).verdict is WARNING
+        sql(database, it.remedy)
+        assert (await found(database, "watermark")).verdict is OK
+        holder.close()
+    sql(database, "ALTER TABLE ff_completion_event DISABLE TRIGGER ALL")
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("BEGIN")
+        conn.execute(insert.encode())
+        conn.execute("PREPARE TRANSACTION 'it''s forgotten'")
+    try:
+        it = await found(database, "watermark")
+        assert (it.verdict, "forgotten" in it.found) == (WARNING, True)
+        sql(database, it.remedy)
+        assert (await found(database, "watermark")).verdict is OK
+    finally:
+        for (gid,) in sql(database, "SELECT quote_literal(gid) FROM pg_prepared_xacts"):
+            sql(database, f"ROLLBACK PREPARED {gid}")
+        sql(database, "ALTER TABLE ff_completion_event ENABLE TRIGGER ALL")
+
+
+async def test_time_outs_of_the_role(database: str) -> None:
+    """One that ends the listening session is undone by the remedy."""
+    grant = "GRANT SELECT ON ff_completion_event, ff_exec_core TO patient"
+    with role(database, grant, "ALTER ROLE patient SET idle_session_timeout = '5min'") as url:
+        it = await found(url, "time-outs")
+        assert (it.verdict, "idle_session_timeout=300000" in it.found) == (WARNING, True)
+        sql(database, it.remedy)
+        assert (await found(url, "time-outs")).verdict is OK
+        sql(database, "ALTER ROLE patient SET statement_timeout = '200ms'")
+        it = await found(url, "time-outs")
+        assert (it.verdict, "statement_timeout=200" in it.found) == (WARNING, True)
+        sql(database, it.remedy)
+        assert (await found(url, "time-outs")).verdict is OK
+
+
+async def test_a_notification_queue_that_fills(database: str) -> None:
+    """As far as it can be made: what a listener in an old transaction keeps is seen, and the bounds are the documented ones."""
+    assert (await found(database, "notification queue")).found == "0% used"
+    filling = doctor_findings.filling
+    assert [filling("q", share, "x", 0.1).verdict for share in (0.0, 0.09, 0.1, 0.5, 0.96)] == [
+        OK,
+        OK,
+        WARNING,
+        WARNING,
+        FAILURE,
+    ]
+    assert filling("q", 0.05, "x", 0.1).remedy == ""
+
+
+@pytest.mark.parametrize("offset", [100.0, -100.0])
+async def test_clocks_that_differ(
+    database: str, valkey_url: str, monkeypatch: pytest.MonkeyPatch, offset: float
+) -> None:
+    """Ahead and behind, on both servers."""
+    clock = SimpleNamespace(time=lambda: time.time() + offset, monotonic=time.monotonic)
+    for module, url in ((postgres_doctor, database), (valkey_doctor, valkey_url)):
+        assert (await found(url, "clocks")).verdict is OK
+        monkeypatch.setattr(module, "time", clock)
+        it = await found(url, "clocks")
+        assert (it.verdict, ("behind" if offset > 0 else "ahead") in it.found) == (WARNING, True)
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed (Debian: apt-get install pgbouncer)")
+async def test_behind_a_transaction_pooler(postgres18_url: str, tmp_path: Path) -> None:
+    """It accepts LISTEN and hears nothing."""
+    with pgbouncer(postgres18_url, tmp_path) as url:
+        findings = await examine(url)
+    (it,) = [it for it in findings if it.check == "echo"]
+    assert (it.verdict, "pooler" in it.found, "session" in it.remedy) == (WARNING, True, True)
+    assert exit_status(findings) == 1
+
+
+async def test_on_a_replica() -> None:
+    """What it is, how far behind, and that nothing can be listened to there."""
+    with embedded.postgres(version=18) as primary:
+        engine_schema(primary.url)
+        with standby_of(primary) as standby:
+            # How far behind it is can be told once it has replayed something.
+            with psycopg.connect(primary.url, autocommit=True) as conn:
+                conn.execute("CREATE TABLE replayed ()")
+            with psycopg.connect(standby.url, autocommit=True) as conn:
+                while conn.execute("SELECT pg_last_xact_replay_timestamp()").fetchone() == (None,):
+                    await asyncio.sleep(0.02)
+            findings = {it.check: it for it in await examine(standby.url)}
+    assert findings["role"].verdict is WARNING
+    assert "behind" in findings["role"].found
+    assert findings["echo"].verdict is WARNING
+    assert findings["trigger"].verdict is OK
+
+
+@pytest.mark.parametrize("case", ["password", "database", "refused"])
+async def test_no_connection_says_why(database: str, case: str) -> None:
+    """Each with what to do, and no password in it."""
+    hba = Path(sql(database, "SHOW hba_file")[0][0])
+    before = hba.read_text()
+    (port,) = free_ports(1)
+    try:
+        if case == "password":
+            hba.write_text("local all intruder scram-sha-256\n" + before)
+            sql(
+                database,
+                "DROP ROLE IF EXISTS intruder",
+                "CREATE ROLE intruder LOGIN PASSWORD 'right'",
+                "SELECT pg_reload_conf()",
+            )
+            await asyncio.sleep(0.3)
+            url = psycopg.conninfo.make_conninfo(database, user="intruder", password="hunter2")
+        elif case == "database":
+            url = psycopg.conninfo.make_conninfo(database, dbname="nowhere")
+        else:
+            url = f"postgresql://me:hunter2@127.0.0.1:{port}/app"
+        (it,) = await examine(url)
+    finally:
+        hba.write_text(before)
+        sql(database, "SELECT pg_reload_conf()")
+    wanted = {"password": "wrong password", "database": "CREATE DATABASE nowhere", "refused": "pg_isready"}[case]
+    assert it.verdict is FAILURE
+    assert wanted in it.remedy, it
+    assert "hunter2" not in it.found + it.remedy
+
+
+@asynccontextmanager
+async def mute() -> AsyncGenerator[int]:
+    """Accepts, and never says a word."""
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    for writer in writers:
+        writer.close()
+    server.close()
+
+
+@pytest.mark.parametrize("scheme", ["valkey", "postgresql"])
+async def test_a_mute_server_is_given_up_in_time(scheme: str) -> None:
+    """Within ten seconds, and it is said what that may mean."""
+    async with mute() as port:
+        async with asyncio.timeout(10):
+            (it,) = await examine(f"{scheme}://127.0.0.1:{port}")
+    assert it.verdict is FAILURE
+    assert "does not answer" in it.remedy
+
+
+async def test_a_server_that_falls_silent_while_it_is_asked(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that nobody can wait out, a freeze: bounded as well, and what was found before is kept."""
+    from tests.worlds.proxy import Proxy
+
+    directory = psycopg.conninfo.conninfo_to_dict(database)["host"]
+    with Proxy(f"{directory}/.s.PGSQL.5432") as proxy:
+        url = psycopg.conninfo.make_conninfo(database, host="127.0.0.1", port=str(proxy.port))
+        frozen = threading.Timer(0.0, proxy.freeze)
+        original = postgres_doctor._tls
+
+        def tls(*words: Any) -> Finding:
+            frozen.start()
+            frozen.join()
+            return original(*words)
+
+        monkeypatch.setattr(postgres_doctor, "_tls", tls)
+        async with asyncio.timeout(10):
+            findings = await examine(url)
+    assert [it.check for it in findings][:2] == ["connection", "TLS"]
+    assert exit_status(findings) == 2
+
+
+# Valkey
+
+
+async def test_a_valkey_that_is_well(valkey_url: str) -> None:
+    """Nothing that is more than a note."""
+    findings = await examine(valkey_url)
+    assert exit_status(findings) == 0, [it for it in findings if it.verdict not in (OK, NOTE)]
+    assert {"connection", "TLS", "version", "role", "cluster", "clocks", "announcements", "filters", "results", "reconciling",
+            "waiting", "lanes", "output buffers", "eviction"} == {it.check for it in findings}  # fmt: skip
+
+
+_ALL = "+ping +info +time +subscribe +publish +hget +hmget +hgetall +get +smembers +zrange"
+_KEYS = "%R~ff:exec:* %R~ff:idx:* %R~ff:flow:* %R~ff:config:partitions"
+_CHANNELS = "&ff:dag:completions &ffcompletion:echo:*"
+
+
+@pytest.mark.parametrize(
+    ("rules", "check", "verdict"),
+    [
+        (f"{_ALL} {_KEYS} &ffcompletion:echo:*", "announcements", FAILURE),
+        (f"{_ALL} {_KEYS} &ff:dag:completions", "announcements", NOTE),
+        (f"{_ALL} {_CHANNELS} %R~ff:idx:*", "filters", WARNING),
+        (f"{_ALL} {_CHANNELS} {_KEYS} -get", "results", NOTE),
+        (f"{_ALL} {_CHANNELS} %R~ff:exec:*", "reconciling", WARNING),
+        (f"{_ALL} {_CHANNELS} {_KEYS} -hgetall", "waiting", WARNING),
+        (f"{_ALL} {_CHANNELS} {_KEYS} -info", "version", NOTE),
+    ],
+)
+async def test_a_right_that_the_acl_withholds(valkey_url: str, rules: str, check: str, verdict: Verdict) -> None:
+    """Named, with the rule that grants it; pasted, it does."""
+    user = "patient"
+    raw_valkey(valkey_url, ["ACL", "SETUSER", user, "reset", "on", ">secret", "resetchannels", *rules.split()])
+    url = valkey_url.replace("valkey://", f"valkey://{user}:secret@")
+    it = await found(url, check)
+    assert it.verdict is verdict, it
+    assert it.remedy.startswith(f"ACL SETUSER {user} ")
+    raw_valkey(valkey_url, it.remedy.split())
+    assert (await found(url, check)).verdict is OK
+    raw_valkey(valkey_url, ["ACL", "DELUSER", user])
+
+
+async def test_wrong_credentials_and_nobody_there(valkey_url: str) -> None:
+    """A wrong password is that, not an unreachable server; no password in any of it."""
+    (it,) = await examine(valkey_url.replace("valkey://", "valkey://patient:hunter2@"))
+    assert (it.check, it.verdict) == ("credentials", FAILURE)
+    assert "hunter2" not in it.found + it.remedy
+    (port,) = free_ports(1)
+    (it,) = await examine(f"valkey://127.0.0.1:{port}")
+    assert (it.check, it.verdict, "valkey-cli" in it.remedy) == ("connection", FAILURE, True)
+    assert (await found(valkey_url + "?cluster=true", "cluster")).verdict is FAILURE
+
+
+async def test_buffers_that_are_small_and_executions_that_are_evicted() -> None:
+    """Both limits are read, and the remedies change them."""
+    with embedded.valkey("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--client-output-buffer-limit",
+                         "pubsub 1000 1000 1") as server:  # fmt: skip
+        for check in ("output buffers", "eviction"):
+            it = await found(server.url, check)
+            assert it.verdict is WARNING
+            words = it.remedy.replace("'", "").split(" ", 3)
+            raw_valkey(server.url, words)
+            assert (await found(server.url, check)).verdict is OK
+
+
+# The command
+
+
+def test_the_command_tells_people_and_programs(database: str, valkey_url: str) -> None:
+    """A table, JSON, and an exit status that says how bad it is; a URL that cannot be is one line."""
+    done = subprocess.run([*FFC, "doctor", database], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "watermark" in done.stdout
+    done = subprocess.run(
+        [*FFC, "doctor", valkey_url, "--json"], capture_output=True, text=True, timeout=60, check=False
+    )
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["status"]) == (0, 0)
+    assert {"check", "verdict", "found", "remedy"} == set(told["findings"][0])
+    sql(database, "ALTER TABLE ff_completion_event_p3 DISABLE TRIGGER ff_notify_completion")
+    done = subprocess.run([*FFC, "doctor", database], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    # Whole, on a line of its own, however narrow the table.
+    assert "ALTER TABLE ff_completion_event_p3 ENABLE TRIGGER ff_notify_completion;" in done.stdout.splitlines()[-1]
+    sql(database, "ALTER TABLE ff_completion_event_p3 ENABLE TRIGGER ff_notify_completion")
+    (port,) = free_ports(1)
+    done = subprocess.run(
+        [*FFC, "doctor", f"valkey://127.0.0.1:{port}"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    done = subprocess.run([*FFC, "doctor", "nonsense"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+async def test_memory_has_nothing_to_examine() -> None:
+    """And a URL that cannot be raises."""
+    assert exit_status(await examine("memory://")) == 0
+    with pytest.raises(ffc.Validation):
+        await examine("nonsense")

@@ -1,0 +1,277 @@
+"""The blocking bridge: from plain threads, under Ctrl-C, after fork; the same answers as the asynchronous calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import ffcompletion as ffc
+from tests import TESTS
+from tests.worlds import Done, MemoryWorld, PostgresWorld, ValkeyWorld, World, done
+from tests.worlds.proxy import Proxy
+
+UNKNOWN = "{fp:9}:550e8400-e29b-41d4-a716-446655440099"
+PROGRAM = TESTS / "programs" / "blocks.py"
+
+
+class Plain:
+    """A world for code that blocks: a loop in a thread of its own drives the other side.
+
+    It runs all the while, because glide reads every answer of a process on the loop that connected first.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.do(world.reset())
+
+    def do(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    def backend(self) -> ffc.sync.Backend:
+        async def made() -> ffc.Backend:
+            return self.world.backend()
+
+        return ffc.sync.Backend(asyncio.run_coroutine_threadsafe(made(), self._loop).result(5))
+
+    def close(self) -> None:
+        self.do(self.world.close())
+        self.do(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+@pytest.fixture(params=["memory", "valkey", "postgres16", "postgres18"])
+def plain(request: pytest.FixtureRequest) -> Iterator[Plain]:
+    kind: str = request.param
+    if kind == "memory":
+        made = Plain(MemoryWorld())
+    elif kind == "valkey":
+        made = Plain(ValkeyWorld(request.getfixturevalue("valkey_url")))
+    else:
+        made = Plain(PostgresWorld(int(kind[8:]), request.getfixturevalue(f"{kind}_url")))
+    yield made
+    made.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "ffcompletion-sync"]
+
+
+def later(plain: Plain, work: Callable[[], Any], delay: float = 0.2) -> threading.Thread:
+    """Have it happen in another thread, in a moment."""
+
+    def run() -> None:
+        time.sleep(delay)
+        plain.do(work())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_iterating(plain: Plain) -> None:
+    """Live when subscribe returns; a loop, a filter, a second stream; closing ends the loop in another thread."""
+    items = [done(namespace="a" if n % 2 else "b") for n in range(20)]
+    with plain.backend() as backend:
+        stream, filtered = backend.subscribe(), backend.subscribe(ffc.ScannerFilter("a"))
+        plain.do(plain.world.announce(*items))
+        assert [next(stream).execution_id for _ in items] == [item.execution_id for item in items]
+        assert [next(filtered).execution_id for _ in range(10)] == [i.execution_id for i in items if i.namespace == "a"]
+        filtered.close()
+        with ThreadPoolExecutor() as pool:
+            rest = pool.submit(list, stream)
+            time.sleep(0.1)
+            assert not rest.done()
+            stream.close()
+            assert rest.result(5) == []
+        assert backend.stats().streams == 0
+
+
+def test_more_than_is_kept_ahead(plain: Plain) -> None:
+    """Nothing lost or out of order when the thread is slow."""
+    items = [done() for _ in range(3000)]
+    with plain.backend() as backend, backend.subscribe() as stream:
+        if isinstance(plain.world, MemoryWorld):
+            plain.do(plain.world.announce(*items))
+        else:
+            items = items[:300]
+            plain.do(plain.world.announce(*items))
+        time.sleep(0.1)
+        assert [next(stream).execution_id for _ in items] == [item.execution_id for item in items]
+
+
+@pytest.mark.parametrize("when", ["before", "later", "silently", "again"])
+def test_waiting_for_one(plain: Plain, when: str) -> None:
+    """Finished before, later, without a word, and after a replay."""
+    item, world = done(outcome="failed", result=b"r"), plain.world
+    with plain.backend() as backend:
+        plain.do(world.begins(item))
+        if when in ("before", "again"):
+            plain.do(world.ends(item))
+        expected, thread = "failed", None
+        if when == "later":
+            thread = later(plain, lambda: world.ends(item))
+        elif when == "silently":
+            thread = later(plain, lambda: world.ends(item, silently=True))
+        elif when == "again":
+            plain.do(world.begins(item))
+            expected = "skipped"
+            thread = later(plain, lambda: world.ends(Done(execution_id=item.execution_id, outcome="skipped")))
+        found = backend.wait_for_completion(item.execution_id, timeout=10, poll_interval=0.2)
+        if thread is not None:
+            thread.join()
+        assert (found.execution_id, found.outcome) == (item.execution_id, expected)
+        if when == "before":
+            assert backend.wait_for_completion(item.execution_id, result=True).payload_bytes == item.result
+            snapshot = backend.describe_execution(item.execution_id)
+            assert snapshot is not None
+            assert snapshot.terminal_outcome == "failed"
+
+
+def test_waiting_in_vain(plain: Plain) -> None:
+    """Unknown, malformed, too late: the same errors."""
+    item = done()
+    with plain.backend() as backend:
+        with pytest.raises(ffc.NotFound):
+            backend.wait_for_completion(UNKNOWN)
+        with pytest.raises(ffc.Validation):
+            backend.wait_for_completion("nonsense")
+        plain.do(plain.world.begins(item))
+        with pytest.raises(TimeoutError, match="has not finished"):
+            backend.wait_for_completion(item.execution_id, timeout=0.3)
+        _released(backend)
+
+
+def _released(backend: Any) -> None:
+    """What waits share lingers for the next one, and is released by itself."""
+    deadline = time.monotonic() + 30
+    while backend.stats().streams:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_waiting_for_many(plain: Plain) -> None:
+    """As they finish; all of them; a flow; a loop that is left early leaves nothing."""
+    flow = "550e8400-e29b-41d4-a716-446655440000"
+    items = [done(flow_id=flow) for _ in range(4)]
+    ids = [item.execution_id for item in items]
+    with plain.backend() as backend:
+        plain.do(plain.world.joins(flow, *items))
+        plain.do(plain.world.ends(items[2]))
+        answers = backend.as_completed(ids, timeout=10)
+        assert next(answers).execution_id == ids[2]
+        plain.do(plain.world.ends(items[0]))
+        assert next(answers).execution_id == ids[0]
+        answers.close()  # type: ignore[attr-defined]
+        _released(backend)
+        plain.do(plain.world.ends(items[1]))
+        plain.do(plain.world.ends(items[3]))
+        assert list(backend.wait_for_all(ids, timeout=10)) == ids
+        assert set(backend.wait_for_flow(flow, timeout=10)) == {*ids}
+
+
+def test_threads_share(plain: Plain) -> None:
+    """Thirty threads wait on one backend; closing it ends those that are left, with our error."""
+    items = [done() for _ in range(30)]
+    with ThreadPoolExecutor(40) as pool:
+        with plain.backend() as backend:
+            for item in items:
+                plain.do(plain.world.begins(item))
+            waits = [pool.submit(backend.wait_for_completion, item.execution_id) for item in items]
+            stuck = pool.submit(list, backend.as_completed([items[0].execution_id, items[1].execution_id]))
+            for item in items[1:]:
+                plain.do(plain.world.ends(item))
+            assert [wait.result(10).execution_id for wait in waits[1:]] == [item.execution_id for item in items[1:]]
+            assert backend.stats().streams == 1
+        for left in (waits[0], stuck):
+            with pytest.raises(ffc.Unavailable):
+                left.result(5)
+        backend.close()
+        with pytest.raises(ffc.Unavailable, match="closed"):
+            backend.wait_for_completion(items[0].execution_id)
+
+
+def test_a_server_that_is_not_there() -> None:
+    """The error of the asynchronous call, and no thread is left."""
+    with ffc.sync.connect("valkey://127.0.0.1:1", setup_timeout=2.0) as backend:
+        with pytest.raises(ffc.EngineError):
+            backend.subscribe()
+        with pytest.raises(ffc.EngineError):
+            backend.wait_for_completion(UNKNOWN)
+        assert "sync" in repr(backend)
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "ffcompletion-sync"]
+
+
+async def test_not_from_a_coroutine() -> None:
+    """It would block the loop that the coroutine runs on: said, not done."""
+    backend = ffc.sync.connect("memory://")
+    with pytest.raises(ffc.Unavailable, match="event loop"):
+        backend.subscribe()
+    await asyncio.to_thread(backend.close)
+
+
+def _start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", str(PROGRAM), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_connection_that_is_cut(valkey_url: str) -> None:
+    """A loop that blocks goes on by itself, and what finished meanwhile is delivered."""
+    plain = Plain(ValkeyWorld(valkey_url))
+    host, _, port = valkey_url.removeprefix("valkey://").partition(":")
+    before, meanwhile = [done() for _ in range(5)], [done() for _ in range(5)]
+    try:
+        with (
+            Proxy((host, int(port))) as proxy,
+            ffc.sync.connect(f"valkey://127.0.0.1:{proxy.port}") as backend,
+            backend.subscribe() as stream,
+        ):
+            plain.do(plain.world.announce(*before))
+            assert [next(stream).execution_id for _ in before] == [item.execution_id for item in before]
+            proxy.refuse()
+            proxy.cut()
+            for item in meanwhile:
+                plain.do(plain.world.ends(item))
+            again = threading.Timer(0.3, proxy.refuse, [False])
+            again.start()
+            assert {next(stream).execution_id for _ in meanwhile} == {item.execution_id for item in meanwhile}
+            assert backend.stats().reconnects >= 1
+            again.join()
+    finally:
+        plain.close()
+
+
+@pytest.mark.parametrize("what", ["wait", "iterate"])
+def test_ctrl_c(valkey_url: str, what: str) -> None:
+    """At once, while it blocks; and the program ends cleanly."""
+    process = _start(what, valkey_url)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+    assert (process.returncode, out) == (0, "interrupted\n"), out
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_fork(valkey_url: str) -> None:
+    """The child is told; what it connects anew works there, and the parent goes on."""
+    out, _ = _start("fork", valkey_url).communicate(timeout=30)
+    assert out.split() == ["child:refused", "child:anew", "parent:ok"], out
