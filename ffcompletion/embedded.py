@@ -22,6 +22,7 @@ from typing import IO, Final, Self, final
 
 from typing_extensions import override
 
+from ffcompletion.contract.closing import Closing
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.guardian import dismiss, guard, guarded
 
@@ -33,7 +34,7 @@ _SUPERUSER: Final = "postgres"
 
 
 @final
-class Server:
+class Server(Closing):
     """A running server and its directory. ``stop``, ``kill``, ``start``: for tests of restarts."""
 
     def __init__(
@@ -126,6 +127,7 @@ class Server:
         """Stop it without warning, as a crash does."""
         self.stop(signal.SIGQUIT if self.name == "postgres" else signal.SIGKILL)
 
+    @override
     def close(self) -> None:
         """Stop it and delete its data. Idempotent."""
         self.stop()
@@ -146,12 +148,6 @@ class Server:
         with contextlib.suppress(OSError, ValueError):
             self._pipe.write(line.encode() + b"\n")
             self._pipe.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @override
     def __repr__(self) -> str:
