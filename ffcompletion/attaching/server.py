@@ -229,7 +229,7 @@ def _connected(url: str, op: str) -> Generator[Connected]:
     target = Target(url, 8.0)
     try:
         with psycopg.connect(
-            url, autocommit=True, prepare_threshold=None, client_encoding="UTF8", application_name="ffcompletion attach"
+            target.conninfo, autocommit=True, prepare_threshold=None, application_name="ffcompletion attach"
         ) as conn:
             if conn.info.server_version < _OLDEST:
                 raise Unavailable(op, "PostgreSQL 15 or later is needed")
