@@ -104,18 +104,19 @@ def _reason(exc: Exception) -> str:
     """What the system says of it; asyncio puts its own words in place of them."""
     match exc:
         case TimeoutError():
-            return f"no answer within {_CONNECT_S:g} s"
+            reason = f"no answer within {_CONNECT_S:g} s"
         case EOFError() | ConnectionResetError() | BrokenPipeError():
-            return "the server closed the connection"
+            reason = "the server closed the connection"
         case NoTls():
-            return "the server does not speak TLS on this port"
+            reason = "the server does not speak TLS on this port"
         case ssl.SSLError():
-            return f"TLS: {exc.reason}"
+            reason = f"TLS: {exc.reason}"
         case socket.gaierror():
-            return exc.strerror or str(exc)
+            reason = exc.strerror or str(exc)
         case OSError():
             found = _ERRNO.search(str(exc))
             number = exc.errno or (int(found[1]) if found else None)
-            return os.strerror(number) if number else str(exc)
+            reason = os.strerror(number) if number else str(exc)
         case _:
-            return "what answers is no Valkey"
+            reason = "what answers is no Valkey"
+    return reason
