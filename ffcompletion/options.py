@@ -1,6 +1,6 @@
-"""The options of the backends' classes as ``TypedDict``s, for whoever passes them on: ``connect``, a settings object.
+"""Options as ``TypedDict``s, for whoever passes them on: those of the backends' classes, and of what works on a backend.
 
-What each means is told where the class is.
+What each means is told where the class or the function is.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from ffcompletion.consumers.options import CheckpointedOptions, Missing, StreamOptions, SubscribeOptions, WaitOptions
+from ffcompletion.contract.checkpoint import Lease
 from ffcompletion.contract.stats import Observer
 from ffcompletion.delivery.credentials import Password
 
@@ -18,7 +20,19 @@ if TYPE_CHECKING:
     from ffcompletion.backends.postgres.connection import Connection
     from ffcompletion.delivery.credentials import Password
 
-__all__ = ["CommonOptions", "ConnectOptions", "MemoryOptions", "PostgresOptions", "ValkeyOptions"]
+__all__ = [
+    "CheckpointedOptions",
+    "CommonOptions",
+    "ConnectOptions",
+    "Lease",
+    "MemoryOptions",
+    "Missing",
+    "PostgresOptions",
+    "StreamOptions",
+    "SubscribeOptions",
+    "ValkeyOptions",
+    "WaitOptions",
+]
 
 
 class CommonOptions(TypedDict, total=False):

@@ -19,6 +19,9 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Final, Protocol, Self, final
 
+from typing_extensions import override
+
+from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.payload import CompletionPayload
@@ -180,7 +183,7 @@ def metered(stream: CompletionStream, backend: str, name: str, *, provider: Mete
 
 
 @final
-class Metered:
+class Metered(AsyncClosing):
     """What ``metered`` returns: a stream."""
 
     def __init__(self, stream: CompletionStream, labels: tuple[str, str], registry: _Registry) -> None:
@@ -219,6 +222,7 @@ class Metered:
         cursor: object = getattr(self._stream, "cursor", None)
         return cursor if isinstance(cursor, StreamCursor) else None
 
+    @override
     async def aclose(self) -> None:
         """Close the stream. Idempotent."""
         try:
@@ -228,9 +232,3 @@ class Metered:
                 self._closed = True
                 self._registry.streams[self._labels].discard(self)
                 self._registry.retire(self._labels, self.stats())
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()

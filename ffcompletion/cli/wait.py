@@ -10,7 +10,8 @@ import msgspec
 from rich.console import Console
 
 from ffcompletion.cli.tail import as_json, as_text
-from ffcompletion.consumers.waiting import Missing, as_completed
+from ffcompletion.consumers.options import Missing
+from ffcompletion.consumers.waiting import as_completed
 from ffcompletion.contract.errors import StateUnknown
 from ffcompletion.contract.payload import CompletionPayload, Outcome
 from ffcompletion.options import ConnectOptions

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from typing_extensions import Unpack
 
+from ffcompletion.consumers.options import CheckpointedOptions
 from ffcompletion.consumers.processing import Checkpointed
-from ffcompletion.contract.checkpoint import CheckpointStore, Lease
-from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.checkpoint import CheckpointStore
 from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter
 
 __all__ = ["checkpointed"]
@@ -17,13 +17,7 @@ def checkpointed(
     store: CheckpointStore,
     name: str,
     filter: CompletionFilter | None = None,  # noqa: A002  # the contract's own word
-    *,
-    start: StreamCursor | None = None,
-    partitions: Collection[int] | None = None,
-    results: bool = False,
-    save_interval: float = 0.1,
-    selection: str | None = None,
-    lease: Lease = "none",
+    **options: Unpack[CheckpointedOptions],
 ) -> Checkpointed:
     """Go on where the consumer called ``name`` stopped, and remember how far it has come.
 
@@ -51,4 +45,4 @@ def checkpointed(
     Entering raises ``Unavailable`` if the backend is not resumable, and what subscribing and ``store`` raise. What
     ``store.save`` raises later, the loop raises.
     """
-    return Checkpointed(backend, store, name, filter, start, partitions, results, save_interval, selection, lease)
+    return Checkpointed(backend, store, name, filter, **options)

@@ -7,9 +7,11 @@ import contextlib
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, final
 
+from typing_extensions import override
+
+from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream
 
@@ -106,7 +108,7 @@ class _Pump:
 
 
 @final
-class GeneratorStream:
+class GeneratorStream(AsyncClosing):
     """What ``stream_of`` returns: ``async for``, ``async with``, ``aclose()``."""
 
     __slots__ = ("__weakref__", "_pump")
@@ -120,17 +122,10 @@ class GeneratorStream:
     async def __anext__(self) -> CompletionPayload:
         return await self._pump.next()
 
+    @override
     async def aclose(self) -> None:
         """End the generator where it waits, and everybody's wait for it. Bounded in time; idempotent."""
         await self._pump.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     def __del__(self) -> None:
         pump = getattr(self, "_pump", None)

@@ -42,13 +42,15 @@ class Checkpointed:
         store: CheckpointStore,
         name: str,
         wanted: CompletionFilter | None,
-        start: StreamCursor | None,
-        partitions: Collection[int] | None,
-        results: bool,
-        save_interval: float,
-        selection: str | None,
-        lease: Lease,
+        *,
+        start: StreamCursor | None = None,
+        partitions: Collection[int] | None = None,
+        results: bool = False,
+        save_interval: float = 0.1,
+        selection: str | None = None,
+        lease: Lease = "none",
     ) -> None:
+        """The options of ``CheckpointedOptions``; the defaults are here."""
         if lease not in ("none", "raise", "wait"):
             raise Validation("lease", f"{lease!r} is none of none, raise, wait")
         if not save_interval >= 0:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, final
 
 import msgspec
 from typing_extensions import override
 
+from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream, Subscription
@@ -54,7 +54,7 @@ class Shard:
 
 
 @final
-class SubscriptionShard(Shard):
+class SubscriptionShard(Shard, AsyncClosing):
     """The same of a stream that counts."""
 
     __slots__ = ("_counting",)
@@ -68,14 +68,6 @@ class SubscriptionShard(Shard):
         stats = self._counting.stats()
         passed = self._passed
         return msgspec.structs.replace(stats, delivered=stats.delivered - passed, filtered=stats.filtered + passed)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @override
     def __repr__(self) -> str:

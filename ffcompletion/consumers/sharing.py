@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import warnings
 from collections import deque
-from types import TracebackType
 from typing import Final, Literal, Self, final
 
 from typing_extensions import override
 
 from ffcompletion.consumers.shards import position_of
+from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import ResourceExhausted, Unavailable, Validation
 from ffcompletion.contract.payload import CompletionPayload
@@ -66,7 +66,7 @@ class _Queue:
 
 
 @final
-class BroadcastStream:
+class BroadcastStream(AsyncClosing):
     """One consumer's stream: ``async for``, ``aclose()``, ``stats()``."""
 
     __slots__ = ("__weakref__", "_loop", "_queue", "_shared")
@@ -99,18 +99,11 @@ class BroadcastStream:
         """Where this consumer would have to resume, on a stream like the shared one; None where that has no cursors."""
         return self._queue.cursor
 
+    @override
     async def aclose(self) -> None:
         """Leave; nobody waits for this consumer any more. Idempotent."""
         self._queue.items.clear()
         self._shared._leave(self._queue)  # pyright: ignore[reportPrivateUsage]  # the two classes are one unit
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     def stats(self) -> StreamStats:
         """Counters of this consumer, now."""
@@ -130,7 +123,7 @@ class BroadcastStream:
 
 
 @final
-class Broadcast(CompletionBackend):
+class Broadcast(CompletionBackend, AsyncClosing):
     """What ``broadcast`` returns; use it in ``async with``. Filters are the source stream's own: give it one."""
 
     def __init__(self, stream: CompletionStream, *, overflow: Overflow, buffer_size: int) -> None:
@@ -164,16 +157,13 @@ class Broadcast(CompletionBackend):
         if not self._queues:
             self._wanted.clear()
 
+    @override
     async def __aenter__(self) -> Self:
         self._cursor = position_of(self._stream)
         self._task = asyncio.create_task(self._pump(), name="ffcompletion-broadcast")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
+    @override
     async def aclose(self) -> None:
         """Close the source and end every consumer's stream, after what it still has. Idempotent."""
         if self._task is not None:

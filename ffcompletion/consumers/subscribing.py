@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final, TypedDict, overload
+from typing import Final, overload
 
 from typing_extensions import Unpack
 
+from ffcompletion.consumers.options import StreamOptions, SubscribeOptions
 from ffcompletion.consumers.shards import Shard, SubscriptionShard
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
@@ -21,22 +22,9 @@ from ffcompletion.contract.protocols import (
     Subscription,
 )
 
-__all__ = ["StreamOptions", "SubscribeOptions", "open_stream", "subscribe"]
+__all__ = ["check_partitions", "open_stream", "subscribe"]
 
 _MOST_PARTITIONS: Final = 65_536
-
-
-class StreamOptions(TypedDict, total=False):
-    """What ``subscribe`` takes beside backend and filter."""
-
-    cursor: StreamCursor | None
-    partitions: Collection[int] | None
-
-
-class SubscribeOptions(StreamOptions, total=False):
-    """What it takes for a ``Backend``, which knows results."""
-
-    results: bool
 
 
 @overload

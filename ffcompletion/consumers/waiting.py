@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Final, Literal, TypeVar, final
+from typing import Final, TypeVar, final
 
+from typing_extensions import Unpack
+
+from ffcompletion.consumers.options import Missing, WaitOptions
 from ffcompletion.consumers.waitlist import Wait, Waitlist
 from ffcompletion.consumers.watch import Watch, watching
 from ffcompletion.contract.errors import NotFound, ResourceExhausted, StateUnknown, Transport, Unavailable, Validation
@@ -14,12 +17,8 @@ from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader, FlowReader
 
-__all__ = ["Missing", "as_completed", "wait_for_all", "wait_for_completion", "wait_for_flow"]
+__all__ = ["as_completed", "wait_for_all", "wait_for_completion", "wait_for_flow"]
 
-Missing = Literal["error", "wait"]
-"""What an unknown id means: an error, or an execution that is yet to be made."""
-
-_POLL_S: Final = 1.0
 # A look without waiting is bounded all the same, and asks for so many at once.
 _LOOK_S: Final = 2.0
 _AT_ONCE: Final = 1_000
@@ -29,16 +28,12 @@ _T = TypeVar("_T")
 async def wait_for_completion(
     backend: CompletionBackend,
     execution_id: str,
-    *,
-    timeout: float | None = None,  # noqa: ASYNC109  # the whole of it, set-up included
-    result: bool = False,
-    missing: Missing = "error",
-    poll_interval: float = _POLL_S,
+    **options: Unpack[WaitOptions],
 ) -> CompletionPayload:
     """Wait until one execution has finished. One that has already finished is answered at once.
 
-    Subscribes first, reads the stored state then, and waits for either to tell; every ``poll_interval`` seconds (give
-    or take a fifth) the state is read again, for what is never announced. All waits on one backend share one stream
+    Subscribes first, reads the stored state then, and waits for either to tell; every ``poll_interval`` seconds (1;
+    give or take a fifth) the state is read again, for what is never announced. All waits on one backend share one stream
     and one state read per tick. The payload has no ``cursor`` where the state told first.
 
     - ``timeout``: seconds, set-up included; then ``TimeoutError``, or ``StateUnknown``, which is one too, where the
@@ -54,9 +49,7 @@ async def wait_for_completion(
     whose end is not announced, is waited for without end (or until ``timeout``), ``missing`` has no meaning, and
     ``result=True`` raises ``Unavailable``.
     """
-    answers = as_completed(
-        backend, [execution_id], timeout=timeout, result=result, missing=missing, poll_interval=poll_interval
-    )
+    answers = as_completed(backend, [execution_id], **options)
     async with aclosing(answers):
         return await anext(answers)
 
@@ -64,11 +57,7 @@ async def wait_for_completion(
 def as_completed(
     backend: CompletionBackend,
     execution_ids: Iterable[str],
-    *,
-    timeout: float | None = None,
-    result: bool = False,
-    missing: Missing = "error",
-    poll_interval: float = _POLL_S,
+    **options: Unpack[WaitOptions],
 ) -> AsyncGenerator[CompletionPayload]:
     """Yield each execution's completion as it finishes, those that have finished already first.
 
@@ -77,17 +66,13 @@ def as_completed(
     early keeps its stream until the generator is closed: ``contextlib.aclosing`` does it at once.
     """
     ids = [ExecutionId(execution_id) for execution_id in execution_ids]
-    return _as_completed(backend, _wait(backend, ids, result, missing, poll_interval), timeout)
+    return _as_completed(backend, _wait(backend, ids, **options))
 
 
 async def wait_for_all(
     backend: CompletionBackend,
     execution_ids: Iterable[str],
-    *,
-    timeout: float | None = None,  # noqa: ASYNC109  # as above
-    result: bool = False,
-    missing: Missing = "error",
-    poll_interval: float = _POLL_S,
+    **options: Unpack[WaitOptions],
 ) -> dict[ExecutionId, CompletionPayload]:
     """Wait until all of these have finished, whatever their outcome; by id, in the order given.
 
@@ -95,7 +80,7 @@ async def wait_for_all(
     is).
     """
     ids = [ExecutionId(execution_id) for execution_id in execution_ids]
-    answers = as_completed(backend, ids, timeout=timeout, result=result, missing=missing, poll_interval=poll_interval)
+    answers = as_completed(backend, ids, **options)
     async with aclosing(answers):
         found = {completion.execution_id: completion async for completion in answers}
     return {id_: found[id_] for id_ in ids}
@@ -104,11 +89,7 @@ async def wait_for_all(
 async def wait_for_flow(
     backend: CompletionBackend,
     flow_id: str,
-    *,
-    timeout: float | None = None,  # noqa: ASYNC109  # as above
-    result: bool = False,
-    missing: Missing = "error",
-    poll_interval: float = _POLL_S,
+    **options: Unpack[WaitOptions],
 ) -> dict[ExecutionId, CompletionPayload]:
     """Wait until every member of a flow has finished, those that join while others run included; by id.
 
@@ -119,17 +100,19 @@ async def wait_for_flow(
     flow = FlowId(flow_id)
     if not isinstance(backend, FlowReader) or not isinstance(backend, ExecutionReader):
         raise Unavailable("wait_for_flow", f"{type(backend).__name__} cannot tell who belongs to a flow")
-    wait = _wait(backend, (), result, "wait", poll_interval)
-    deadline = _Deadline(timeout)
+    wait = _wait(backend, (), **options)
+    if wait.timeout_s == 0:
+        return await _flow_now(backend, flow, wait)
+    # An unknown flow is looked for here; a member that is named and has no record is one that is yet to be made.
+    unknown_fails, wait.missing_fails = wait.missing_fails, False
+    deadline = _Deadline(wait.timeout_s)
     found: dict[ExecutionId, CompletionPayload] = {}
-    if timeout == 0:
-        return await _flow_now(backend, flow, wait, missing)
     async with watching(backend) as watch, deadline.of(watch, lambda: f"flow {flow} has not finished"):
         await watch.open()
         with watch.waiting(wait):
             while True:
                 members = await _asked(backend.flow_members(flow))
-                if members is not None and not members and missing == "error":
+                if members is not None and not members and unknown_fails:
                     raise NotFound(f"flow {flow}")
                 watch.extend(wait, [id_ for id_ in members or () if id_ not in found and id_ not in wait.pending])
                 if members and not wait.pending:
@@ -140,7 +123,7 @@ async def wait_for_flow(
                     if states is not None and not again:
                         return {id_: found[id_] for id_ in members}
                     watch.extend(wait, again)
-                await _finished(watch, wait, poll_interval)
+                await _finished(watch, wait)
                 while wait.answers:
                     completion = wait.answers.popleft()
                     found[completion.execution_id] = completion
@@ -151,8 +134,6 @@ class _Deadline:
     """A time-out over several waits, in force only while one of them runs: not in the consumer's own code."""
 
     def __init__(self, timeout: float | None) -> None:
-        if timeout is not None and timeout < 0:
-            raise Validation("timeout", "must be at least 0 seconds")
         self._timeout = timeout
         self._at = None if timeout is None else asyncio.get_running_loop().time() + timeout
 
@@ -171,31 +152,36 @@ class _Deadline:
 
 
 def _wait(
-    backend: CompletionBackend, ids: Iterable[ExecutionId], result: bool, missing: Missing, poll_interval: float
+    backend: CompletionBackend,
+    ids: Iterable[ExecutionId],
+    *,
+    timeout: float | None = None,
+    result: bool = False,
+    missing: Missing = "error",
+    poll_interval: float = 1.0,
 ) -> Wait:
-    if poll_interval <= 0:
+    """The options of ``WaitOptions``, checked; the defaults are here."""
+    if timeout is not None and not timeout >= 0:
+        raise Validation("timeout", "must be at least 0 seconds")
+    if not poll_interval > 0:
         raise Validation("poll_interval", "must be above 0 seconds")
     if missing not in ("error", "wait"):
         raise Validation("missing", f"{missing!r} is neither 'error' nor 'wait'")
     if result and not isinstance(backend, ExecutionReader):
         raise Unavailable("result=True", f"{type(backend).__name__} cannot read stored results")
-    return Wait(ids, result=result, missing_fails=missing == "error", interval_s=poll_interval)
+    return Wait(ids, result=result, missing_fails=missing == "error", interval_s=poll_interval, timeout_s=timeout)
 
 
-async def _as_completed(
-    backend: CompletionBackend,
-    wait: Wait,
-    timeout: float | None,  # noqa: ASYNC109  # kept over the yields
-) -> AsyncGenerator[CompletionPayload]:
+async def _as_completed(backend: CompletionBackend, wait: Wait) -> AsyncGenerator[CompletionPayload]:
     if not wait.pending:
         return
-    deadline, wanted = _Deadline(timeout), len(wait.pending)
+    deadline, wanted = _Deadline(wait.timeout_s), len(wait.pending)
 
     def late() -> str:
         ids = tuple(wait.pending)
         return f"{ids[0]} has not finished" if wanted == 1 else f"{len(ids)} of {wanted} executions have not finished"
 
-    if timeout == 0 and isinstance(backend, ExecutionReader):
+    if wait.timeout_s == 0 and isinstance(backend, ExecutionReader):
         await _look(backend, wait)
         while wait.answers:
             yield wait.answers.popleft()
@@ -232,9 +218,7 @@ async def _look(reader: ExecutionReader, wait: Wait) -> None:
     waitlist.raise_failure(wait)
 
 
-async def _flow_now(
-    backend: FlowReader, flow: FlowId, wait: Wait, missing: Missing
-) -> dict[ExecutionId, CompletionPayload]:
+async def _flow_now(backend: FlowReader, flow: FlowId, wait: Wait) -> dict[ExecutionId, CompletionPayload]:
     """The members' completions, if all have finished by now."""
     started = asyncio.get_running_loop().time()
     try:
@@ -242,8 +226,9 @@ async def _flow_now(
             members = await backend.flow_members(flow)
     except (Transport, ResourceExhausted, TimeoutError) as exc:
         raise StateUnknown(f"flow {flow}", asyncio.get_running_loop().time() - started) from exc
-    if not members and missing == "error":
+    if not members and wait.missing_fails:
         raise NotFound(f"flow {flow}")
+    wait.missing_fails = False
     wait.pending.update(dict.fromkeys(members))
     if members and isinstance(backend, ExecutionReader):
         await _look(backend, wait)
@@ -258,13 +243,13 @@ async def _change(wait: Wait) -> None:
     wait.changed.clear()
 
 
-async def _finished(watch: Watch, wait: Wait, seconds: float) -> None:
-    """All that is pending has finished, or so many seconds have passed."""
+async def _finished(watch: Watch, wait: Wait) -> None:
+    """All that is pending has finished, or one interval has passed."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(wait.interval_s):
             watch.waitlist.raise_failure(wait)
             if not wait.pending:
-                await asyncio.sleep(seconds)
+                await asyncio.sleep(wait.interval_s)
             while wait.pending:
                 await _change(wait)
                 watch.waitlist.raise_failure(wait)

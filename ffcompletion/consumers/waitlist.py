@@ -21,10 +21,16 @@ __all__ = ["Wait", "Waitlist", "completion_of"]
 class Wait:
     """One waiter, for one execution or many. Each is answered once."""
 
-    __slots__ = ("answers", "changed", "failed", "interval_s", "missing_fails", "pending", "result")
+    __slots__ = ("answers", "changed", "failed", "interval_s", "missing_fails", "pending", "result", "timeout_s")
 
     def __init__(
-        self, ids: Iterable[ExecutionId], *, result: bool = False, missing_fails: bool = True, interval_s: float = 1.0
+        self,
+        ids: Iterable[ExecutionId],
+        *,
+        result: bool = False,
+        missing_fails: bool = True,
+        interval_s: float = 1.0,
+        timeout_s: float | None = None,
     ) -> None:
         self.pending: dict[ExecutionId, None] = dict.fromkeys(ids)
         """Not answered yet, in the order they were asked for."""
@@ -35,6 +41,7 @@ class Wait:
         self.result: bool = result
         self.missing_fails: bool = missing_fails
         self.interval_s: float = interval_s
+        self.timeout_s: float | None = timeout_s
         self.failed: BaseException | None = None
         """What ended it without an answer for all."""
 

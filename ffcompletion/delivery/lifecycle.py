@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Final, Generic, TypeVar
 
+from typing_extensions import override
+
+from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.errors import Transport, Unavailable
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.delivery.connection_state import ConnectionState
@@ -28,7 +30,7 @@ SourceT = TypeVar("SourceT", bound=Leased)
 _CLOSE_ELSEWHERE_S: Final = 2.0
 
 
-class NetworkedBackend(ABC, Generic[ExchangeT, RunT]):
+class NetworkedBackend(AsyncClosing, Generic[ExchangeT, RunT]):
     """Base of the networked backends; not part of the public contract.
 
     An adapter says how its exchange is opened (what questions are asked through: a command client, a pool) and how its
@@ -177,6 +179,7 @@ class NetworkedBackend(ABC, Generic[ExchangeT, RunT]):
         (found,) = await self.describe_executions([execution_id], result=result)
         return found
 
+    @override
     async def aclose(self) -> None:
         """Close every stream and release everything on the server, within about a second. Idempotent.
 
@@ -197,14 +200,6 @@ class NetworkedBackend(ABC, Generic[ExchangeT, RunT]):
             else:
                 tenure.abort()
         self._connection.closed()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 async def _closed_elsewhere(tenure: Tenure[ExchangeT, RunT], loop: asyncio.AbstractEventLoop) -> None:

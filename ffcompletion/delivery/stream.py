@@ -12,11 +12,11 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from operator import length_hint
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
 from typing_extensions import override
 
+from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.payload import CompletionPayload
@@ -69,7 +69,7 @@ class Source(Protocol):
 
 
 @final
-class Subscription:
+class Subscription(AsyncClosing):
     """A stream of completions: ``async for``, ``async with``, ``aclose()``, ``stats()``, ``cursor``.
 
     Yields ``CompletionPayload`` until closed. Closing is idempotent and allowed while another task waits for the next
@@ -165,20 +165,13 @@ class Subscription:
             catching_up=stats.catching_up,
         )
 
+    @override
     async def aclose(self) -> None:
         """Close the stream and release what it held on the server, within about a second whatever the server does."""
         self._items = iter(())
         self._source.close()
         if os.getpid() == self._pid:
             await self._source.released()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @override
     def __repr__(self) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Self, final
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from typing import final
 
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
 from ffcompletion.consumers import checkpointing, waiting
-from ffcompletion.consumers.waiting import Missing
-from ffcompletion.contract.checkpoint import CheckpointStore, Lease
-from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.consumers.options import CheckpointedOptions, SubscribeOptions, WaitOptions
+from ffcompletion.contract.checkpoint import CheckpointStore
+from ffcompletion.contract.closing import Closing
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
@@ -28,7 +27,7 @@ __all__ = ["Backend"]
 
 
 @final
-class Backend:
+class Backend(Closing):
     """A backend for code that blocks. Takes over the asynchronous one it is given, and closes it."""
 
     def __init__(self, backend: AsyncBackend) -> None:
@@ -41,57 +40,35 @@ class Backend:
     def subscribe(
         self,
         filter: CompletionFilter | None = None,  # noqa: A002  # the contract's own word
-        *,
-        cursor: StreamCursor | None = None,
-        partitions: Collection[int] | None = None,
-        results: bool = False,
+        **options: Unpack[SubscribeOptions],
     ) -> Stream:
         """A live stream to iterate over; it is live when this returns. Arguments and errors of ``subscribe``."""
         self._check()
         pump = Pump(self._loop, self._pumps.discard)
-        self._loop.run(lambda: pump.start(self._backend, filter, cursor, partitions, results))
+        self._loop.run(lambda: pump.start(self._backend, filter, **options))
         self._pumps.add(pump)
         return Stream(pump)
 
     def wait_for_completion(
         self,
         execution_id: str,
-        *,
-        timeout: float | None = None,
-        result: bool = False,
-        missing: Missing = "error",
-        poll_interval: float = 1.0,
+        **options: Unpack[WaitOptions],
     ) -> CompletionPayload:
         """Block until the execution has finished. Arguments and errors of ``ffcompletion.wait_for_completion``."""
         self._check()
-        return self._loop.run(
-            lambda: waiting.wait_for_completion(
-                self._backend,
-                execution_id,
-                timeout=timeout,
-                result=result,
-                missing=missing,
-                poll_interval=poll_interval,
-            )
-        )
+        return self._loop.run(lambda: waiting.wait_for_completion(self._backend, execution_id, **options))
 
     def as_completed(
         self,
         execution_ids: Iterable[str],
-        *,
-        timeout: float | None = None,
-        result: bool = False,
-        missing: Missing = "error",
-        poll_interval: float = 1.0,
-    ) -> Iterator[CompletionPayload]:
+        **options: Unpack[WaitOptions],
+    ) -> Generator[CompletionPayload]:
         """Each execution's completion as it finishes. Arguments and errors of ``ffcompletion.as_completed``."""
         self._check()
-        answers = waiting.as_completed(
-            self._backend, execution_ids, timeout=timeout, result=result, missing=missing, poll_interval=poll_interval
-        )
+        answers = waiting.as_completed(self._backend, execution_ids, **options)
         return self._iterate(answers)
 
-    def _iterate(self, answers: AsyncGenerator[CompletionPayload]) -> Iterator[CompletionPayload]:
+    def _iterate(self, answers: AsyncGenerator[CompletionPayload]) -> Generator[CompletionPayload]:
         try:
             while (completion := self._loop.run(lambda: _next(answers))) is not None:
                 yield completion
@@ -102,41 +79,20 @@ class Backend:
     def wait_for_all(
         self,
         execution_ids: Iterable[str],
-        *,
-        timeout: float | None = None,
-        result: bool = False,
-        missing: Missing = "error",
-        poll_interval: float = 1.0,
+        **options: Unpack[WaitOptions],
     ) -> dict[ExecutionId, CompletionPayload]:
         """Block until all have finished. Arguments and errors of ``ffcompletion.wait_for_all``."""
         self._check()
-        return self._loop.run(
-            lambda: waiting.wait_for_all(
-                self._backend,
-                execution_ids,
-                timeout=timeout,
-                result=result,
-                missing=missing,
-                poll_interval=poll_interval,
-            )
-        )
+        return self._loop.run(lambda: waiting.wait_for_all(self._backend, execution_ids, **options))
 
     def wait_for_flow(
         self,
         flow_id: str,
-        *,
-        timeout: float | None = None,
-        result: bool = False,
-        missing: Missing = "error",
-        poll_interval: float = 1.0,
+        **options: Unpack[WaitOptions],
     ) -> dict[ExecutionId, CompletionPayload]:
         """Block until every member has finished. Arguments and errors of ``ffcompletion.wait_for_flow``."""
         self._check()
-        return self._loop.run(
-            lambda: waiting.wait_for_flow(
-                self._backend, flow_id, timeout=timeout, result=result, missing=missing, poll_interval=poll_interval
-            )
-        )
+        return self._loop.run(lambda: waiting.wait_for_flow(self._backend, flow_id, **options))
 
     def describe_execution(self, execution_id: str, *, result: bool = False) -> ExecutionSnapshot | None:
         """The stored state, or None if there is none. Errors of ``ExecutionReader``."""
@@ -160,30 +116,13 @@ class Backend:
         store: CheckpointStore,
         name: str,
         filter: CompletionFilter | None = None,  # noqa: A002  # the contract's own word
-        *,
-        start: StreamCursor | None = None,
-        partitions: Collection[int] | None = None,
-        results: bool = False,
-        save_interval: float = 0.1,
-        selection: str | None = None,
-        lease: Lease = "none",
+        **options: Unpack[CheckpointedOptions],
     ) -> Checkpointed:
         """Go on where the consumer called ``name`` stopped. Arguments and errors of ``ffcompletion.checkpointed``."""
         self._check()
 
         async def made() -> Checkpointed:
-            inner = checkpointing.checkpointed(
-                self._backend,
-                store,
-                name,
-                filter,
-                start=start,
-                partitions=partitions,
-                results=results,
-                save_interval=save_interval,
-                selection=selection,
-                lease=lease,
-            )
+            inner = checkpointing.checkpointed(self._backend, store, name, filter, **options)
             return Checkpointed(self._loop, inner)
 
         return self._loop.run(made)
@@ -192,6 +131,7 @@ class Backend:
         """Counters of this backend, now."""
         return self._backend.stats()
 
+    @override
     def close(self) -> None:
         """End every stream and wait, release everything on the server, within about a second. Idempotent."""
         if not self._open:
@@ -209,14 +149,6 @@ class Backend:
     def _check(self) -> None:
         if not self._open:
             raise Unavailable("sync", "the backend is closed")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @override
     def __repr__(self) -> str:

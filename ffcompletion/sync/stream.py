@@ -7,14 +7,16 @@ import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Final, Self, final
 
 import msgspec
+from typing_extensions import Unpack, override
 
+from ffcompletion.consumers.options import SubscribeOptions
 from ffcompletion.consumers.subscribing import subscribe
+from ffcompletion.contract.closing import Closing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.payload import CompletionPayload
@@ -51,17 +53,11 @@ class Pump:
         """Whether nothing more comes from the loop's thread."""
 
     async def start(
-        self,
-        backend: Backend,
-        wanted: CompletionFilter | None,
-        cursor: StreamCursor | None,
-        partitions: Collection[int] | None,
-        results: bool,
+        self, backend: Backend, wanted: CompletionFilter | None, **options: Unpack[SubscribeOptions]
     ) -> None:
         """Subscribe; on the loop's thread."""
         async with AsyncExitStack() as stack:
-            subscribing = subscribe(backend, wanted, cursor=cursor, partitions=partitions, results=results)
-            stream = await stack.enter_async_context(subscribing)
+            stream = await stack.enter_async_context(subscribe(backend, wanted, **options))
             self._stream = stream
             self._yielded = stream.cursor
             self._task = asyncio.create_task(self._run(stream, stack.pop_all()), name="ffcompletion-sync-stream")
@@ -146,7 +142,7 @@ class Pump:
 
 
 @final
-class Stream:
+class Stream(Closing):
     """Completions for a plain ``for`` loop. Close it, or use it in ``with``; closing ends the loop in any thread.
 
     One that is dropped unclosed, as after a ``break``, is released too, with a ``ResourceWarning``.
@@ -170,17 +166,10 @@ class Stream:
         """Counters of this stream, now."""
         return self._pump.look()[1]
 
+    @override
     def close(self) -> None:
         """Release what it holds on the server; a loop over it ends. Idempotent."""
         self._pump.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         pump = getattr(self, "_pump", None)

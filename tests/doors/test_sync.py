@@ -173,7 +173,7 @@ def test_waiting_for_many(plain: Plain) -> None:
         assert next(answers).execution_id == ids[2]
         plain.do(plain.world.ends(items[0]))
         assert next(answers).execution_id == ids[0]
-        answers.close()  # type: ignore[attr-defined]
+        answers.close()
         _released(backend)
         plain.do(plain.world.ends(items[1]))
         plain.do(plain.world.ends(items[3]))

@@ -19,6 +19,7 @@ import trustme
 
 from ffcompletion import embedded
 from ffcompletion.embedded import Server
+from tests.worlds.templates import postgres
 
 
 def standby_of(primary: Server) -> Server:
@@ -203,10 +204,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def postgres_with_passwords(engine_schema: Callable[[str], None], password: str) -> Iterator[Server]:
+def postgres_with_passwords(password: str) -> Iterator[Server]:
     """A Postgres that a test may hurt, with the engine's tables; the role ``app`` reads them, by this password."""
-    with embedded.postgres("max_connections=40") as made:
-        engine_schema(made.url)
+    with postgres("max_connections=40") as made:
         with psycopg.connect(made.url, autocommit=True) as conn:
             conn.execute(psycopg.sql.SQL("CREATE ROLE app LOGIN PASSWORD {}").format(password))
             conn.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO app")

@@ -10,14 +10,15 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Final, Self, final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, final
 
 import msgspec
 from typing_extensions import override
 
 from ffcompletion.backends.memory.faults import Faults
 from ffcompletion.backends.memory.log import Log, Reader, log
+from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
@@ -35,7 +36,7 @@ __all__ = ["MemoryBackend"]
 
 
 @final
-class MemoryBackend:
+class MemoryBackend(AsyncClosing):
     """A backend within the process. Each ``emit`` reaches every stream once, in order, while the log keeps it.
 
     ``retention``: how many completions the log keeps; a consumer that falls further behind loses the oldest, visibly
@@ -261,19 +262,12 @@ class MemoryBackend:
         """Counters of this backend, now."""
         return BackendStats(state=self._state, streams=len(self._readers), received=self._records.end)
 
+    @override
     async def aclose(self) -> None:
         """Refuse new streams and end the open ones; what they have in memory is still yielded."""
         self._enter(BackendState.CLOSED)
         for reader in tuple(self._readers):
             reader.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @override
     def __repr__(self) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import psycopg
 from psycopg import sql
+from typing_extensions import override
 
 from ffcompletion.backends.postgres.connection import Connection, Target, abandon, deadline, shut_down
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.names import checked, in_statement, quoted
 from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore
+from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.delivery.credentials import Password
@@ -37,7 +38,7 @@ _T = TypeVar("_T")
 
 
 @final
-class PostgresCheckpoints:
+class PostgresCheckpoints(AsyncClosing):
     """Checkpoints by name in one table, which is made when it is first used. Not one of the engine's tables.
 
     ``conninfo``: a ``postgresql://`` URL or any libpq connection string, of whichever database is to keep them.
@@ -180,6 +181,7 @@ class PostgresCheckpoints:
         cursor = await conn.execute("SELECT to_regclass(%s) IS NOT NULL", (self._shown_table,), prepare=False)
         return await cursor.fetchone() == (True,)
 
+    @override
     async def aclose(self) -> None:
         """Close the connection. Idempotent."""
         self._closed = True
@@ -191,14 +193,6 @@ class PostgresCheckpoints:
             shut_down(conn)
         else:
             abandon(conn)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 if TYPE_CHECKING:

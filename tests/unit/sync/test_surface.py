@@ -11,19 +11,28 @@ from typing import Any, get_type_hints
 import pytest
 
 import ffcompletion as ffc
+from ffcompletion import options
 from ffcompletion.backends.memory import MemoryBackend
+from ffcompletion.consumers import subscribing, waiting
+from ffcompletion.consumers.options import CheckpointedOptions, SubscribeOptions, WaitOptions
 from ffcompletion.consumers.processing import Checkpointed
-from ffcompletion.consumers.subscribing import SubscribeOptions
 
 ID = "{fp:7}:550e8400-e29b-41d4-a716-%012d"
 FLOW = "a76a8496-6e9c-457a-8727-b5169796f3cd"
 BEGINNING = ffc.StreamCursor.beginning()
 
 
-def parameters(function: Callable[..., object], leave: int = 0) -> list[tuple[str, object, bool]]:
-    """Name, default, and whether by keyword alone; without the first few."""
+def parameters(function: Callable[..., object], leave: int = 0) -> list[tuple[str, object, object]]:
+    """Name, default, whether by keyword alone; the first few left out. Of options, which ``TypedDict`` they are."""
     kept = list(inspect.signature(function).parameters.values())[leave:]
-    return [(each.name, each.default, each.kind is each.KEYWORD_ONLY) for each in kept]
+    return [
+        (
+            each.name,
+            each.default,
+            get_type_hints(function)[each.name] if each.kind is each.VAR_KEYWORD else each.kind is each.KEYWORD_ONLY,
+        )
+        for each in kept
+    ]
 
 
 @pytest.mark.parametrize(
@@ -47,10 +56,27 @@ def test_a_checkpointed_consumer_s_too(name: str) -> None:
 
 
 def test_subscribe_takes_what_subscribe_takes() -> None:
-    """Its options are written once, in a TypedDict."""
-    taken = [name for name, _, keyword in parameters(ffc.sync.Backend.subscribe, 1) if keyword]
-    assert taken == list(get_type_hints(SubscribeOptions))
-    assert parameters(ffc.sync.Backend.subscribe, 1)[0] == parameters(ffc.subscribe, 1)[0]
+    """The same: what it takes for a ``Backend``."""
+    assert parameters(ffc.sync.Backend.subscribe, 1) == parameters(ffc.subscribe, 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "function"),
+    [
+        (SubscribeOptions, subscribing.open_stream),
+        (WaitOptions, waiting._wait),
+        (CheckpointedOptions, Checkpointed.__init__),
+    ],
+)
+def test_options_are_what_is_taken(written: type, function: Callable[..., object]) -> None:
+    """By name and type, each with a default, and all of them."""
+    taken = {
+        name: each for name, each in inspect.signature(function).parameters.items() if each.kind is each.KEYWORD_ONLY
+    }
+    hints = get_type_hints(function)
+    assert {name: hints[name] for name in taken} == get_type_hints(written)
+    assert not [name for name, each in taken.items() if each.default is each.empty]
+    assert vars(options)[written.__name__] is written
 
 
 def test_nothing_is_missing_on_either_side() -> None:
