@@ -13,6 +13,7 @@ import psycopg
 from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours
 from ffcompletion.attaching.definition import Definition
 from ffcompletion.attaching.rendering import (
+    LOCK,
     batch,
     detaching,
     function_name,
@@ -89,6 +90,7 @@ def detach(url: str, name: str, *, schema: str | None = None) -> None:
     with _connected(url, "detach") as conn:
         inside = _schema(conn, schema, "detach")
         with conn.transaction():
+            _execute(conn, LOCK)
             found = _find(conn, inside, name)
             if found is None:
                 raise NotFound(f"attachment {name!r}")
@@ -113,6 +115,7 @@ def attached(url: str, *, schema: str | None = None) -> list[Attached]:
 
 def _attach(conn: Connected, definition: Definition, schema: str) -> None:
     with conn.transaction():
+        _execute(conn, LOCK)
         installed = check_tables_of_ours(conn, schema)
         check_table(conn, definition)
         before = _find(conn, schema, definition.name)

@@ -30,7 +30,6 @@ from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.backends.postgres import PostgresCheckpoints
 from ffcompletion.cli.app import app
 from ffcompletion.contract.checkpoint import Checkpoint
-from tests.conftest import engine_schema
 from tests.worlds import done
 from tests.worlds.proxy import Proxy
 from tests.worlds.servers import PGBOUNCER, Authority, ask, pgbouncer, postgres_with_passwords
@@ -190,7 +189,7 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.stack = ExitStack()
-        self.server = self.stack.enter_context(postgres_with_passwords(engine_schema, RIGHT))
+        self.server = self.stack.enter_context(postgres_with_passwords(RIGHT))
         with psycopg.connect(self.server.url, autocommit=True) as conn:
             conn.execute(f"CREATE ROLE powerless LOGIN PASSWORD '{RIGHT}'".encode())
             conn.execute(f"CREATE ROLE crowded LOGIN PASSWORD '{RIGHT}' CONNECTION LIMIT 0".encode())
