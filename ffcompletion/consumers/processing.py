@@ -16,7 +16,8 @@ from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease,
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream
+from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream, Subscription
+from ffcompletion.contract.stats import Lag
 from ffcompletion.contract.text import check_text
 from ffcompletion.foreign.awaiting import called
 from ffcompletion.foreign.calling import name_of
@@ -146,6 +147,17 @@ class Checkpointed:
         completion, self._finish = await self._next()
         return completion
 
+    @property
+    def lag(self) -> Lag:
+        """How far this consumer is behind: what is handed out and not done, and what its stream has still to hand out.
+
+        Raises ``Unavailable`` before its ``async with`` block has begun. A stream that does not count adds nothing.
+        """
+        stream = self._stream
+        if stream is None:
+            raise Unavailable("lag", "use it inside its `async with` block")
+        return self._progress.lag(stream.stats().lag if isinstance(stream, Subscription) else Lag())
+
     async def commit(self) -> None:
         """Everything yielded so far is processed, the completion in hand too; returns when that is stored."""
         self._done_in_hand()
@@ -229,7 +241,7 @@ class Checkpointed:
             raise
         if completion.cursor is None:
             raise Unavailable("checkpointed", "the stream's completions carry no cursor")
-        return completion, self._progress.begin(completion.cursor)
+        return completion, self._progress.begin(completion.cursor, completion.produced_at_ms)
 
     def _done_in_hand(self) -> None:
         finish, self._finish = self._finish, None

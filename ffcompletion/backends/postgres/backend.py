@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -214,6 +215,12 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         flow = FlowId(flow_id)
         return await self._question("flow_members", lambda conn: members(conn, self._settings.queries, flow))
 
+    async def ping(self, /) -> float:
+        """Ask the server for a sign of life, through the pool; the seconds that took, connecting included."""
+        began = time.monotonic()
+        await self._question("ping", _sign_of_life)
+        return time.monotonic() - began
+
     async def _question(self, op: str, question: Callable[[Connection], Awaitable[_T]]) -> _T:
         async with driver_errors(self._shown, op), self._querying(op) as pool:
             try:
@@ -226,10 +233,14 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
 
     async def _execute(self, pool: Pool, question: Callable[[Connection], Awaitable[_T]]) -> _T:
         """The answer. A question changes nothing: one that meets a connection gone stale is asked once more."""
+        # The connection's own deadline comes first: a question that is cancelled has psycopg ask the server to end it, and on
+        # a mute one that takes ten seconds.
+        now = asyncio.get_running_loop().time
+        end = now() + self._setup_timeout_s * 0.9
         wait_s = self._setup_timeout_s * 0.8
         async with pool.connection(timeout=wait_s) as conn:
             try:
-                with deadline(conn, self._settings.read_timeout_s):
+                with deadline(conn, min(self._settings.read_timeout_s, max(0.0, end - now()))):
                     return await question(conn)
             except psycopg.Error as exc:
                 if not conn.broken or not may_pass(exc):
@@ -237,7 +248,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         # The idle ones are as old.
         await pool.drain()
         async with pool.connection(timeout=wait_s) as conn:
-            with deadline(conn, self._settings.read_timeout_s):
+            with deadline(conn, min(self._settings.read_timeout_s, max(0.0, end - now()))):
                 return await question(conn)
 
     # ── looking at it ────────────────────────────────────────────────────────────────────────────────────────────
@@ -263,6 +274,10 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
     @override
     def __repr__(self) -> str:
         return f"<PostgresBackend {self._shown}, {self._connection.state.value}, {self._streams} streams>"
+
+
+async def _sign_of_life(conn: Connection) -> None:
+    await conn.execute("SELECT 1", prepare=False)
 
 
 def _event_id(cursor: StreamCursor) -> int:
