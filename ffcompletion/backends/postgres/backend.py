@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -233,14 +232,10 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
 
     async def _execute(self, pool: Pool, question: Callable[[Connection], Awaitable[_T]]) -> _T:
         """The answer. A question changes nothing: one that meets a connection gone stale is asked once more."""
-        # The connection's own deadline comes first: a question that is cancelled has psycopg ask the server to end it, and on
-        # a mute one that takes ten seconds.
-        now = asyncio.get_running_loop().time
-        end = now() + self._setup_timeout_s * 0.9
         wait_s = self._setup_timeout_s * 0.8
         async with pool.connection(timeout=wait_s) as conn:
             try:
-                with deadline(conn, min(self._settings.read_timeout_s, max(0.0, end - now()))):
+                with deadline(conn, self._settings.read_timeout_s):
                     return await question(conn)
             except psycopg.Error as exc:
                 if not conn.broken or not may_pass(exc):
@@ -248,7 +243,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         # The idle ones are as old.
         await pool.drain()
         async with pool.connection(timeout=wait_s) as conn:
-            with deadline(conn, min(self._settings.read_timeout_s, max(0.0, end - now()))):
+            with deadline(conn, self._settings.read_timeout_s):
                 return await question(conn)
 
     # ── looking at it ────────────────────────────────────────────────────────────────────────────────────────────
