@@ -12,11 +12,13 @@ import typer
 from ffcompletion import __version__
 from ffcompletion.cli import attaching
 from ffcompletion.cli.board import board
+from ffcompletion.cli.checkpoints import checkpoints
 from ffcompletion.cli.demo import run_demo
 from ffcompletion.cli.describe import describe
 from ffcompletion.cli.doctor import doctor
 from ffcompletion.cli.producing import producers
 from ffcompletion.cli.running import run
+from ffcompletion.cli.status import status
 from ffcompletion.cli.tail import TailOptions, run_tail
 from ffcompletion.cli.wait import WaitOptions, run_wait
 from ffcompletion.contract.attached import attached_id
@@ -35,11 +37,13 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(producers, name="producers")
+app.add_typer(checkpoints, name="checkpoints")
 attaching.register(app)
 
 app.command()(board)
 app.command()(doctor)
 app.command()(describe)
+app.command()(status)
 
 
 class _Which(StrEnum):

@@ -10,12 +10,14 @@ import stat
 import tempfile
 import threading
 import zlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 import msgspec
 
-from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore
+from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore, StoredCheckpoint
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.text import check_text
@@ -96,10 +98,19 @@ class FileCheckpoints:
 
     async def load(self, name: str, /) -> Checkpoint | None:
         """The file's checkpoint; None if there is no file. Raises ``Validation`` and ``Unavailable``."""
-        try:
-            data = await asyncio.to_thread(self._read)
-        except FileNotFoundError:
+        found = await self.stored()
+        if not found:
             return None
+        if found[0].name != name:
+            raise Validation("checkpoint", f"{self._shown} belongs to {found[0].name!r}, not to {name!r}")
+        return found[0].checkpoint
+
+    async def stored(self) -> Sequence[StoredCheckpoint]:
+        """The one that the file holds, whatever its name; none if there is no file. Raises as ``load`` does."""
+        try:
+            data, saved_s = await asyncio.to_thread(self._read)
+        except FileNotFoundError:
+            return ()
         except OSError as exc:
             raise self._refused(exc) from exc
         try:
@@ -109,9 +120,35 @@ class FileCheckpoints:
             raise self._damaged() from exc
         if not sound:
             raise self._damaged()
-        if line.name != name:
-            raise Validation("checkpoint", f"{self._shown} belongs to {line.name!r}, not to {name!r}")
-        return Checkpoint(cursor=StreamCursor.from_text(line.cursor), backend=line.backend, selection=line.selection)
+        position = Checkpoint(
+            cursor=StreamCursor.from_text(line.cursor), backend=line.backend, selection=line.selection
+        )
+        at = datetime.fromtimestamp(saved_s, UTC)
+        return (StoredCheckpoint(name=line.name, checkpoint=position, saved_at=at),)
+
+    async def remove(self) -> bool:
+        """Remove the file, also a damaged one: its consumer begins where ``start`` says. False if there is none.
+
+        Raises ``Unavailable`` where it cannot be removed, and where a consumer has leased it.
+        """
+        leased = await asyncio.to_thread(os.path.exists, f"{self._path}.lock")
+        if leased:
+            await self.acquire(self._shown, wait=False)
+        try:
+            await asyncio.to_thread(self._unlink)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise self._refused(exc) from exc
+        finally:
+            if leased:
+                await self.release(self._shown)
+        return True
+
+    def _unlink(self) -> None:
+        with self._turn:
+            self._former()
+            self._path.unlink()
 
     async def save(self, name: str, checkpoint: Checkpoint, /) -> None:
         """Replace the file. Raises ``Unavailable``, and then the former content stays."""
@@ -127,7 +164,7 @@ class FileCheckpoints:
         except OSError as exc:
             raise self._refused(exc) from exc
 
-    def _read(self) -> bytes:
+    def _read(self) -> tuple[bytes, float]:
         # Looked at before it is opened, because opening a pipe waits and opening a device may do something.
         self._former()
         # And not waited for, should it have become one since.
@@ -135,7 +172,7 @@ class FileCheckpoints:
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise OSError(errno.EINVAL, _NO_FILE)
-            return file.read(_LONGEST)
+            return file.read(_LONGEST), os.fstat(handle).st_mtime
 
     def _former(self) -> os.stat_result:
         found = self._path.stat()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal, Protocol, final, runtime_checkable
 
 import msgspec
 
 from ffcompletion.contract.cursor import StreamCursor
 
-__all__ = ["Checkpoint", "CheckpointStore", "Lease", "LeasingStore"]
+__all__ = ["Checkpoint", "CheckpointStore", "Lease", "LeasingStore", "StoredCheckpoint"]
 
 Lease = Literal["none", "raise", "wait"]
 """Whether a name is one consumer's alone, and what happens where another has it."""
@@ -24,6 +25,15 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whose cursor it is: ``outbox``, ``stream``, or a family's prefix; blank for the beginning and for "from now"."""
     selection: str
     """Which completions were asked for: filter and partitions, by value, as text."""
+
+
+@final
+class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One that a store keeps, and since when."""
+
+    name: str
+    checkpoint: Checkpoint
+    saved_at: datetime
 
 
 @runtime_checkable

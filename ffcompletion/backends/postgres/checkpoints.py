@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import psycopg
@@ -13,7 +14,7 @@ from typing_extensions import override
 from ffcompletion.backends.postgres.connection import Connection, Target, abandon, deadline, shut_down
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.names import checked, in_statement, quoted
-from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore
+from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore, StoredCheckpoint
 from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
@@ -25,6 +26,8 @@ _MAKE: Final = sql.SQL(
     "CREATE TABLE IF NOT EXISTS {} (name text PRIMARY KEY, cursor bytea NOT NULL, backend text NOT NULL,"
     " selection text NOT NULL, saved_at timestamptz NOT NULL DEFAULT now())"
 )
+_ALL: Final = sql.SQL("SELECT name, cursor, backend, selection, saved_at FROM {} ORDER BY name")
+_REMOVE: Final = sql.SQL("DELETE FROM {} WHERE name = %s")
 _LOAD: Final = sql.SQL("SELECT cursor, backend, selection FROM {} WHERE name = %s")
 _SAVE: Final = sql.SQL(
     "INSERT INTO {} AS kept (name, cursor, backend, selection) VALUES (%s, %s, %s, %s) ON CONFLICT (name) DO UPDATE"
@@ -131,6 +134,49 @@ class PostgresCheckpoints(AsyncClosing):
             await conn.execute(_SAVE.format(self._table), values, prepare=False)
 
         await self._connected("save a checkpoint", save)
+
+    async def stored(self) -> Sequence[StoredCheckpoint]:
+        """All of them, by name; none where there is no table, which is not made for this."""
+
+        async def look(conn: Connection) -> list[tuple[str, bytes, str, str, datetime]]:
+            if not await self._exists(conn):
+                return []
+            return await (await conn.execute(_ALL.format(self._table), (), prepare=False)).fetchall()
+
+        return [
+            StoredCheckpoint(
+                name=name,
+                checkpoint=Checkpoint(cursor=StreamCursor.from_bytes(cursor), backend=backend, selection=selection),
+                saved_at=saved_at,
+            )
+            for name, cursor, backend, selection, saved_at in await self._alone("list checkpoints", look)
+        ]
+
+    async def forget(self, name: str, /) -> bool:
+        """Forget this one: whoever uses the name next begins where ``start`` says. False if there is none.
+
+        Raises ``Unavailable`` where a consumer has leased the name.
+        """
+
+        async def remove(conn: Connection) -> bool:
+            if not await self._exists(conn):
+                return False
+            if not await self._locked(conn, name):
+                raise self._leased(name)
+            return (await conn.execute(_REMOVE.format(self._table), (name,), prepare=False)).rowcount > 0
+
+        return await self._alone("remove a checkpoint", remove)
+
+    async def _alone(self, op: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """On a connection of its own, which takes its locks with it; nothing is made."""
+        async with driver_errors(self._target.shown, op):
+            async with asyncio.timeout(self._timeout_s):
+                conn = await self._target.connect()
+            try:
+                with deadline(conn, self._timeout_s):
+                    return await work(conn)
+            finally:
+                conn.pgconn.finish()
 
     async def _connected(self, op: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         """Loading and saving change nothing when done twice: what meets a connection gone stale is done once more."""

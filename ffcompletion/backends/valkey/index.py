@@ -77,6 +77,11 @@ class TerminalIndex:
         return server_ms(now), sent_at
 
     @property
+    def lanes(self) -> Sequence[str]:
+        """The lanes that it is read by, as of the last look."""
+        return self._lanes
+
+    @property
     def key_count(self) -> int:
         """Of how many keys the index consists, one for each lane and partition."""
         return len(self._lanes) * self._partitions
@@ -105,14 +110,14 @@ class TerminalIndex:
 
     async def _read(self, since_ms: int, per_key: int, found: _Found) -> AsyncIterator[object]:
         # In pieces, and no piece is one moment: the server serves others in between.
-        for names in self._names():
+        for names in self.names():
             now, *replies = await self._execute([("TIME",), *(_range(name, since_ms, per_key) for name in names)])
             raise_refusal((now, *replies))
             found.asked(server_ms(now))
             for reply in replies:
                 yield reply
 
-    def _names(self) -> Iterator[Sequence[str]]:
+    def names(self) -> Iterator[Sequence[str]]:
         """The keys, lane by lane, so many at a time."""
         for start in range(0, self.key_count, _KEYS_AT_ONCE):
             numbers = range(start, min(start + _KEYS_AT_ONCE, self.key_count))
