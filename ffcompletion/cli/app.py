@@ -86,6 +86,7 @@ def tail(
     timeout: Annotated[float | None, typer.Option(min=0, metavar="S", help="Stop after so many seconds.")] = None,
     schema: Annotated[str | None, typer.Option(help="Postgres: the schema of the engine's tables.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON Lines.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="No lines: a table of outcomes alone.")] = False,
     start: Annotated[
         str | None,
         typer.Option("--from", metavar="CURSOR", help="Where to begin: `beginning`, or a cursor from --json."),
@@ -101,6 +102,8 @@ def tail(
     """Show completions as they happen. Ctrl-C ends it; so do --count and --timeout."""
 
     async def work() -> int:
+        if summary and json:
+            raise typer.BadParameter("--summary is for people: leave --json out")
         wanted = ScannerFilter(namespace)
         if tag is not None:
             key, separator, value = tag.partition("=")
@@ -119,6 +122,7 @@ def tail(
             timeout=timeout,
             schema=schema,
             json=json,
+            summary=summary,
             start=_cursor(start),
             checkpoint=checkpoint,
             attached=attached,

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ffcompletion import embedded
 from ffcompletion.cli.board import serving_board
-from ffcompletion.cli.tail import as_text
+from ffcompletion.cli.showing import as_text
 from ffcompletion.cli.workload import TENANTS, Workload, on_postgres, on_valkey
 from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.filter import ScannerFilter

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ffcompletion.cli.running import run
-from ffcompletion.cli.tail import printable
+from ffcompletion.cli.showing import printable
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of

@@ -8,8 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import datetime
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import final
 
@@ -17,10 +16,11 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from ffcompletion.cli.live import shown_live, table_of
+from ffcompletion.cli.showing import as_json, as_text, printable
 from ffcompletion.consumers.checkpointing import checkpointed
 from ffcompletion.consumers.checkpoints import FileCheckpoints
 from ffcompletion.consumers.subscribing import subscribe
-from ffcompletion.contract.attached import attached_key
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport
 from ffcompletion.contract.filter import ScannerFilter
@@ -31,16 +31,7 @@ from ffcompletion.contract.stats import BackendEvent, BackendState
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
 
-__all__ = ["COLOURS", "TailOptions", "as_json", "as_text", "ends_on_interrupt", "printable", "run_tail"]
-
-COLOURS = {
-    Outcome.SUCCESS: "green",
-    Outcome.FAILED: "bold red",
-    Outcome.CANCELLED: "yellow",
-    Outcome.EXPIRED: "magenta",
-    Outcome.SKIPPED: "cyan",
-    Outcome.OTHER: "white",
-}
+__all__ = ["TailOptions", "ends_on_interrupt", "run_tail"]
 
 
 @final
@@ -56,50 +47,10 @@ class TailOptions(msgspec.Struct, frozen=True, kw_only=True):
     json: bool = False
     start: StreamCursor | None = None
     checkpoint: Path | None = None
+    summary: bool = False
+    """No lines: a table of outcomes."""
     attached: str | None = None
     """Jobs attached under this name are shown by their keys."""
-
-
-def as_json(completion: CompletionPayload, *, result: bool = False, attached: str | None = None) -> str:
-    """One line of JSON: the wire's own names, plus ``cursor`` where there is one.
-
-    ``result``: the stored one as well, as text if it is UTF-8, else in ``result_base64``.
-    """
-    line: dict[str, object] = {
-        "execution_id": str(completion.execution_id),
-        "outcome": completion.outcome,
-        "flow_id": None if completion.flow_id is None else str(completion.flow_id),
-        "produced_at_ms": completion.produced_at_ms,
-    }
-    if attached is not None:
-        line["key"] = attached_key(completion.execution_id, attached)
-    if completion.cursor is not None:
-        line["cursor"] = completion.cursor.to_text()
-    if result:
-        stored = completion.payload_bytes
-        try:
-            line["result"] = None if stored is None else stored.decode()
-        except UnicodeDecodeError:
-            line["result_base64"] = stored
-    return msgspec.json.encode(line).decode()
-
-
-def as_text(completion: CompletionPayload, *, attached: str | None = None) -> Text:
-    """One line for people. Control characters from the wire are shown, never sent to the terminal."""
-    at = datetime.fromtimestamp(completion.produced_at_ms / 1000 or time.time()).astimezone()
-    outcome = completion.outcome or "(none)"
-    line = Text(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
-    line.append(f"{printable(outcome):<10}", style=COLOURS[completion.kind])
-    key = None if attached is None else attached_key(completion.execution_id, attached)
-    line.append(printable(completion.execution_id) if key is None else f"{attached} {key}", style="default")
-    if completion.flow_id is not None:
-        line.append(f"  flow {completion.flow_id}", style="dim")
-    return line
-
-
-def printable(text: str) -> str:
-    """The text with control characters shown, so that nothing from the wire is sent to the terminal."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 @asynccontextmanager
@@ -136,6 +87,8 @@ async def run_tail(url: str, options: TailOptions) -> int:
             raise outcome
         if not live.is_set() and not ended.is_set():
             raise Transport(repr(backend), f"no answer within {options.timeout:g} s")
+    if options.summary:
+        Console(highlight=False).print(table_of(totals))
     if not options.json:
         _print_totals(totals, time.monotonic() - started)
     return 0
@@ -159,10 +112,11 @@ class _Mended:
 
 async def _show(backend: Backend, options: TailOptions, totals: Counter[str], live: asyncio.Event) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    async with _stream(backend, options) as stream:
+    async with _stream(backend, options) as stream, AsyncExitStack() as stack:
         live.set()
         if console.is_terminal and not options.json:
             console.print(Text(f"listening: {backend!r}  (Ctrl-C ends)", style="dim"))
+            await stack.enter_async_context(shown_live(console, backend, stream, totals, table=options.summary))
         async for completion in stream:
             if options.outcomes and completion.kind not in options.outcomes:
                 continue
@@ -172,7 +126,7 @@ async def _show(backend: Backend, options: TailOptions, totals: Counter[str], li
             if options.json:
                 sys.stdout.write(as_json(completion, attached=options.attached) + "\n")
                 sys.stdout.flush()
-            else:
+            elif not options.summary:
                 console.print(as_text(completion, attached=options.attached))
                 console.file.flush()
             if options.count is not None and totals.total() >= options.count:

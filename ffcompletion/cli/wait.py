@@ -9,7 +9,7 @@ from typing import Final, final
 import msgspec
 from rich.console import Console
 
-from ffcompletion.cli.tail import as_json, as_text
+from ffcompletion.cli.showing import as_json, as_text
 from ffcompletion.consumers.options import Missing
 from ffcompletion.consumers.waiting import as_completed
 from ffcompletion.contract.errors import StateUnknown

@@ -10,7 +10,7 @@ import msgspec
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.ids import ExecutionId, FlowId
 
-__all__ = ["CompletionPayload", "Outcome"]
+__all__ = ["CompletionPayload", "Outcome", "kind_of"]
 
 
 class Outcome(StrEnum):
@@ -33,6 +33,11 @@ _KINDS: Final[dict[str, Outcome]] = {
     "expired": Outcome.EXPIRED,
     "skipped": Outcome.SKIPPED,
 }
+
+
+def kind_of(outcome: str) -> Outcome:
+    """The enum of an outcome as the wire has it; anything unknown is ``OTHER``."""
+    return _KINDS.get(outcome, Outcome.OTHER)
 
 
 @final

@@ -1,0 +1,65 @@
+"""A completion as text: for people, and as JSON Lines."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import msgspec
+from rich.text import Text
+
+from ffcompletion.contract.attached import attached_key
+from ffcompletion.contract.payload import CompletionPayload, Outcome
+
+__all__ = ["COLOURS", "as_json", "as_text", "printable"]
+
+COLOURS = {
+    Outcome.SUCCESS: "green",
+    Outcome.FAILED: "bold red",
+    Outcome.CANCELLED: "yellow",
+    Outcome.EXPIRED: "magenta",
+    Outcome.SKIPPED: "cyan",
+    Outcome.OTHER: "white",
+}
+
+
+def as_json(completion: CompletionPayload, *, result: bool = False, attached: str | None = None) -> str:
+    """One line of JSON: the wire's own names, plus ``cursor`` where there is one.
+
+    ``result``: the stored one as well, as text if it is UTF-8, else in ``result_base64``.
+    """
+    line: dict[str, object] = {
+        "execution_id": str(completion.execution_id),
+        "outcome": completion.outcome,
+        "flow_id": None if completion.flow_id is None else str(completion.flow_id),
+        "produced_at_ms": completion.produced_at_ms,
+    }
+    if attached is not None:
+        line["key"] = attached_key(completion.execution_id, attached)
+    if completion.cursor is not None:
+        line["cursor"] = completion.cursor.to_text()
+    if result:
+        stored = completion.payload_bytes
+        try:
+            line["result"] = None if stored is None else stored.decode()
+        except UnicodeDecodeError:
+            line["result_base64"] = stored
+    return msgspec.json.encode(line).decode()
+
+
+def as_text(completion: CompletionPayload, *, attached: str | None = None) -> Text:
+    """One line for people. Control characters from the wire are shown, never sent to the terminal."""
+    at = datetime.fromtimestamp(completion.produced_at_ms / 1000 or time.time()).astimezone()
+    outcome = completion.outcome or "(none)"
+    line = Text(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
+    line.append(f"{printable(outcome):<10}", style=COLOURS[completion.kind])
+    key = None if attached is None else attached_key(completion.execution_id, attached)
+    line.append(printable(completion.execution_id) if key is None else f"{attached} {key}", style="default")
+    if completion.flow_id is not None:
+        line.append(f"  flow {completion.flow_id}", style="dim")
+    return line
+
+
+def printable(text: str) -> str:
+    """The text with control characters shown, so that nothing from the wire is sent to the terminal."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
