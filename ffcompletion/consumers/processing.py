@@ -15,6 +15,7 @@ from ffcompletion.consumers.subscribing import open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease, LeasingStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream
 from ffcompletion.contract.text import check_text
@@ -80,6 +81,7 @@ class Checkpointed:
         self._working: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
+        running_loop("checkpointed")
         leasing = self._leasing()
         if leasing is not None:
             await called("lease a checkpoint", lambda: leasing.acquire(self._name, wait=self._lease == "wait"))
