@@ -8,6 +8,7 @@ from typing import Any, Final, LiteralString, cast, final
 
 import msgspec
 from psycopg import sql
+from typing_extensions import override
 
 __all__ = ["HOLDERS", "Holder", "Holding"]
 
@@ -56,6 +57,7 @@ class Holder(msgspec.Struct, frozen=True):
         )
         return cls(pid, application, state, age_s, since, query and _VALUE.sub("'…'", query), prepared)
 
+    @override
     def __str__(self) -> str:
         if self.prepared is not None:
             return f"the prepared transaction {self.prepared!r}, since {self.since} UTC"
