@@ -45,6 +45,7 @@ OF_A_BACKEND: dict[str, Callable[[Any], Awaitable[object]]] = {
     "describe_execution": lambda b: b.describe_execution(ID),
     "describe_executions": lambda b: b.describe_executions([ID]),
     "flow_members": lambda b: b.flow_members(FLOW),
+    "ping": lambda b: b.ping(),
     "wait_for_completion": lambda b: ffc.wait_for_completion(b, ID),
     "wait_for_completion, timeout": lambda b: ffc.wait_for_completion(b, ID, timeout=5),
     "wait_for_completion, a look": lambda b: ffc.wait_for_completion(b, ID, timeout=0),
