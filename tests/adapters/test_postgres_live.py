@@ -144,7 +144,7 @@ def test_a_record_that_names_another_namespace_than_its_row_gives_nothing() -> N
     assert own is not None
     assert own[1] is DISPUTED
     assert known is None
-    deep = {name: Record("a", "[" * 10_000, None) for name in names}
+    deep = {name: Record("a", '{"k": ' + "[" * 10_000, None) for name in names}
     for facts in facts_of([ROW, BARE], deep, names):
         assert facts is not None
         assert facts[0] == "a"
