@@ -234,7 +234,9 @@ class PostgresChaos(Chaos):
                     ):
                         ledger = self.ledger(f"{place}, {name}", tenant, may_repeat=True)
                         self.start(
-                            self.checkpointed(backend, ledger, tenant and ffc.ScannerFilter(tenant), concurrency)
+                            self.checkpointed(
+                                backend, ledger, None if tenant is None else ffc.ScannerFilter(tenant), concurrency
+                            )
                         )
                 self.start(self.killed(self.ledger("killed", "a", may_repeat=True)))
                 old = asyncio.create_task(self.old_transactions())
