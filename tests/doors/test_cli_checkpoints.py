@@ -33,8 +33,8 @@ async def test_in_a_table(postgres: PostgresWorld) -> None:
                 if name == "mailer":
                     await some(completions, 3)
                     await completions.commit()
-                    refused = run("reset", postgres.url, name, "--table", "kept", "--yes")
-        assert (refused.returncode, "another consumer runs" in refused.stderr) == (2, True)
+                refused = run("reset", postgres.url, name, "--table", "kept", "--yes")
+                assert (refused.returncode, "another consumer runs" in refused.stderr) == (2, True)
         shown = [
             json.loads(line) for line in run("show", postgres.url, "--table", "kept", "--json").stdout.splitlines()
         ]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Final, LiteralString, cast
 
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline
-from ffcompletion.backends.postgres.doctor_queries import HOLDERS
 from ffcompletion.backends.postgres.errors import driver_errors
+from ffcompletion.backends.postgres.holders import HOLDERS, Holder
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
@@ -77,17 +77,7 @@ async def _asked(conn: Connection, queries: Queries, shown: str) -> Mapping[str,
         "newest_age_s": round(newest[2], 3) if newest else None,
         "issued_id": issued[0] if issued else None,
         "cursor": StreamCursor.outbox(newest[0]).to_text() if newest else None,
-        "held_by": [
-            {
-                "pid": pid,
-                "application": application,
-                "state": state,
-                "open_s": None if age is None else round(age, 3),
-                "query": query,
-                "prepared": prepared,
-            }
-            for pid, application, state, age, query, prepared in holders
-        ],
+        "held_by": [Holder.of(row) for row in holders],
         "lanes": [lane for (lane,) in lanes],
         "reader_sessions": sessions,
         "listening": listening,
