@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, final
+from typing import Final, TextIO, cast, final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -96,18 +96,19 @@ async def _refresh(live: Live, look: Callable[[], RenderableType]) -> None:
 @contextmanager
 def _logged_above() -> Generator[None]:
     """The log goes where the lines go, instead of across what is kept in view."""
-    handlers = [
-        handler
+    on_stderr: list[logging.StreamHandler[TextIO]] = [
+        cast("logging.StreamHandler[TextIO]", handler)
         for handler in logging.getLogger().handlers
-        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.__stderr__ and sys.stderr.isatty()
+        if isinstance(handler, logging.StreamHandler)
     ]
+    handlers = [handler for handler in on_stderr if handler.stream is sys.__stderr__ and handler.stream.isatty()]
     for handler in handlers:
         handler.setStream(sys.stderr)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.setStream(sys.__stderr__)
+            handler.setStream(sys.__stderr__ or sys.stderr)
 
 
 def _state(backend: Backend, lag: Lag | None, rate: float, total: int) -> Text:
