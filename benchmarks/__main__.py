@@ -10,7 +10,18 @@ import platform
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import attached, importing, memory, postgres, postgres_latency, restarts, valkey, valkey_faults, waiting
+from benchmarks import (
+    attached,
+    importing,
+    memory,
+    metrics,
+    postgres,
+    postgres_latency,
+    restarts,
+    valkey,
+    valkey_faults,
+    waiting,
+)
 from benchmarks.table import Row, render
 from ffcompletion import embedded
 
@@ -36,6 +47,7 @@ BENCHES: dict[str, tuple[str, Bench]] = {
     "waiting-postgres": ("postgres", waiting.run),
     "idle": ("both", postgres.idle),
     "memory": ("both", memory.run),
+    "metrics": ("none", metrics.run),
     "import": ("none", importing.run),
 }
 

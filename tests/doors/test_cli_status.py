@@ -30,7 +30,7 @@ async def test_postgres_newest_id_rows_and_who_holds_the_watermark(postgres: Pos
     empty = told(postgres.url)
     assert (empty["rows"], empty["newest_id"], empty["cursor"], empty["held_by"]) == (0, None, None, [])
     await postgres.announce(*(done() for _ in range(3)))
-    await postgres.sql("INSERT INTO ff_lane_registry (lane_id) VALUES ('fast') ON CONFLICT DO NOTHING")
+    await postgres.sql("INSERT INTO ff_lane_registry VALUES ('fast', 0, 'test') ON CONFLICT DO NOTHING")
     with psycopg.connect(postgres.url, application_name="forgetful") as writer:
         writer.execute(
             "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
