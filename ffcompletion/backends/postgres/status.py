@@ -20,7 +20,7 @@ _LOOK: Final[LiteralString] = (
     "SELECT current_setting('server_version'), pg_is_in_recovery(), to_regclass(%s)::oid::bigint,"
     " to_regclass(%s) IS NOT NULL AND has_table_privilege(to_regclass(%s), 'SELECT'),"
     " (SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ffcompletion'),"
-    " (SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'LISTEN \"ff_completion%%')"
+    " (SELECT count(*) FROM pg_stat_activity WHERE query ~* '^LISTEN \"ff_?completion')"
 )
 _NEWEST: Final[LiteralString] = (
     "SELECT event_id, occurred_at_ms, (extract(epoch FROM clock_timestamp()) - occurred_at_ms / 1000.0)::float8"
