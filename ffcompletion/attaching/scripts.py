@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ffcompletion.attaching.definition import Definition
-from ffcompletion.attaching.rendering import batch, detaching, identifier, shared, triggers
+from ffcompletion.attaching.rendering import LOCK, batch, detaching, identifier, shared, triggers
 from ffcompletion.producers import text
 
 __all__ = ["attach_sql", "detach_sql"]
@@ -19,6 +19,7 @@ def attach_sql(definition: Definition, *, schema: str = "public") -> str:
     return "\n".join([
         f"-- ffcompletion: attach {definition.table!r} as {definition.name!r}. Safe to run again.",
         "BEGIN;",
+        LOCK,
         f"SET LOCAL search_path = {identifier(schema)};",
         text("postgres"),
         "RESET search_path;",
@@ -34,4 +35,4 @@ def attach_sql(definition: Definition, *, schema: str = "public") -> str:
 def detach_sql(definition: Definition, *, schema: str = "public") -> str:
     """Everything that ``detach`` would run, in one transaction. Raises ``Validation``."""
     definition.checked()
-    return f"-- ffcompletion: detach {definition.name!r}.\nBEGIN;\n{detaching(definition, schema)}COMMIT;\n"
+    return f"-- ffcompletion: detach {definition.name!r}.\nBEGIN;\n{LOCK}\n{detaching(definition, schema)}COMMIT;\n"

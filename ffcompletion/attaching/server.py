@@ -13,6 +13,7 @@ import psycopg
 from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours
 from ffcompletion.attaching.definition import Definition
 from ffcompletion.attaching.rendering import (
+    LOCK,
     batch,
     detaching,
     function_name,
@@ -89,6 +90,7 @@ def detach(url: str, name: str, *, schema: str | None = None) -> None:
     with _connected(url, "detach") as conn:
         inside = _schema(conn, schema, "detach")
         with conn.transaction():
+            _execute(conn, LOCK)
             found = _find(conn, inside, name)
             if found is None:
                 raise NotFound(f"attachment {name!r}")
@@ -113,6 +115,7 @@ def attached(url: str, *, schema: str | None = None) -> list[Attached]:
 
 def _attach(conn: Connected, definition: Definition, schema: str) -> None:
     with conn.transaction():
+        _execute(conn, LOCK)
         installed = check_tables_of_ours(conn, schema)
         check_table(conn, definition)
         before = _find(conn, schema, definition.name)
@@ -229,7 +232,7 @@ def _connected(url: str, op: str) -> Generator[Connected]:
     target = Target(url, 8.0)
     try:
         with psycopg.connect(
-            url, autocommit=True, prepare_threshold=None, client_encoding="UTF8", application_name="ffcompletion attach"
+            target.conninfo, autocommit=True, prepare_threshold=None, application_name="ffcompletion attach"
         ) as conn:
             if conn.info.server_version < _OLDEST:
                 raise Unavailable(op, "PostgreSQL 15 or later is needed")

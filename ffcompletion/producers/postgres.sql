@@ -15,10 +15,13 @@
 -- Safe to run again. Where the engine's own tables are found, nothing is touched.
 DO $install$
 DECLARE
-    found oid := to_regclass('ff_completion_event');
+    found oid;
     mark constant text := 'ffcompletion producer';
     made regprocedure;
 BEGIN
+    -- Whoever else makes or removes them at this moment comes after us, and finds what we have left.
+    PERFORM pg_advisory_xact_lock(hashtextextended('ffcompletion producers', 0));
+    found := to_regclass('ff_completion_event');
     IF coalesce(found, to_regclass('ff_exec_core')) IS NOT NULL
        AND coalesce(obj_description(found, 'pg_class'), '') <> mark THEN
         RAISE NOTICE 'FlowFabric''s own tables are here already: nothing was changed';

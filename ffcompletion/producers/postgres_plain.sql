@@ -8,14 +8,18 @@
 -- the tables stop it. Where the tables are plain already, or FlowFabric's own, nothing is touched.
 DO $plain$
 DECLARE
-    events  oid := to_regclass('ff_completion_event');
-    core    oid := to_regclass('ff_exec_core');
+    events  oid;
+    core    oid;
     mark    constant text := 'ffcompletion producer';
     given   record;
     place   text;
     last_id bigint;
     called  boolean;
 BEGIN
+    -- Whoever else makes or removes them at this moment comes after us, and finds what we have left.
+    PERFORM pg_advisory_xact_lock(hashtextextended('ffcompletion producers', 0));
+    events := to_regclass('ff_completion_event');
+    core := to_regclass('ff_exec_core');
     IF events IS NULL OR coalesce(obj_description(events, 'pg_class'), '') <> mark THEN
         RAISE NOTICE 'these are not tables of the ffcompletion producer: nothing was changed';
         RETURN;

@@ -5,6 +5,8 @@ DO $uninstall$
 DECLARE
     made regprocedure;
 BEGIN
+    -- Whoever else makes or removes them at this moment comes after us, and finds what we have left.
+    PERFORM pg_advisory_xact_lock(hashtextextended('ffcompletion producers', 0));
     IF to_regclass('ff_completion_event') IS NULL THEN
         RAISE NOTICE 'nothing is installed here: nothing was changed';
         RETURN;

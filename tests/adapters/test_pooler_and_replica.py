@@ -11,11 +11,10 @@ import psycopg
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion import embedded
 from ffcompletion.backends.postgres import PostgresBackend
-from tests.conftest import engine_schema
 from tests.worlds import PostgresWorld, done, eventually, nothing, some
 from tests.worlds.servers import PGBOUNCER, pgbouncer, standby_of
+from tests.worlds.templates import postgres
 
 
 @pytest.fixture
@@ -52,8 +51,7 @@ class Pair:
     """A primary and its streaming replica."""
 
     def __init__(self, version: int) -> None:
-        self.primary = embedded.postgres("hot_standby_feedback=on", version=version)
-        engine_schema(self.primary.url)
+        self.primary = postgres("hot_standby_feedback=on", version=version)
         self.standby = standby_of(self.primary)
         self.world = PostgresWorld(version, self.primary.url)
 

@@ -282,9 +282,14 @@ def test_each_end_is_news_once_and_clocks_may_lie_apart() -> None:
 def test_only_partitions_that_were_written_to_are_looked_at_once_looking_is_dear() -> None:
     """Twice after each change, for counts lag; everything where counts are new, and now and then in any case."""
     changes = Changes()
-    before = changes.counts_wanted
-    changes.looked_at_all(0.5)
-    assert (before, changes.counts_wanted) == (False, True)
+    assert (changes.counts_wanted, changes.together(256)) == (False, 64)
+    changes.looked_at_all(0.4)
+    assert (changes.counts_wanted, changes.together(256)) == (False, 256), "the first one is planned as well"
+    changes.looked_at_all(0.05)
+    changes.looked_at_all(0.7)
+    assert (changes.counts_wanted, changes.together(256)) == (False, 64), "once may be chance"
+    changes.looked_at_all(0.7)
+    assert changes.counts_wanted
     counts = dict.fromkeys(range(4), 7)
     assert changes.to_look_at(counts) == [0, 1, 2, 3]
     assert changes.to_look_at(counts) == [0, 1, 2, 3]

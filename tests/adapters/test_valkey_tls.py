@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trustme
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend
 from ffcompletion.options import ValkeyOptions
 from tests.worlds import ValkeyWorld, done, first
 from tests.worlds.proxy import Proxy
-
-
-class Authority:
-    """A CA of our own, and what it has issued, as files."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(exist_ok=True)
-        self.issuer = trustme.CA()
-        self.ca, self.cert, self.key = (str(directory / name) for name in ("ca.pem", "cert.pem", "key.pem"))
-        self.issuer.cert_pem.write_to_path(self.ca)
-        client = self.issuer.issue_cert("client@example.org")
-        client.private_key_pem.write_to_path(self.key)
-        client.cert_chain_pems[0].write_to_path(self.cert)
-
-    def server(self, *, ask_for_client: bool = False) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.issuer.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-        if ask_for_client:
-            context.verify_mode = ssl.CERT_REQUIRED
-            self.issuer.configure_trust(context)
-        return context
+from tests.worlds.servers import Authority
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,11 @@ import psycopg
 from typing_extensions import override
 
 import ffcompletion as ffc
-from ffcompletion import embedded
 from ffcompletion.backends.postgres import PostgresBackend
 from tests.chaos.harness import Chaos, Fault
 from tests.chaos.ledger import Ledger
-from tests.conftest import engine_schema
 from tests.worlds.proxy import Proxy
+from tests.worlds.templates import postgres
 
 WRITERS = 16
 ONE_ROW = (
@@ -64,8 +63,7 @@ class PostgresChaos(Chaos):
         super().__init__(seconds, seed)
         self.name = f"PostgreSQL {version}, {WRITERS} writers"
         self.writer_pause_s = pause_s
-        self.server = embedded.postgres("max_connections=200", version=version)
-        engine_schema(self.server.url)
+        self.server = postgres("max_connections=200", version=version)
         self.proxy = Proxy(str(self.server.directory / ".s.PGSQL.5432"))
 
     async def sql(self, *statements: str) -> list[tuple[Any, ...]]:

@@ -11,13 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pexpect
 import pytest
 
 from ffcompletion import embedded
-from tests.conftest import engine_schema
 
 FFC = [sys.executable, "-m", "ffcompletion"]
 E = "{fp:7}:550e8400-e29b-41d4-a716-44665544%04d"
@@ -169,26 +167,26 @@ def test_trouble_is_one_line_and_status_2(url: str) -> None:
     assert "sEcReT" not in done.stderr
 
 
-def test_producers_show_and_install(valkey_url: str, tmp_path: Path) -> None:
+def test_producers_show_and_install(valkey_url: str, postgres18_url: str) -> None:
     """The text; installing, twice; and beside the engine's own tables nothing is touched."""
     for kind, marker in (("postgres", "ff_emit_completion"), ("valkey", "#!lua name=ffcompletion")):
         done = subprocess.run([*FFC, "producers", "show", kind], capture_output=True, text=True, timeout=30, check=True)
         assert marker in done.stdout
-    with embedded.postgres() as server:
-        for url in (valkey_url, server.url, server.url):
-            done = subprocess.run(
-                [*FFC, "producers", "install", url], capture_output=True, text=True, timeout=30, check=True
-            )
-            assert "ready" in done.stdout
-        psql(server.url, "CREATE DATABASE engine")
-        engine = server.url.replace("/postgres?", "/engine?")
-        engine_schema(engine)
+    psql(postgres18_url, "DROP DATABASE IF EXISTS plain")
+    psql(postgres18_url, "CREATE DATABASE plain")
+    plain = postgres18_url.replace("/postgres?", "/plain?")
+    for url in (valkey_url, plain, plain):
         done = subprocess.run(
-            [*FFC, "producers", "install", engine], capture_output=True, text=True, timeout=30, check=True
+            [*FFC, "producers", "install", url], capture_output=True, text=True, timeout=30, check=True
         )
-        assert "nothing was changed" in done.stdout
-        with pytest.raises(subprocess.CalledProcessError):
-            psql(engine, "SELECT ff_emit_completion('{fp:7}:550e8400-e29b-41d4-a716-446655440000', 'success')")
+        assert "ready" in done.stdout
+    psql(postgres18_url, "DROP DATABASE plain")
+    done = subprocess.run(
+        [*FFC, "producers", "install", postgres18_url], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "nothing was changed" in done.stdout
+    with pytest.raises(subprocess.CalledProcessError):
+        psql(postgres18_url, "SELECT ff_emit_completion('{fp:7}:550e8400-e29b-41d4-a716-446655440000', 'success')")
     done = subprocess.run(
         [*FFC, "producers", "install", "memory://"], capture_output=True, text=True, timeout=30, check=False
     )

@@ -23,9 +23,9 @@ from ffcompletion.backends.postgres import doctor_findings
 from ffcompletion.backends.valkey import doctor as valkey_doctor
 from ffcompletion.contract.diagnosis import Finding, Verdict, exit_status
 from ffcompletion.doctor import examine
-from tests.conftest import engine_schema
 from tests.doors.test_cli import FFC, raw_valkey
 from tests.worlds.servers import PGBOUNCER, free_ports, pgbouncer, standby_of
+from tests.worlds.templates import postgres
 
 pytestmark = pytest.mark.timeout(150)
 OK, NOTE, WARNING, FAILURE = Verdict.OK, Verdict.NOTE, Verdict.WARNING, Verdict.FAILURE
@@ -39,14 +39,11 @@ def sql(url: str, *texts: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def database(postgres18_url: str) -> Iterator[str]:
-    """A database of its own with the engine's tables, and a role that may read them."""
-    sql(postgres18_url, "DROP DATABASE IF EXISTS doctor", "CREATE DATABASE doctor")
-    url = postgres18_url.replace("/postgres?", "/doctor?")
-    engine_schema(url)
-    sql(url, "ANALYZE")
-    yield url
-    sql(postgres18_url, "DROP DATABASE doctor WITH (FORCE)")
+def database() -> Iterator[str]:
+    """A server of its own with the engine's tables: what is wrong with it is the test's doing alone."""
+    with postgres(version=18) as server:
+        sql(server.url, "ANALYZE")
+        yield server.url
 
 
 @contextmanager
@@ -108,10 +105,10 @@ async def test_a_missing_right_is_named_and_the_remedy_grants_it(
     sql(database, "DROP SCHEMA hidden CASCADE")
 
 
-async def test_tables_that_are_not_there_or_elsewhere(database: str, postgres18_url: str) -> None:
+async def test_tables_that_are_not_there_or_elsewhere(database: str) -> None:
     """None at all: install them; in another schema: name it."""
-    sql(postgres18_url, "DROP DATABASE IF EXISTS empty", "CREATE DATABASE empty")
-    empty = postgres18_url.replace("/postgres?", "/empty?")
+    sql(database, "DROP DATABASE IF EXISTS empty", "CREATE DATABASE empty")
+    empty = database.replace("/postgres?", "/empty?")
     it = await found(empty, "table ff_completion_event")
     assert (it.verdict, "producers install" in it.remedy) == (FAILURE, True)
     sql(
@@ -124,7 +121,7 @@ async def test_tables_that_are_not_there_or_elsewhere(database: str, postgres18_
     assert (it.verdict, "--schema flow" in it.remedy) == (FAILURE, True)
     it = await found(empty, "trigger", "flow")
     assert (it.verdict, "none announces" in it.found) == (WARNING, True)
-    sql(postgres18_url, "DROP DATABASE empty WITH (FORCE)")
+    sql(database, "DROP DATABASE empty WITH (FORCE)")
     assert database
 
 
@@ -255,8 +252,7 @@ async def test_behind_a_transaction_pooler(postgres18_url: str, tmp_path: Path) 
 
 async def test_on_a_replica() -> None:
     """What it is, how far behind, and that nothing can be listened to there."""
-    with embedded.postgres(version=18) as primary:
-        engine_schema(primary.url)
+    with postgres(version=18) as primary:
         with standby_of(primary) as standby:
             # How far behind it is can be told once it has replayed something.
             with psycopg.connect(primary.url, autocommit=True) as conn:

@@ -15,9 +15,9 @@ import pytest
 import ffcompletion as ffc
 from ffcompletion import embedded
 from tests import TESTS
-from tests.conftest import engine_schema
 from tests.worlds import PostgresWorld, ValkeyWorld, World, done, eventually, first
 from tests.worlds.proxy import Proxy
+from tests.worlds.templates import postgres
 
 
 class Victim:
@@ -25,14 +25,13 @@ class Victim:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.server = embedded.valkey() if kind == "valkey" else embedded.postgres(version=int(kind[8:]))
+        self.server = embedded.valkey() if kind == "valkey" else postgres(version=int(kind[8:]))
         self.world: World
         if kind == "valkey":
             self.world = ValkeyWorld(self.server.url)
             host, _, port = self.server.url.removeprefix("valkey://").partition(":")
             self.target: tuple[str, int] | str = (host, int(port))
         else:
-            engine_schema(self.server.url)
             self.world = PostgresWorld(int(kind[8:]), self.server.url)
             self.target = str(self.server.directory / ".s.PGSQL.5432")
 

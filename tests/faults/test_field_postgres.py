@@ -18,7 +18,6 @@ from ffcompletion import embedded
 from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.backends.postgres.connection import Target, deadline
 from ffcompletion.contract.checkpoint import Checkpoint
-from tests.conftest import engine_schema
 from tests.worlds import PostgresWorld, done, eventually, first, nothing, some
 from tests.worlds.servers import PGBOUNCER, pgbouncer, postgres_with_passwords
 
@@ -26,7 +25,7 @@ from tests.worlds.servers import PGBOUNCER, pgbouncer, postgres_with_passwords
 @pytest.fixture(scope="module")
 def server() -> Iterator[embedded.Server]:
     """One that may be restarted, and whose roles have passwords."""
-    with postgres_with_passwords(engine_schema, "right") as made:
+    with postgres_with_passwords("right") as made:
         yield made
 
 

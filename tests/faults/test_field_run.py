@@ -18,7 +18,6 @@ import ffcompletion as ffc
 from ffcompletion import embedded
 from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.contract.checkpoint import Checkpoint
-from tests.conftest import engine_schema
 from tests.worlds import PostgresWorld, done, eventually, first, nothing, some
 from tests.worlds.proxy import Proxy
 from tests.worlds.servers import PGBOUNCER, pgbouncer, postgres_with_passwords
@@ -27,7 +26,7 @@ from tests.worlds.servers import PGBOUNCER, pgbouncer, postgres_with_passwords
 @pytest.fixture(scope="module")
 def server() -> Iterator[embedded.Server]:
     """One that may be hurt."""
-    with postgres_with_passwords(engine_schema, "first") as made:
+    with postgres_with_passwords("first") as made:
         yield made
 
 

@@ -25,9 +25,7 @@ from ffcompletion.backends.valkey.connection import Client, make_client
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.protocols import Backend
-from tests import TESTS
 
-ENGINE_SQL = (TESTS / "data" / "engine.sql").read_text()
 FLOW = "a76a8496-6e9c-457a-8727-b5169796f3cd"
 _numbers = itertools.count(1)
 

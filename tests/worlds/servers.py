@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Self
 
 import psycopg
+import trustme
 
 from ffcompletion import embedded
 from ffcompletion.embedded import Server
+from tests.worlds.templates import postgres
 
 
 def standby_of(primary: Server) -> Server:
@@ -201,10 +204,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def postgres_with_passwords(engine_schema: Callable[[str], None], password: str) -> Iterator[Server]:
+def postgres_with_passwords(password: str) -> Iterator[Server]:
     """A Postgres that a test may hurt, with the engine's tables; the role ``app`` reads them, by this password."""
-    with embedded.postgres("max_connections=40") as made:
-        engine_schema(made.url)
+    with postgres("max_connections=40") as made:
         with psycopg.connect(made.url, autocommit=True) as conn:
             conn.execute(psycopg.sql.SQL("CREATE ROLE app LOGIN PASSWORD {}").format(password))
             conn.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO app")
@@ -212,3 +214,24 @@ def postgres_with_passwords(engine_schema: Callable[[str], None], password: str)
         made.stop()
         made.start()
         yield made
+
+
+class Authority:
+    """A CA of our own, and what it has issued, as files."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        self.issuer = trustme.CA()
+        self.ca, self.cert, self.key = (str(directory / name) for name in ("ca.pem", "cert.pem", "key.pem"))
+        self.issuer.cert_pem.write_to_path(self.ca)
+        client = self.issuer.issue_cert("client@example.org")
+        client.private_key_pem.write_to_path(self.key)
+        client.cert_chain_pems[0].write_to_path(self.cert)
+
+    def server(self, *, ask_for_client: bool = False) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.issuer.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+        if ask_for_client:
+            context.verify_mode = ssl.CERT_REQUIRED
+            self.issuer.configure_trust(context)
+        return context

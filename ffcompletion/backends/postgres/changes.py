@@ -14,11 +14,14 @@ import msgspec
 
 __all__ = ["Changes", "Plan"]
 
-# Partitions in one question.
+# Partitions in one question, unless a look at everything is known to take no longer than this: what a question costs
+# by itself, over 512 partitions, is more than most of them hold.
 _TOGETHER: Final = 64
-
-# A look at everything that takes no longer than this is cheaper than telling what to leave out.
-_CHEAP_S: Final = 0.03
+_QUICK_S: Final = 0.5
+# A look at everything that takes no longer than this is cheaper than telling what to leave out. The first one is not
+# counted: it is also planned.
+_CHEAP_S: Final = 0.1
+_DEAR_LOOKS: Final = 2
 # Counts may be switched off, or be lost: so many looks, and everything is looked at.
 _ALL_EVERY: Final = 240
 
@@ -32,29 +35,34 @@ class Plan(msgspec.Struct, frozen=True):
     lanes: list[str] | None
     """None: where lanes cannot be asked for, or there are none; then whole partitions are read."""
 
-    def pieces(self, keys: Sequence[int]) -> list[Sequence[int]]:
-        """These partitions, as many together as one question is for."""
+    def pieces(self, keys: Sequence[int], together: int = _TOGETHER) -> list[Sequence[int]]:
+        """These partitions, so many together as one question."""
         if not self.keys:
             return [()]
-        return [keys[start : start + _TOGETHER] for start in range(0, len(keys), _TOGETHER)]
+        return [keys[start : start + together] for start in range(0, len(keys), together)]
 
 
 @final
 class Changes:
     """Counts of what was written, from look to look."""
 
-    __slots__ = ("_again", "_counts", "_looks", "_took_s")
+    __slots__ = ("_again", "_counts", "_dear", "_looks", "_took_s")
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
         self._again: set[int] = set()
-        self._took_s = 0.0
+        self._took_s: float | None = None
+        self._dear = 0
         self._looks = 0
 
     @property
     def counts_wanted(self) -> bool:
         """Whether looking at everything was so dear that counts are worth asking for."""
-        return self._took_s > _CHEAP_S
+        return self._dear >= _DEAR_LOOKS
+
+    def together(self, keys: int) -> int:
+        """How many of so many partitions are to be looked at in one question."""
+        return _TOGETHER if self._took_s is None or self._took_s > _QUICK_S else max(keys, _TOGETHER)
 
     def to_look_at(self, counts: Mapping[int, int]) -> list[int]:
         """The keys of the partitions to look at, given how much was written to each."""
@@ -68,3 +76,4 @@ class Changes:
     def looked_at_all(self, took_s: float) -> None:
         """Everything was looked at, and took so long."""
         self._took_s = took_s
+        self._dear = self._dear + 1 if took_s > _CHEAP_S else 0

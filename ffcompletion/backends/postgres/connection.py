@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from typing import Any, Final, final
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, sql, waiting
+from psycopg.abc import RV, PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+from typing_extensions import override
 
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN, LIMIT
@@ -43,13 +46,34 @@ _KEEPALIVES: Final = {"keepalives": "1", "keepalives_idle": "15", "keepalives_in
 # Prepared is only what asks for it: psycopg would otherwise prepare whatever is run often, and behind a pooler the
 # next session knows nothing of that, or means another statement by the same name.
 ONLY_WHEN_ASKED: Final = 1 << 30
+# How often the driver looks whether it was interrupted, as it has it itself.
+_WAIT_S: Final = 0.1
+
+
+@final
+class _Owned(AsyncConnection[tuple[Any, ...]]):
+    """One of our own. Cancelled while the server works on something, it is given up at once: the driver would ask the
+    server to cancel first, which takes 10 s where it is mute.
+    """
+
+    @override
+    async def wait(
+        self, gen: PQGen[RV], interval: float = _WAIT_S, timeout: float | None = None
+    ) -> RV:  # as psycopg has it
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+        except asyncio.CancelledError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                # The server ends the statement by its own limit.
+                self.pgconn.finish()
+            raise
 
 
 @final
 class Target:
     """Where to connect to: any libpq conninfo or ``postgresql://`` URL. Its repr shows no secret."""
 
-    __slots__ = ("_conninfo", "_password", "shown")
+    __slots__ = ("_password", "conninfo", "shown")
 
     def __init__(self, conninfo: str, connect_timeout_s: float, password: Password | None = None) -> None:
         check_url(conninfo)
@@ -70,18 +94,19 @@ class Target:
             defaults["target_session_attrs"] = "primary"
         extra = {key: value for key, value in defaults.items() if key not in given}
         # Whatever the role, the database or the caller would have: text is decoded as UTF-8.
-        self._conninfo: Final = make_conninfo(conninfo, **extra, client_encoding="UTF8")
+        self.conninfo: Final = make_conninfo(conninfo, **extra, client_encoding="UTF8")
+        """Completed. It may hold a password."""
         self._password: Final = password
         host = given.get("host") or given.get("hostaddr") or given.get("service") or "local socket"
         self.shown: Final = f"postgres at {host}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
 
     async def connect(self) -> Connection:
         """A connection in autocommit that prepares nothing. Raises driver errors, ``Transport`` without a password."""
-        conninfo = self._conninfo
+        conninfo = self.conninfo
         if self._password is not None:
             conninfo = make_conninfo(conninfo, password=await ask_password(self._password, self.shown))
         try:
-            return await AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
+            return await _Owned.connect(conninfo, autocommit=True, prepare_threshold=None)
         except BaseException as exc:
             # A connection that was under way is closed when the driver's frames let go of it, and whoever keeps the
             # error (a task that was cancelled does) keeps them.
@@ -135,9 +160,21 @@ def abandon(conn: Connection) -> None:
 @contextmanager
 def deadline(conn: Connection, seconds: float) -> Generator[None]:
     """What runs on ``conn`` inside fails with ``psycopg.OperationalError`` after ``seconds``, also on a mute server."""
-    timer = asyncio.get_running_loop().call_later(seconds, shut_down, conn)
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        shut_down(conn)
+
+    timer = asyncio.get_running_loop().call_later(seconds, expire)
     try:
         yield
+    except psycopg.Error as exc:
+        if expired:
+            # It was not the server who hung up.
+            raise psycopg.OperationalError(f"no answer within {seconds:g} s") from exc
+        raise
     finally:
         timer.cancel()
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Final
 
 import psycopg
 from psycopg import sql
 from psycopg.errors import Diagnostic
 
-from ffcompletion.backends.postgres.connection import Connection, Target
+from ffcompletion.backends.postgres.connection import Connection, Target, deadline
 from ffcompletion.backends.postgres.errors import driver_errors
 from ffcompletion.contract.errors import Unavailable
 
 __all__ = ["install_producer", "prune", "uninstall_producer"]
 
 _OLDEST = 150_000
+# A script may have to wait for whoever writes to a table; a piece of pruning takes seconds where there is much.
+_STATEMENT_S: Final = 60.0
 
 
 async def install_producer(conninfo: str, script: str, schema: str | None) -> str:
@@ -40,8 +43,9 @@ async def _run(conninfo: str, op: str, script: str, schema: str | None, done: st
 
     async with _connected(target, op, schema) as conn, conn.transaction():
         conn.add_notice_handler(on_notice)
-        # The package's own file, not a caller's text.
-        await conn.execute(script.encode())
+        with deadline(conn, _STATEMENT_S):
+            # The package's own file, not a caller's text.
+            await conn.execute(script.encode())
     notable = [notice for notice in notices if "nothing was changed" in notice or "partitioned" in notice]
     if not notable:
         return f"{target.shown}: {done}"
@@ -54,7 +58,8 @@ async def prune(conninfo: str, older_than: timedelta, unfinished: timedelta | No
     async with _connected(Target(conninfo, 8.0), "producers prune", schema) as conn:
         while True:
             try:
-                cursor = await conn.execute("SELECT ff_prune_completions(%s, %s)", (older_than, unfinished))
+                with deadline(conn, _STATEMENT_S):
+                    cursor = await conn.execute("SELECT ff_prune_completions(%s, %s)", (older_than, unfinished))
             except psycopg.errors.UndefinedFunction as exc:
                 raise Unavailable("producers prune", "run `ffcompletion producers install URL` first") from exc
             row = await cursor.fetchone()
@@ -69,5 +74,6 @@ async def _connected(target: Target, op: str, schema: str | None) -> AsyncGenera
         if conn.info.server_version < _OLDEST:
             raise Unavailable(op, "PostgreSQL 15 or later is needed")
         if schema is not None:
-            await conn.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)))
+            with deadline(conn, _STATEMENT_S):
+                await conn.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)))
         yield conn

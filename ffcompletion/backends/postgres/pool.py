@@ -63,7 +63,9 @@ class Pool(Protocol):
 
 @final
 class OwnPool:
-    """At most ``size`` connections; an idle one is closed after ``idle_s`` seconds.
+    """At most ``size`` connections; an idle one is closed after ``idle_s`` seconds, but for the one used last.
+
+    That one is kept: on it is planned what a stream's lookups ask, which costs more than the question over 256 partitions.
 
     Mutable state: who may take one (``_slots``), what lies idle and since when, what is out, and what is kept for long.
     """
@@ -210,15 +212,15 @@ class OwnPool:
                 shut_down(conn)
 
     def _schedule(self) -> None:
-        if self._timer is None and self._idle:
+        if self._timer is None and len(self._idle) > 1:
             wait_s = max(0.0, self._idle[0][0] + self._idle_s - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._reap)
 
     def _reap(self) -> None:
         self._timer = None
         too_old = time.monotonic() - self._idle_s
-        stale = [conn for since, conn in self._idle if since <= too_old]
-        self._idle = [(since, conn) for since, conn in self._idle if since > too_old]
-        for conn in stale:
+        stale = [(since, conn) for since, conn in self._idle[:-1] if since <= too_old]
+        self._idle = self._idle[len(stale) :]
+        for _, conn in stale:
             conn.pgconn.finish()
         self._schedule()

@@ -187,7 +187,7 @@ class Reconciler:
             self._silent.begin(await self._ask_time(conn))
             keys = await self._keys(conn, plan)
         started = time.monotonic()
-        for chunk in plan.pieces(keys):
+        for chunk in plan.pieces(keys, self._changes.together(len(keys))):
             with deadline(conn, seconds):
                 ends = await self._read(conn, lookups, plan, chunk, self._silent.since_ms)
             candidates = self._silent.candidates(ends)

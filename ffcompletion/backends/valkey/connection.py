@@ -34,6 +34,7 @@ from glide import (
 
 from ffcompletion.backends.valkey.keys import CHANNEL
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.reaching import check_reachable
 from ffcompletion.delivery.credentials import ask_password
 
 __all__ = ["Client", "batch", "close_now", "make_client"]
@@ -96,11 +97,12 @@ def _config(
 async def make_client(options: Options, on_message: Callable[[PubSubMsg, object], None] | None = None) -> Client:
     """A client that connects with its first command. A password that is a callable is asked for now.
 
-    Raises glide's errors, and ``Transport`` where that callable gives none.
+    Raises glide's errors, ``OSError`` where no host can be reached, ``Transport`` where that callable gives nothing.
     """
     # glide logs to stderr by itself, also in a hot loop; init() leaves a logger that the user has set up alone.
     Logger.init(LogLevel.OFF)
     password = None if options.password is None else await ask_password(options.password, options.shown)
+    await check_reachable(options, password)
     config = _config(options, password, on_message)
     if isinstance(config, GlideClusterClientConfiguration):
         return await GlideClusterClient.create(config)

@@ -9,7 +9,7 @@ from typing import Final
 
 from glide import GlideError
 
-from ffcompletion.contract.errors import EngineError, Transport, Unavailable
+from ffcompletion.contract.errors import EngineError, ResourceExhausted, Transport, Unavailable
 
 __all__ = ["code_of", "driver_errors", "is_refused", "named", "translated"]
 
@@ -17,6 +17,9 @@ __all__ = ["code_of", "driver_errors", "is_refused", "named", "translated"]
 _CODE: Final = re.compile(r"(?:^|[\s-])(WRONGPASS|NOAUTH|NOPERM|PermissionDenied|WRONGTYPE|AuthenticationFailed):")
 _OURS: Final = {"PermissionDenied": "NOPERM", "AuthenticationFailed": "WRONGPASS"}
 # What glide says of a server that is none of a cluster; it has no class and no code for that.
+# Of the server's errors without a code of their own. Its texts are in English whatever its locale.
+_FULL: Final = "max number of clients reached"
+_NO_DATABASE: Final = ("DB index is out of range", "refused to switch database")
 _NO_CLUSTER: Final = ("cluster support disabled", "No topology views found")
 
 
@@ -44,6 +47,10 @@ def translated(error: Exception, shown: str, op: str) -> EngineError:
         return Unavailable(op, f"{shown} refused the credentials (user or password is wrong or missing)")
     if code == "NOPERM":
         return Unavailable(op, f"{shown}: the user's ACL does not allow this: {text}")
+    if _FULL in text:
+        return ResourceExhausted(shown, text)
+    if any(words in text for words in _NO_DATABASE):
+        return Unavailable(op, f"{shown}: there is no such database: {text}")
     if any(words in text for words in _NO_CLUSTER):
         return Unavailable(op, f"{shown} is not a cluster; leave ?cluster=true out")
     return Transport(shown, text)

@@ -218,5 +218,5 @@ class Supervisor:
         if session is not None:
             session.abort()
         fault = translated(exc, self._settings.options.shown, "subscribe") if isinstance(exc, GlideError) else exc
-        kind = f"{type(fault).__name__} {code_of(exc)}"
+        kind = f"{type(fault).__name__} {type(exc.__cause__).__name__} {code_of(exc)}"
         return self._connection.broken(str(fault) or "no answer to the echo", fault, kind=kind)
