@@ -28,7 +28,7 @@ from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import FlowId
 from ffcompletion.contract.payload import Outcome
 
-__all__ = ["app"]
+__all__ = ["app", "partitions_of"]
 
 _SHARE: Final = re.compile(r"([0-9]{1,5})/([0-9]{1,5})")
 _ROW: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
@@ -130,14 +130,14 @@ def tail(
             checkpoint=checkpoint,
             attached=attached,
             results=result,
-            partitions=None if partitions is None else _partitions(partitions),
+            partitions=None if partitions is None else partitions_of(partitions),
         )
         return await run_tail(url, options)
 
     run(work())
 
 
-def _partitions(text: str) -> Collection[int]:
+def partitions_of(text: str) -> Collection[int]:
     """``1/4``: the second of four shares; else numbers and ranges, ends included, between commas."""
     if (share := _SHARE.fullmatch(text)) is not None:
         worker, workers = map(int, share.groups())
