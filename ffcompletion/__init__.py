@@ -43,7 +43,7 @@ from ffcompletion.contract.protocols import (
     Subscription,
 )
 from ffcompletion.contract.snapshot import ExecutionSnapshot
-from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer, StreamStats
+from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Lag, Observer, StreamStats
 from ffcompletion.urls import connect
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ __all__ = [
     "FileCheckpoints",
     "FlowId",
     "FlowReader",
+    "Lag",
     "LeasingStore",
     "Namespace",
     "NotFound",

@@ -9,7 +9,7 @@ from typing import Final
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.foreign.awaiting import called
 
-__all__ = ["Failed", "Handler", "handled"]
+__all__ = ["Failed", "Handler", "handled", "set_within"]
 
 Handler = Callable[[CompletionPayload], Awaitable[object]]
 Failed = Callable[[CompletionPayload, Exception], Awaitable[object]]
@@ -42,3 +42,12 @@ async def handled(handler: Handler, completion: CompletionPayload, attempts: int
 
 async def _hand_on(failed: Failed, completion: CompletionPayload, error: Exception) -> None:
     await called("the handler of what failed", lambda: failed(completion, error))
+
+
+async def set_within(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, for so long at the most."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -7,16 +7,23 @@ from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Final, Self, final
 
-from ffcompletion.consumers.handling import handled
+from ffcompletion.consumers.handling import handled, set_within
 from ffcompletion.consumers.progress import Processed, Progress
-from ffcompletion.consumers.selection import cursor_family, former_selection_text, own_family, selection_text
+from ffcompletion.consumers.selection import (
+    cursor_family,
+    former_selection_text,
+    own_family,
+    selection_text,
+    stored_checkpoint,
+)
 from ffcompletion.consumers.shards import position_of
 from ffcompletion.consumers.subscribing import open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease, LeasingStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream
+from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream, Subscription
+from ffcompletion.contract.stats import Lag
 from ffcompletion.contract.text import check_text
 from ffcompletion.foreign.awaiting import called
 from ffcompletion.foreign.calling import name_of
@@ -102,7 +109,7 @@ class Checkpointed:
             await called("give back a lease", lambda: leasing.release(self._name))
 
     async def _begin(self) -> Self:
-        stored = _checked(await called("load a checkpoint", lambda: self._store.load(self._name)))
+        stored = stored_checkpoint(await called("load a checkpoint", lambda: self._store.load(self._name)))
         if stored is not None:
             self._check(stored)
             self._saved = stored.cursor
@@ -145,6 +152,17 @@ class Checkpointed:
         self._done_in_hand()
         completion, self._finish = await self._next()
         return completion
+
+    @property
+    def lag(self) -> Lag:
+        """How far this consumer is behind: what is handed out and not done, and what its stream has still to hand out.
+
+        Raises ``Unavailable`` before its ``async with`` block has begun. A stream that does not count adds nothing.
+        """
+        stream = self._stream
+        if stream is None:
+            raise Unavailable("lag", "use it inside its `async with` block")
+        return self._progress.lag(stream.stats().lag if isinstance(stream, Subscription) else Lag())
 
     async def commit(self) -> None:
         """Everything yielded so far is processed, the completion in hand too; returns when that is stored."""
@@ -229,7 +247,7 @@ class Checkpointed:
             raise
         if completion.cursor is None:
             raise Unavailable("checkpointed", "the stream's completions carry no cursor")
-        return completion, self._progress.begin(completion.cursor)
+        return completion, self._progress.begin(completion.cursor, completion.produced_at_ms)
 
     def _done_in_hand(self) -> None:
         finish, self._finish = self._finish, None
@@ -264,8 +282,8 @@ class Checkpointed:
                 await self._save()
                 if last:
                     return
-                await _set_within(self._leaving, self._interval_s)
-                await _set_within(self._dirty, _IDLE_S)
+                await set_within(self._leaving, self._interval_s)
+                await set_within(self._dirty, _IDLE_S)
                 self._dirty.clear()
         except Exception as exc:  # noqa: BLE001  # the consumer raises it
             _log.warning("%s: the position cannot be stored (%s); the stream ends", self._name, type(exc).__name__)
@@ -289,12 +307,6 @@ class Checkpointed:
             )
 
 
-def _checked(stored: object) -> Checkpoint | None:
-    if stored is not None and not isinstance(stored, Checkpoint):
-        raise Validation("checkpoint", f"the store answered a {name_of(stored)}, which is no Checkpoint")
-    return stored
-
-
 async def _ended(saver: asyncio.Task[None]) -> None:
     """Wait for the last save. Cancelled, it is given up: no task stays behind."""
     try:
@@ -303,11 +315,3 @@ async def _ended(saver: asyncio.Task[None]) -> None:
         if not saver.done():
             saver.cancel()
             await asyncio.wait([saver], timeout=_GIVE_UP_S)
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -9,6 +9,7 @@ from typing import final
 import msgspec
 
 from ffcompletion.contract.cursor import StreamCursor
+from ffcompletion.contract.stats import Lag, seconds_since
 
 __all__ = ["Processed", "Progress"]
 
@@ -30,7 +31,7 @@ class Progress:
     """What has been handed out, and what of it is done: how far everything is."""
 
     def __init__(self) -> None:
-        self._open: deque[tuple[StreamCursor, list[bool]]] = deque()
+        self._open: deque[tuple[StreamCursor, list[bool], int]] = deque()
         self.cursor: StreamCursor | None = None
         """Everything handed out up to here is done; None while nothing is."""
 
@@ -39,10 +40,19 @@ class Progress:
         """Whether anything handed out is not done."""
         return bool(self._open)
 
-    def begin(self, cursor: StreamCursor) -> Callable[[], None]:
-        """Something is handed out, after which the stream stands at ``cursor``. Call what is returned when done."""
+    def lag(self, stream: Lag) -> Lag:
+        """What is not done, of what was handed out and of what is still to come from the stream."""
+        undone = sum(not done[0] for _, done, _ in self._open)
+        if not undone:
+            return stream
+        oldest = seconds_since(self._open[0][2])
+        # The oldest is the first: what is done ahead of all others is no longer here.
+        return Lag(completions=undone + stream.completions, seconds=oldest)
+
+    def begin(self, cursor: StreamCursor, produced_at_ms: int = 0) -> Callable[[], None]:
+        """Handed out, after which the stream stands at ``cursor``. Call what is returned when it is done."""
         done = [False]
-        self._open.append((cursor, done))
+        self._open.append((cursor, done, produced_at_ms))
 
         def finish() -> None:
             done[0] = True

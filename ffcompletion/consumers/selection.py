@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from ffcompletion.contract.checkpoint import Checkpoint
 from ffcompletion.contract.combining import AllOf, AnyOf
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Validation
@@ -17,7 +18,7 @@ from ffcompletion.contract.text import check_text
 from ffcompletion.foreign.calling import name_of
 from ffcompletion.foreign.filters import is_noop
 
-__all__ = ["cursor_family", "former_selection_text", "own_family", "selection_text"]
+__all__ = ["cursor_family", "former_selection_text", "own_family", "selection_text", "stored_checkpoint"]
 
 _FAMILIES: Final = {0x01: "stream", 0x02: "outbox"}
 
@@ -96,3 +97,10 @@ def former_selection_text(
 
 def _class_of(wanted: CompletionFilter) -> str:
     return f"{type(wanted).__module__}.{type(wanted).__qualname__}"
+
+
+def stored_checkpoint(stored: object) -> Checkpoint | None:
+    """What a store answered. Raises ``Validation`` where that is no checkpoint."""
+    if stored is not None and not isinstance(stored, Checkpoint):
+        raise Validation("checkpoint", f"the store answered a {name_of(stored)}, which is no Checkpoint")
+    return stored

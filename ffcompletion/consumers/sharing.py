@@ -16,7 +16,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import ResourceExhausted, Unavailable, Validation
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionStream
-from ffcompletion.contract.stats import StreamStats
+from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 
 __all__ = ["Broadcast", "BroadcastStream", "Overflow", "broadcast"]
 
@@ -108,8 +108,13 @@ class BroadcastStream(AsyncClosing):
     def stats(self) -> StreamStats:
         """Counters of this consumer, now."""
         queue = self._queue
+        waiting = len(queue.items)
         return StreamStats(
-            delivered=queue.delivered, buffered=len(queue.items), lost=queue.lost, overflows=queue.overflows
+            delivered=queue.delivered,
+            buffered=waiting,
+            lost=queue.lost,
+            overflows=queue.overflows,
+            lag=Lag(completions=waiting, seconds=seconds_since(queue.items[0].produced_at_ms)) if waiting else Lag(),
         )
 
     def __del__(self) -> None:

@@ -227,6 +227,14 @@ class Backend(CompletionBackend, ExecutionReader, FlowReader, Protocol):
         """The same, for what ``filter`` admits."""
         ...
 
+    async def ping(self, /) -> float:
+        """Ask the server for a sign of life, also where no stream is open; the seconds that took, connecting included.
+
+        For health checks. It says that the server can be asked; ``stats().state`` says whether streams are live. Raises
+        ``Transport`` or ``Unavailable``, naming the cause, within ``setup_timeout``.
+        """
+        ...
+
     def stats(self, /) -> BackendStats:
         """Counters of this backend, now."""
         ...

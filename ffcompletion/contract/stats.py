@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import final
 
 import msgspec
 
-__all__ = ["BackendEvent", "BackendState", "BackendStats", "Observer", "StreamStats"]
+__all__ = ["BackendEvent", "BackendState", "BackendStats", "Lag", "Observer", "StreamStats", "seconds_since"]
+
+
+def seconds_since(produced_at_ms: int) -> float | None:
+    """How long ago that was, by our clock; None for 0, which is no time."""
+    return max(0.0, time.time() - produced_at_ms / 1_000) if produced_at_ms else None
+
+
+@final
+class Lag(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a consumer is behind what its backend knows of. Immutable.
+
+    A backend that is not connected knows of nothing new: look at ``stats().state`` beside it.
+    """
+
+    completions: int = 0
+    """How many are still to be handled. At the most so many, while a stream reads stored ones: what its filter will not
+    admit is among them."""
+    seconds: float | None = 0.0
+    """How long ago the oldest of them was produced, by the server's clock against ours; how long it has waited here, where
+    the wire has no time (Valkey). None where it is not known yet; 0 where nothing waits."""
 
 
 @final
@@ -29,6 +50,8 @@ class StreamStats(msgspec.Struct, frozen=True, kw_only=True):
     """How often the consumer was too slow for its buffer."""
     catching_up: bool = False
     """Whether it is reading stored completions at its own pace rather than the live signal."""
+    lag: Lag = Lag()
+    """How far its consumer is behind."""
 
 
 class BackendState(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import final
@@ -11,6 +12,7 @@ import msgspec
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.stats import seconds_since
 
 __all__ = ["Buffer", "Signal"]
 
@@ -73,7 +75,7 @@ class Buffer:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._queue: deque[tuple[Sequence[CompletionPayload], StreamCursor | None]] = deque()
+        self._queue: deque[tuple[Sequence[CompletionPayload], StreamCursor | None, float]] = deque()
         self.signal: Signal = Signal()
         self.size: int = 0
         """Completions waiting."""
@@ -91,22 +93,31 @@ class Buffer:
         if self.size and self.size + count > self._limit:
             return False
         self.size += count
-        self._queue.append((batch, cursor))
+        self._queue.append((batch, cursor, time.monotonic()))
         self.signal.wake()
         return True
 
     def _advance(self, cursor: StreamCursor | None) -> None:
         # Nothing for this consumer, but the position moves: behind what still waits, if anything does.
         if self._queue:
-            self._queue[-1] = (self._queue[-1][0], cursor)
+            self._queue[-1] = (self._queue[-1][0], cursor, self._queue[-1][2])
         else:
             self.cursor = cursor
+
+    @property
+    def age_s(self) -> float | None:
+        """How long ago the oldest that waits was produced, or came in where the wire has no time; None if none waits."""
+        if not self._queue:
+            return None
+        batch, _, since = self._queue[0]
+        age_s = seconds_since(batch[0].produced_at_ms)
+        return time.monotonic() - since if age_s is None else age_s
 
     def take(self) -> Sequence[CompletionPayload]:
         """The oldest batch, or an empty one."""
         if not self._queue:
             return ()
-        batch, self.cursor = self._queue.popleft()
+        batch, self.cursor, _ = self._queue.popleft()
         self.size -= len(batch)
         self.taken += len(batch)
         return batch
@@ -126,8 +137,8 @@ class Buffer:
 
         self.cursor = bounded(self.cursor)
         self._queue = deque(
-            ([msgspec.structs.replace(item, cursor=bounded(item.cursor)) for item in batch], bounded(after))
-            for batch, after in self._queue
+            ([msgspec.structs.replace(item, cursor=bounded(item.cursor)) for item in batch], bounded(after), since)
+            for batch, after, since in self._queue
         )
 
     def wake(self) -> None:

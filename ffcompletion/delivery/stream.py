@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from operator import length_hint
 from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
+import msgspec
 from typing_extensions import override
 
 from ffcompletion.contract.closing import AsyncClosing
@@ -21,7 +23,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream
-from ffcompletion.contract.stats import StreamStats
+from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.delivery.tenure import running_loop
 
 __all__ = ["Source", "Subscription"]
@@ -86,6 +88,7 @@ class Subscription(AsyncClosing):
         "_name",
         "_pid",
         "_source",
+        "_taken_at",
         "_unyielded",
     )
 
@@ -101,6 +104,7 @@ class Subscription(AsyncClosing):
         # Where to resume before the first of the batch has been yielded.
         self._before: StreamCursor | None = None
         self._unyielded = 0
+        self._taken_at = 0.0
         self._pid = os.getpid()
 
     def __aiter__(self) -> Self:
@@ -127,7 +131,9 @@ class Subscription(AsyncClosing):
             if not batch:
                 self._unyielded = 0
                 await self._source.ready()
-            elif self._unyielded >= _ITEMS_BETWEEN_YIELDS:
+                continue
+            self._taken_at = time.monotonic()
+            if self._unyielded >= _ITEMS_BETWEEN_YIELDS:
                 # Behind take(), so that whatever it set in motion (the next page's query) is under way meanwhile.
                 self._unyielded = 0
                 await asyncio.sleep(0)
@@ -153,17 +159,25 @@ class Subscription(AsyncClosing):
         """Counters of this stream, now."""
         stats = self._source.stats()
         left = length_hint(self._left)
-        if not left:
+        behind = stats.lag.completions + left
+        if not behind:
             return stats
-        return StreamStats(
+        return msgspec.structs.replace(
+            stats,
             delivered=stats.delivered - left,
             buffered=stats.buffered + left,
-            filtered=stats.filtered,
-            undecided=stats.undecided,
-            lost=stats.lost,
-            overflows=stats.overflows,
-            catching_up=stats.catching_up,
+            lag=Lag(completions=behind, seconds=self._behind_s(stats.lag.seconds, left)),
         )
+
+    def _behind_s(self, source_s: float | None, left: int) -> float | None:
+        """How far behind in time; ``source_s``: how old what the source holds is, where it can tell."""
+        if not self._batch or (not left and source_s is not None):
+            return source_s
+        # What is in hand is older than what the source holds. With nothing in hand, the rest came after the last of it.
+        age_s = seconds_since(self._batch[-left].produced_at_ms if left else self._batch[-1].produced_at_ms)
+        if age_s is None and left:
+            return max(time.monotonic() - self._taken_at, source_s or 0.0)
+        return age_s
 
     @override
     async def aclose(self) -> None:

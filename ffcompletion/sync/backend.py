@@ -127,6 +127,11 @@ class Backend(Closing):
 
         return self._loop.run(made)
 
+    def ping(self) -> float:
+        """Ask the server for a sign of life; the seconds that took. Meaning and errors of the asynchronous ``ping``."""
+        self._check()
+        return self._loop.run(self._backend.ping)
+
     def stats(self) -> BackendStats:
         """Counters of this backend, now."""
         return self._backend.stats()

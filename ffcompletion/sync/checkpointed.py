@@ -12,6 +12,7 @@ from typing import Self, final
 from ffcompletion.consumers.processing import Checkpointed as AsyncCheckpointed
 from ffcompletion.consumers.progress import Processed
 from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.stats import Lag
 from ffcompletion.sync.loop import LoopThread
 
 __all__ = ["Checkpointed"]
@@ -42,6 +43,11 @@ class Checkpointed:
         if completion is None:
             raise StopIteration
         return completion
+
+    @property
+    def lag(self) -> Lag:
+        """How far this consumer is behind. Meaning and errors of the asynchronous ``lag``."""
+        return self._loop.run(lambda: _lag(self._inner))
 
     def commit(self) -> None:
         """Everything yielded so far is processed, the completion in hand too; returns when that is stored."""
@@ -84,6 +90,10 @@ class Checkpointed:
                     failed=None if failed is None else handed_on,
                 )
             )
+
+
+async def _lag(inner: AsyncCheckpointed) -> Lag:
+    return inner.lag
 
 
 async def _next(inner: AsyncCheckpointed) -> CompletionPayload | None:

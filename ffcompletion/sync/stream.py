@@ -21,7 +21,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import Backend, CompletionFilter, Subscription
-from ffcompletion.contract.stats import StreamStats
+from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.sync.loop import LoopThread
 
 __all__ = ["Pump", "Stream"]
@@ -121,7 +121,12 @@ class Pump:
         if stream is None:
             return None, StreamStats()
         stats = stream.stats()
-        stats = msgspec.structs.replace(stats, delivered=stats.delivered - ahead, buffered=stats.buffered + ahead)
+        if ahead:
+            age_s = seconds_since(self._items[0].produced_at_ms)
+            lag = Lag(completions=stats.lag.completions + ahead, seconds=age_s or stats.lag.seconds or None)
+            stats = msgspec.structs.replace(
+                stats, delivered=stats.delivered - ahead, buffered=stats.buffered + ahead, lag=lag
+            )
         return self._yielded if ahead else stream.cursor, stats
 
     def close(self) -> None:

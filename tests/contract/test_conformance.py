@@ -50,7 +50,9 @@ def test_each_broken_backend_fails_its_clauses_and_no_other() -> None:
     """Forty ways to be wrong; ``python -m tests.gallery`` prints the table. In processes: some block their loop."""
     assert len(GALLERY) >= 20
     expected = {kind.__name__: sorted(kind.breaks) for kind in GALLERY} | {"Right": []}
-    with ProcessPoolExecutor(8, get_context("spawn")) as pool:
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload(["tests.gallery.examining"])
+    with ProcessPoolExecutor(12, processes) as pool:
         found = dict(zip(expected, pool.map(broken_clauses, expected), strict=True))
     assert {name: sorted(clauses) for name, clauses in found.items()} == expected
     # Every clause is broken by somebody, so no check is there for nothing; shape is the type checker's and Python's.

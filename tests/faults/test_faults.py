@@ -225,3 +225,17 @@ async def test_fork_after_use(valkey_url: str, postgres18_url: str) -> None:
         out, _ = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == 0, out.decode()
         assert out.decode().split() == ["child:refused", "parent:ok"], out.decode()
+
+
+async def test_a_mute_server_fails_a_ping_in_time(victim: Victim) -> None:
+    """Within the time for setting up, naming the server; once it speaks again, so does the ping."""
+    with Proxy(victim.target) as proxy:
+        async with ffc.connect(victim.through(proxy), setup_timeout=1.0) as backend:
+            assert await backend.ping() < 1.0
+            proxy.freeze()
+            began = time.monotonic()
+            with pytest.raises(ffc.Transport, match=r"127\.0\.0\.1"):
+                await backend.ping()
+            assert time.monotonic() - began < 2.5
+            proxy.thaw()
+            await backend.ping()

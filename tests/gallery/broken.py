@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from typing import Any, ClassVar
@@ -145,13 +146,15 @@ class SetupHangs(Broken):
 
 
 class BlocksTheLoop(Broken):
-    """Connects with a call that blocks."""
+    """Connects with a call that blocks, until what it looks up is known by heart."""
 
     breaks: ClassVar[set[str]] = {"1.3"}
+    looked_up = itertools.count()
 
     @override
     async def connected(self, stream: RightStream) -> None:
-        time.sleep(0.7)
+        if next(self.looked_up) < 15:
+            time.sleep(0.7)
         await super().connected(stream)
 
 

@@ -229,6 +229,14 @@ class MemoryBackend(AsyncClosing):
         with self._records.lock:
             return [id_ for id_, state in self._records.states.items() if state.flow_id == flow]
 
+    async def ping(self, /) -> float:
+        """Seconds until it answers: what its ``faults`` say. Raises what they say, ``Unavailable`` once it is closed."""
+        if self._state is BackendState.CLOSED:
+            raise Unavailable("ping", "the backend is closed")
+        began = time.monotonic()
+        await self.faults.answer(self._setup_s)
+        return time.monotonic() - began
+
     def _open(self, position: int, wanted: CompletionFilter | None, results: bool) -> Subscription:
         if self._state is BackendState.CLOSED:
             raise Unavailable("subscribe", "the backend is closed")

@@ -15,7 +15,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.snapshot import ExecutionSnapshot
-from ffcompletion.contract.stats import StreamStats
+from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.delivery.batch import Facts
 from ffcompletion.delivery.buffer import Signal
 from ffcompletion.foreign.filters import Wanted, admits
@@ -139,11 +139,17 @@ class Reader:
         return self._log.cursor(self._position)
 
     def stats(self) -> StreamStats:
+        records = self._log
+        with records.lock:
+            position = max(self._position, records.start)
+            waiting = records.end - position
+            oldest_ms = records.entries[position - records.start][0].produced_at_ms if waiting else 0
         return StreamStats(
             delivered=self._delivered,
-            buffered=self._log.end - max(self._position, self._log.start),
+            buffered=waiting,
             filtered=self._filtered,
             undecided=self._undecided,
             lost=self._lost,
             overflows=self._overflows,
+            lag=Lag(completions=waiting, seconds=seconds_since(oldest_ms)) if waiting else Lag(),
         )

@@ -214,6 +214,12 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         flow = FlowId(flow_id)
         return await self._question("flow_members", lambda conn: members(conn, self._settings.queries, flow))
 
+    async def ping(self, /) -> float:
+        """Ask the server for a sign of life, through the pool; the seconds that took, connecting included."""
+        began = time.monotonic()
+        await self._question("ping", _sign_of_life)
+        return time.monotonic() - began
+
     async def _question(self, op: str, question: Callable[[Connection], Awaitable[_T]]) -> _T:
         async with driver_errors(self._shown, op), self._querying(op) as pool:
             try:
@@ -263,6 +269,10 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
     @override
     def __repr__(self) -> str:
         return f"<PostgresBackend {self._shown}, {self._connection.state.value}, {self._streams} streams>"
+
+
+async def _sign_of_life(conn: Connection) -> None:
+    await conn.execute("SELECT 1", prepare=False)
 
 
 def _event_id(cursor: StreamCursor) -> int:

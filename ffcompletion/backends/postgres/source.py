@@ -19,7 +19,7 @@ from ffcompletion.backends.postgres.spans import union
 from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.stats import StreamStats
+from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.buffer import Buffer
 from ffcompletion.delivery.hub import Group, Hub, Selector
@@ -288,11 +288,20 @@ class Source:
 
     def stats(self) -> StreamStats:
         filtered, undecided = self._counts()
+        buffered = self._buffer.size + sum(map(len, self._stored)) + self._silent_count
+        behind = buffered + self._standing.unread(self._reader.tracker.high)
         return StreamStats(
             delivered=self._delivered,
-            buffered=self._buffer.size + sum(map(len, self._stored)) + self._silent_count,
+            buffered=buffered,
             filtered=filtered + self._withheld[0],
             undecided=undecided + self._withheld[1],
             overflows=self._overflows,
             catching_up=self._standing.catching_up,
+            lag=Lag(completions=behind, seconds=self._age_s()) if behind else Lag(),
         )
+
+    def _age_s(self) -> float | None:
+        """How old the next is, where it is in memory: not while it is still to be read, or decoded."""
+        if self._silent:
+            return seconds_since(self._silent[0][0].produced_at_ms)
+        return self._buffer.age_s if self._buffered and not self._stored else None

@@ -104,6 +104,13 @@ class Standing:
         """Whether anything comes, or is still to come, from stored rows."""
         return self.state is not StreamState.CLOSED and (self.state is not StreamState.LIVE or bool(self._pages))
 
+    def unread(self, high: int) -> int:
+        """How many ids up to ``high``, the hub's highest, are still to be read from what is stored."""
+        if self.state is StreamState.CLOSED:
+            return 0
+        rest = 0 if self.state in _ATTACHED else max(0, high - self._read_to)
+        return rest + sum(last - low + 1 for low, last in self._pending)
+
     def next_step(self, watermark: int) -> Read | Attach | None:
         """The next step of catching up, given the watermark of the hub's reader. None: there is none.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
+from glide import GlideError
 from typing_extensions import override
 
 from ffcompletion.backends.valkey.commands import Commands
-from ffcompletion.backends.valkey.errors import driver_errors
+from ffcompletion.backends.valkey.errors import code_of, driver_errors
 from ffcompletion.backends.valkey.index import is_lane
 from ffcompletion.backends.valkey.options import Options, Settings
 from ffcompletion.backends.valkey.source import Source
@@ -158,6 +160,16 @@ class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
         flow = FlowId(flow_id)
         async with driver_errors(self._shown, "flow_members"), self._querying("flow_members") as commands:
             return await members(commands.execute, flow)
+
+    async def ping(self, /) -> float:
+        """Ask the server (of a cluster, one node) for a sign of life; the seconds that took, connecting included."""
+        began = time.monotonic()
+        async with driver_errors(self._shown, "ping"), self._querying("ping") as commands:
+            (reply,) = await commands.execute([["PING"]])
+            # Who may not ask has been answered by a server that knows this user.
+            if isinstance(reply, GlideError) and code_of(reply) != "NOPERM":
+                raise reply
+        return time.monotonic() - began
 
     # ── looking at it ────────────────────────────────────────────────────────────────────────────────────────────
 

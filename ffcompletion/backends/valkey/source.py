@@ -10,7 +10,7 @@ from ffcompletion.backends.valkey.reconciliation import Announced
 from ffcompletion.backends.valkey.states import Denied, Standing, StreamState
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.stats import StreamStats
+from ffcompletion.contract.stats import Lag, StreamStats
 from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.buffer import Buffer
 from ffcompletion.delivery.hub import Group, Hub, Selector
@@ -181,6 +181,7 @@ class Source:
 
     def stats(self) -> StreamStats:
         standing = self._standing
+        behind = self._buffer.size + standing.missed_count
         return StreamStats(
             delivered=self._buffer.taken,
             buffered=self._buffer.size,
@@ -189,4 +190,5 @@ class Source:
             lost=standing.lost,
             overflows=standing.overflows,
             catching_up=standing.behind,
+            lag=Lag(completions=behind, seconds=self._buffer.age_s) if behind else Lag(),
         )

@@ -84,6 +84,11 @@ class Standing:
         """Whether the index has still something for it."""
         return self.state in (StreamState.OVERFLOWED, StreamState.JOINING)
 
+    @property
+    def missed_count(self) -> int:
+        """How many the index has still to bring, of those that were announced."""
+        return self._missed
+
     def took(self, denied: Denied) -> None:
         """A batch fitted; what of it did not pass."""
         self._overflowing = False
