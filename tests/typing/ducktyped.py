@@ -107,6 +107,9 @@ class Full:
     async def flow_members(self, flow_id: str, /) -> list[ffc.ExecutionId]:
         return []
 
+    async def ping(self) -> float:
+        return 0.0
+
     def stats(self) -> ffc.BackendStats:
         return ffc.BackendStats()
 
