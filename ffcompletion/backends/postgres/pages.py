@@ -18,7 +18,7 @@ from ffcompletion.backends.postgres.facts import Needs, Records, facts_of
 from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_outbox, fetch_selected
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
-from ffcompletion.backends.postgres.results import Budget, admitted, foreign, stored_sizes
+from ffcompletion.backends.postgres.results import Budget, admitted, dispute, stored_sizes
 from ffcompletion.backends.postgres.rows import Decoded, Row, decode, with_results
 from ffcompletion.contract.combining import namespaces_of
 from ffcompletion.contract.payload import CompletionPayload
@@ -67,8 +67,7 @@ class Answers(msgspec.Struct, frozen=True):
     def facts(self, batch: Decoded) -> list[Facts | None]:
         """What a filter is decided by, for each of these."""
         facts = facts_of(batch.rows, self.records, self.looked_up)
-        for at in foreign(batch.payloads, facts, self.results or {}):
-            facts[at] = None
+        dispute(batch.payloads, facts, self.results or {})
         return facts
 
 
@@ -94,7 +93,7 @@ class Page:
         self._stayed = stayed
         self._rows = rows
         self._watermark = watermark
-        self._group = Group(Selector(selector.filter))
+        self._group = Group(selector)
         self._answers = answers
         self._next = 0
         self.reached: Final = reached
