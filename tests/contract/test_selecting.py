@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend, pages
+from ffcompletion.backends.postgres import PostgresBackend, lookups, pages
 from ffcompletion.backends.postgres.facts import Needs
 from ffcompletion.contract.combining import AllOf, AnyOf, is_plain, namespaces_of
 from ffcompletion.delivery.hub import Selector
@@ -65,7 +65,7 @@ def test_which_filters_are_values() -> None:
     assert Selector(checked_filter(nested)) == Selector(
         checked_filter(ffc.any_of(a, ffc.all_of(b, ffc.ScannerFilter("c"))))
     )
-    assert namespaces_of(nested) == {"a"}
+    assert namespaces_of(nested) == frozenset({"a"})
     for foreign in Opaque(a), ffc.any_of(a, Opaque(b)), ffc.matching(lambda _n, _v: True):
         assert isinstance(checked_filter(foreign), ForeignFilter)
         assert namespaces_of(foreign) is None
@@ -161,7 +161,7 @@ def test_selected_is_what_would_have_been_admitted(
     selected: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages, "_PAGE", page)
-        real = pages.fetch_selected
+        real = lookups.fetch_selected
 
         async def counted(*args: Any, **options: Any) -> Any:
             rows, told = await real(*args, **options)
