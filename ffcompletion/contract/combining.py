@@ -129,9 +129,10 @@ def namespaces_of(wanted: CompletionFilter) -> frozenset[str] | None:
     if not isinstance(wanted, AnyOf | AllOf):
         return None
     known = [names for part in wanted.parts if (names := namespaces_of(part)) is not None]
-    if isinstance(wanted, AllOf):
-        return frozenset.intersection(*known) if known else None
-    return frozenset.union(*known) if len(known) == len(wanted.parts) else None
+    if not known or (isinstance(wanted, AnyOf) and len(known) < len(wanted.parts)):
+        return None
+    first, *rest = known
+    return first.union(*rest) if isinstance(wanted, AnyOf) else first.intersection(*rest)
 
 
 def _asked(
