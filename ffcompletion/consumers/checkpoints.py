@@ -68,8 +68,6 @@ class FileCheckpoints:
         Where another holds it, in this process too: wait, or raise ``Unavailable``. On a network's file system a lock
         is as good as that is.
         """
-        if self._lease is not None:
-            raise self._leased(name)
         try:
             # Beside the file, which is replaced by every save.
             handle = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
