@@ -210,10 +210,8 @@ class Checkpointed:
 
         async def work(completion: CompletionPayload, finish: Callable[[], None]) -> None:
             nonlocal processed, given_up
-            if await handled(handler, completion, attempts, failed):
-                processed += 1
-            else:
-                given_up += 1
+            well = await handled(handler, completion, attempts, failed)
+            processed, given_up = processed + well, given_up + (not well)
             finish()
             self._dirty.set()
 

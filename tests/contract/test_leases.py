@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -101,7 +101,7 @@ async def test_a_stop_before_the_work_s_first_step(store: ffc.FileCheckpoints) -
         async def handler(_: ffc.CompletionPayload) -> None:
             raise AssertionError
 
-        def factory(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **_: Any) -> asyncio.Task[Any]:
+        def factory(loop: asyncio.AbstractEventLoop, work: Any, /) -> asyncio.Task[Any]:
             if "work" in work.__qualname__:
                 # It is called in the turn of the loop in which the work would begin, and ahead of it.
                 loop.call_soon(partial(completions.stop, drain=False))
