@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, final
 
 import msgspec
+from typing_extensions import override
 
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 
-__all__ = ["Batch", "Facts"]
+__all__ = ["DISPUTED", "UNREADABLE", "Batch", "Facts"]
 
 Facts = tuple[str | None, Mapping[str, str | None]]
 """What is known about an execution: its namespace, and at least the tags that somebody's filter asks for.
 
 A tag that is there with None is one that cannot be read: who asks for it cannot tell.
 """
+
+
+@final
+class _Unreadable(Mapping[str, str | None]):
+    """Tags of which nothing is known: each of them may be there, and cannot be read."""
+
+    @override
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    @override
+    def __getitem__(self, key: str) -> None:
+        return None
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    @override
+    def __len__(self) -> int:
+        return 0
+
+
+UNREADABLE: Final[Mapping[str, str | None]] = _Unreadable()
+"""Tags for ``Facts`` where the namespace is known, and no tag is."""
+DISPUTED: Final[Mapping[str, str | None]] = _Unreadable()
+"""The same, and the record may be another tenant's: no filter of who wants a tag or a result can tell."""
 
 
 @final

@@ -9,7 +9,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.batch import Batch, Facts
+from ffcompletion.delivery.batch import DISPUTED, Batch, Facts
 from ffcompletion.foreign.filters import ForeignFilter, Wanted, admits
 
 __all__ = ["Fit", "Group", "Hub", "Member", "Selector"]
@@ -62,10 +62,11 @@ class Group(Generic[MemberT]):
             # A filter and nothing to decide by: fail closed.
             self.undecided += len(payloads)
             return ()
-        key = wanted.tag_key
+        key, results = wanted.tag_key, self.selector.results
         admitted: list[CompletionPayload] = []
         for payload, known in zip(payloads, facts, strict=True):
-            verdict = None if known is None else _verdict(wanted, key, known)
+            withheld = known is None or (results and known[1] is DISPUTED)
+            verdict = None if known is None or withheld else _verdict(wanted, key, known)
             if verdict:
                 admitted.append(payload)
             elif verdict is None:

@@ -18,7 +18,8 @@ from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.results import Budget
 from ffcompletion.backends.postgres.rows import Row, tags_of
 from ffcompletion.contract.protocols import ResumableBackend
-from ffcompletion.delivery.hub import Selector
+from ffcompletion.delivery.batch import DISPUTED, UNREADABLE
+from ffcompletion.delivery.hub import Group, Selector
 from tests.worlds import Done, PostgresWorld, done, eventually, first, insert, nothing, some
 
 
@@ -129,14 +130,32 @@ def test_only_rows_that_do_not_decide_are_looked_up() -> None:
     assert Needs.of([Selector(None, results=True)]).lookups(rows) == [ROW[1], BARE[1]]
 
 
-def test_a_row_and_its_record_that_name_different_namespaces_serve_nobody() -> None:
-    """Undecided; so is a record that cannot be read; a missing one leaves the row's own word."""
+def test_a_record_that_names_another_namespace_than_its_row_gives_nothing() -> None:
+    """The row's namespace counts, and no tag, no result; so for a record that cannot be read. None: the row alone."""
     names = {str(ROW[1]), str(BARE[1])}
     other = {name: Record("b", None, None) for name in names}
-    assert facts_of([ROW, BARE], other, names) == [None, ("b", {})]
+    (own, known) = facts_of([ROW, BARE], other, names)
+    assert own == ("a", DISPUTED)
+    assert own[1] is DISPUTED
+    assert known == ("b", {})
     assert facts_of([ROW, BARE], {}, names) == [("a", {}), None]
     unread = {name: Record(None, None, None, readable=False) for name in names}
-    assert facts_of([ROW, BARE], unread, names) == [None, None]
+    (own, known) = facts_of([ROW, BARE], unread, names)
+    assert own is not None
+    assert own[1] is DISPUTED
+    assert known is None
+    deep = {name: Record("a", '{"k": ' + "[" * 10_000, None) for name in names}
+    for facts in facts_of([ROW, BARE], deep, names):
+        assert facts is not None
+        assert facts[0] == "a"
+        assert facts[1] is UNREADABLE
+    payloads = [ffc.CompletionPayload(ffc.ExecutionId(done().execution_id), "success")]
+    for known, (plain, tagged, rich) in (
+        (("a", {}), (1, 0, 1)), (("a", UNREADABLE), (1, 0, 1)), (("a", DISPUTED), (1, 0, 0)), (None, (0, 0, 0)),
+    ):  # fmt: skip
+        assert len(Group(Selector(ffc.ScannerFilter("a"))).select(payloads, [known])) == plain
+        assert len(Group(Selector(ffc.ScannerFilter("a", ("k", "v")))).select(payloads, [known])) == tagged
+        assert len(Group(Selector(ffc.ScannerFilter("a"), results=True)).select(payloads, [known])) == rich
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
@@ -12,7 +13,9 @@ from typing import Any, ClassVar
 
 import ffcompletion as ffc
 from ffcompletion.embedded import Server
+from ffcompletion.testing.hostile import Conduct, HostileFilter
 from tests.chaos.ledger import Ledger
+from tests.chaos.poison import Held
 from tests.worlds.proxy import Proxy
 
 Fault = Callable[[], Awaitable[None]]
@@ -30,7 +33,9 @@ class Chaos(ABC):
     """The time from one misfortune to the next."""
     patience_s = 60.0
 
-    def __init__(self, seconds: float, seed: int) -> None:
+    def __init__(self, seconds: float, seed: int, poison: float) -> None:
+        """``poison``: which part of the records."""
+        self.poison = poison
         self.dice = random.Random(seed)
         self.seed = seed
         self.seconds = seconds
@@ -38,6 +43,8 @@ class Chaos(ABC):
         self.faults: dict[str, int] = {}
         self.consumers: list[asyncio.Task[None]] = []
         self.ending = False
+        self.wrote = True
+        """The writers went on to the end."""
 
     @abstractmethod
     def kinds(self) -> list[Fault]:
@@ -48,10 +55,10 @@ class Chaos(ABC):
         """Everything works again."""
 
     @abstractmethod
-    async def truth(self) -> list[tuple[str, str]]:
-        """Every completion that the server holds: id and tenant."""
+    async def truth(self) -> list[Held]:
+        """Every completion that the server holds."""
 
-    def is_stranger(self, name: str, execution_id: str) -> bool:
+    def is_stranger(self, ledger: Ledger, execution_id: str) -> bool:
         """Whether something that the server does not hold for this account should not have been delivered to it."""
         return True
 
@@ -94,11 +101,22 @@ class Chaos(ABC):
 
     # ── consumers ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def ledger(self, name: str, *, may_repeat: bool = False, may_lose: bool = False) -> Ledger:
-        """One more account."""
-        made = Ledger(name, may_repeat=may_repeat, may_lose=may_lose)
+    def ledger(self, name: str, tenant: str | None = None, shard: str | None = None, **rules: Any) -> Ledger:
+        """One more account: of everything, of a tenant's, of what bears a tag."""
+        name += "" if tenant is None else f", tenant {tenant}"
+        made = Ledger(name + ("" if shard is None else f", shard {shard}"), tenant, shard, **rules)
         self.ledgers.append(made)
         return made
+
+    async def beside(self, place: str, backend: ffc.Backend) -> None:
+        """A filter that does all that a filter must not, in every stream's neighbourhood."""
+        # Slow one time in so many, or it would be the machine that is slow.
+        conducts: list[Conduct] = ["yes", "no", "raise", "truthy", "cancel", "awkward", "exit", "later", "change"] * 8
+        hostile = HostileFilter([*conducts, "slow"], tag_keys=("shard", "other"), hashable=False)
+        ledger = self.ledger(
+            f"{place}, hostile", may_repeat=True, may_lose=True, limit=lambda: hostile.admitted
+        )  # fmt: skip
+        self.start(self.read(await backend.subscribe_completions_filtered(hostile), ledger))
 
     async def read(self, stream: ffc.CompletionStream, ledger: Ledger, stall: float = 0.0) -> None:
         """Enter everything; ``stall``: seconds to stop for, now and then."""
@@ -106,6 +124,13 @@ class Chaos(ABC):
             ledger.add(completion.execution_id)
             if stall and not self.ending and self.dice.random() < 0.0003:
                 await asyncio.sleep(stall * self.dice.random())
+
+    async def write(self, module: str, *arguments: object) -> None:
+        """Writers in a process of their own, while misfortunes happen."""
+        words = [str(argument) for argument in arguments]
+        writer = await asyncio.create_subprocess_exec(sys.executable, "-m", f"tests.chaos.{module}", *words)
+        await self.misfortunes()
+        self.wrote = await asyncio.wait_for(writer.wait(), 120) == 0
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """In a task of its own, until the end."""
@@ -116,9 +141,7 @@ class Chaos(ABC):
         self.ending = True
         everything = await self.truth()
         for ledger in self.ledgers:
-            tenant = ledger.name.partition("tenant ")[2]
-            ledger.settle(id_ for id_, whose in everything if tenant in ("", whose))
-            ledger.strangers = sum(self.is_stranger(ledger.name, id_) for id_ in ledger.unasked)
+            ledger.settle(everything)
             await asyncio.sleep(0)
         end = time.monotonic() + self.patience_s
         while any(ledger.lost and not ledger.may_lose for ledger in self.ledgers) and time.monotonic() < end:
@@ -128,11 +151,15 @@ class Chaos(ABC):
         for task in self.consumers:
             task.cancel()
         await asyncio.gather(*self.consumers, return_exceptions=True)
+        for ledger in self.ledgers:
+            # Now, or what came while the others were waited for would not count.
+            ledger.settle(everything)
+            ledger.count_strangers(self.is_stranger)
 
     @property
     def sound(self) -> bool:
-        """Whether every account is."""
-        return all(ledger.sound for ledger in self.ledgers)
+        """Whether every account is, and something was entered."""
+        return self.wrote and all(ledger.sound and ledger.sent for ledger in self.ledgers)
 
     def report(self) -> str:
         """The accounts as text."""

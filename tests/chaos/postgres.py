@@ -19,8 +19,9 @@ import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
 from tests.chaos.harness import Chaos, Fault
 from tests.chaos.ledger import Ledger
+from tests.chaos.poison import Held, kind_of, poisons
 from tests.worlds.proxy import Proxy
-from tests.worlds.templates import postgres
+from tests.worlds.templates import engine_schema, postgres
 
 WRITERS = 16
 ONE_ROW = (
@@ -59,15 +60,31 @@ class PostgresChaos(Chaos):
 
     errors = (OSError, psycopg.Error)
 
-    def __init__(self, version: int, seconds: float, seed: int, pause_s: float) -> None:
-        super().__init__(seconds, seed)
-        self.name = f"PostgreSQL {version}, {WRITERS} writers"
+    def __init__(
+        self, version: int, seconds: float, seed: int, pause_s: float, poison: float, *, any_bytes: bool
+    ) -> None:
+        """``any_bytes``: in a database without an encoding, which takes any."""
+        super().__init__(seconds, seed, poison)
+        self.name = f"PostgreSQL {version}, {WRITERS} writers" + (", SQL_ASCII" if any_bytes else "")
         self.writer_pause_s = pause_s
+        self.any_bytes = any_bytes
         self.server = postgres("max_connections=200", version=version)
+        self.url = self.server.url
+        self.database = "postgres"
+        if any_bytes:
+            self.database = "anything"
+            self.url = self.server.url.replace("/postgres?", "/anything?")
+            with psycopg.connect(self.server.url, autocommit=True) as conn:
+                conn.execute(
+                    "CREATE DATABASE anything TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+                )
+            engine_schema(self.url)
         self.proxy = Proxy(str(self.server.directory / ".s.PGSQL.5432"))
 
     async def sql(self, *statements: str) -> list[tuple[Any, ...]]:
-        async with await psycopg.AsyncConnection.connect(self.server.url, autocommit=True, connect_timeout=5) as conn:
+        async with await psycopg.AsyncConnection.connect(
+            self.url, autocommit=True, connect_timeout=5, client_encoding="utf8"
+        ) as conn:
             rows: list[tuple[Any, ...]] = []
             for statement in statements:
                 cursor = await conn.execute(statement.encode())
@@ -159,7 +176,7 @@ class PostgresChaos(Chaos):
             offset = 0
             while True:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "tests.programs.remembers", self.server.url, folder, "1", "a",
+                    sys.executable, "-m", "tests.programs.remembers", self.url, folder, "1", "a",
                     stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
                 try:
@@ -177,7 +194,7 @@ class PostgresChaos(Chaos):
         end = time.monotonic() + self.seconds
         while time.monotonic() < end:
             with contextlib.suppress(psycopg.Error):
-                async with await psycopg.AsyncConnection.connect(self.server.url, connect_timeout=5) as conn:
+                async with await psycopg.AsyncConnection.connect(self.url, connect_timeout=5) as conn:
                     for _ in range(2):
                         await conn.execute(ONE_ROW, ("a",))
                         await asyncio.sleep(3 * self.dice.random())
@@ -186,9 +203,9 @@ class PostgresChaos(Chaos):
 
     @asynccontextmanager
     async def backends(self) -> AsyncGenerator[tuple[PostgresBackend, PostgresBackend]]:
-        through = f"postgresql://postgres@127.0.0.1:{self.proxy.port}/postgres"
+        through = f"postgresql://postgres@127.0.0.1:{self.proxy.port}/{self.database}"
         async with (
-            PostgresBackend(self.server.url, buffer_size=2000) as near,
+            PostgresBackend(self.url, buffer_size=2000) as near,
             PostgresBackend(through, buffer_size=2000) as far,
         ):
             yield near, far
@@ -201,43 +218,59 @@ class PostgresChaos(Chaos):
             async with self.backends() as (near, far):
                 for place, backend in (("near", near), ("through the proxy", far)):
                     plain = await backend.subscribe_completions()
-                    tenant = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
                     slow = await backend.subscribe_completions()
                     self.start(self.read(plain, self.ledger(f"{place}")))
-                    self.start(self.read(tenant, self.ledger(f"{place}, tenant a")))
                     self.start(self.read(slow, self.ledger(f"{place}, slow"), 3.0))
+                    for tenant, shard in (("a", None), ("c", None), ("c", "1"), (None, "1")):
+                        wanted = ffc.ScannerFilter(tenant, None if shard is None else ("shard", shard))
+                        filtered = await backend.subscribe_completions_filtered(wanted)
+                        self.start(self.read(filtered, self.ledger(place, tenant, shard)))
+                    await self.beside(place, backend)
                     self.start(self.resuming(backend, self.ledger(f"{place}, resuming", may_repeat=True)))
-                    for name, wanted, concurrency in (
+                    for name, tenant, concurrency in (
                         ("checkpointed", None, 1),
-                        ("checkpointed, tenant a", ffc.ScannerFilter("a"), 1),
-                        ("8 at once, tenant b", ffc.ScannerFilter("b"), 8),
+                        ("checkpointed", "a", 1),
+                        ("8 at once", "b", 8),
                     ):
-                        ledger = self.ledger(f"{place}, {name}", may_repeat=True)
-                        self.start(self.checkpointed(backend, ledger, wanted, concurrency))
-                self.start(self.killed(self.ledger("killed, tenant a", may_repeat=True)))
+                        ledger = self.ledger(f"{place}, {name}", tenant, may_repeat=True)
+                        self.start(
+                            self.checkpointed(
+                                backend, ledger, None if tenant is None else ffc.ScannerFilter(tenant), concurrency
+                            )
+                        )
+                self.start(self.killed(self.ledger("killed", "a", may_repeat=True)))
                 old = asyncio.create_task(self.old_transactions())
-                writer = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "tests.chaos.writer", self.server.url,
-                    str(self.seed), str(self.seconds), str(WRITERS), str(self.writer_pause_s),
-                )  # fmt: skip
-                await self.misfortunes()
-                await asyncio.wait_for(writer.wait(), 120)
+                await self.write("writer", self.url, self.seed, self.seconds, WRITERS, self.writer_pause_s, self.poison)
                 await old
                 await self.settle()
         return self.sound
 
     @override
-    async def truth(self) -> list[tuple[str, str]]:
+    async def truth(self) -> list[Held]:
         rows = await self.sql(
-            "SELECT '{fp:' || e.partition_key || '}:' || e.execution_id, coalesce(e.namespace, c.raw_fields->>'namespace')"
+            "SELECT '{fp:' || e.partition_key || '}:' || e.execution_id, coalesce(e.namespace, c.raw_fields->>'namespace'),"
+            " c.raw_fields->'tags'->>'shard'"
             " FROM ff_completion_event e LEFT JOIN ff_exec_core c USING (partition_key, execution_id)"
+            " WHERE e.execution_id::text NOT LIKE 'dead%'"
         )
-        return [(row[0], row[1]) for row in rows]
+        poisoned = await self.sql(
+            "SELECT '{fp:' || partition_key || '}:' || execution_id FROM ff_completion_event"
+            " WHERE execution_id::text LIKE 'dead%' AND partition_key >= 0"
+        )
+        kinds = poisons(any_bytes=self.any_bytes)
+        held = [Held(*row) for row in rows]
+        for (id_,) in poisoned:
+            kind = kind_of(id_)
+            # Nobody's tag can be told of any of them.
+            held += [] if kind is None else [Held(id_, kinds[kind].tenant, None, kinds[kind].certain)]
+        return held
 
 
-async def run_chaos(version: int, seconds: float, seed: int, pause_s: float = 0.05) -> tuple[bool, str]:
+async def run_chaos(
+    version: int, seconds: float, seed: int, pause_s: float = 0.05, poison: float = 0.001, *, any_bytes: bool = False
+) -> tuple[bool, str]:
     """Run it; whether all accounts are sound, and the ledger as text."""
-    chaos = await asyncio.to_thread(PostgresChaos, version, seconds, seed, pause_s)
+    chaos = await asyncio.to_thread(PostgresChaos, version, seconds, seed, pause_s, poison, any_bytes=any_bytes)
     try:
         sound = await chaos.run()
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 
 from glide import GlideError
 from typing_extensions import override
@@ -14,7 +13,7 @@ import ffcompletion as ffc
 from ffcompletion import embedded
 from ffcompletion.backends.valkey import ValkeyBackend
 from tests.chaos.harness import Chaos, Fault
-from tests.chaos.valkey_writer import tenant_of
+from tests.chaos.poison import Held, held_on_valkey
 from tests.worlds import ValkeyWorld
 from tests.worlds.proxy import Proxy
 
@@ -32,8 +31,8 @@ class ValkeyChaos(Chaos):
     errors = (OSError, GlideError, ffc.EngineError, TimeoutError)
     reconcile_s = 15.0
 
-    def __init__(self, seconds: float, seed: int, per_second: float) -> None:
-        super().__init__(seconds, seed)
+    def __init__(self, seconds: float, seed: int, per_second: float, poison: float) -> None:
+        super().__init__(seconds, seed, poison)
         self.per_second = per_second
         self.world = self.place()
         host, _, port = self.world.url.removeprefix("valkey://").partition(",")[0].partition(":")
@@ -102,12 +101,7 @@ class ValkeyChaos(Chaos):
                 opened = [group.create_task(self._open(place, url)) for place, url in self.urls().items()]
             backends = [backend for task in opened for backend in task.result()]
             try:
-                writer = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "tests.chaos.valkey_writer", self.world.url, str(self.seed),
-                    str(self.seconds), str(self.per_second),
-                )  # fmt: skip
-                await self.misfortunes()
-                await asyncio.wait_for(writer.wait(), 120)
+                await self.write("valkey_writer", self.world.url, self.seed, self.seconds, self.per_second, self.poison)
                 await self.settle()
             finally:
                 for backend in backends:
@@ -119,9 +113,11 @@ class ValkeyChaos(Chaos):
         backend = ValkeyBackend(url, buffer_size=2000, reconcile_interval=self.reconcile_s)
         alone = ValkeyBackend(url, reconcile_interval=0)
         self.start(self.read(await backend.subscribe_completions(), self.ledger(place, may_repeat=True)))
-        for tenant in "ab":
-            stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter(tenant))
-            self.start(self.read(stream, self.ledger(f"{place}, tenant {tenant}", may_repeat=True)))
+        for tenant, shard in (("a", None), ("b", None), ("a", "1"), (None, "0")):
+            wanted = ffc.ScannerFilter(tenant, None if shard is None else ("shard", shard))
+            stream = await backend.subscribe_completions_filtered(wanted)
+            self.start(self.read(stream, self.ledger(place, tenant, shard, may_repeat=True)))
+        await self.beside(place, backend)
         slow = await backend.subscribe_completions()
         self.start(self.read(slow, self.ledger(f"{place}, slow", may_repeat=True), 6.0))
         push = self.ledger(f"{place}, push alone", may_repeat=True, may_lose=True)
@@ -129,22 +125,23 @@ class ValkeyChaos(Chaos):
         return [backend, alone]
 
     @override
-    async def truth(self) -> list[tuple[str, str]]:
-        found: list[tuple[str, str]] = []
+    async def truth(self) -> list[Held]:
+        found: list[Held] = []
         for partition in range(256):
             key = f"ff:idx:{{fp:{partition}}}:lane:default:terminal"
             members = await self.world.command("ZRANGE", key, "0", "-1")
             assert isinstance(members, list)
-            ids = [member.decode() for member in members if isinstance(member, bytes)]
-            found += [(id_, tenant_of(id_)) for id_ in ids]
+            # What is no id was put there to be in the way.
+            ids = [member.decode() for member in members if isinstance(member, bytes) and member.startswith(b"{fp:")]
+            found += [held_on_valkey(id_) for id_ in ids]
         return found
 
 
 async def run_valkey_chaos(
-    seconds: float, seed: int, per_second: float = 1000.0, reconcile_s: float = 15.0
+    seconds: float, seed: int, per_second: float = 1000.0, reconcile_s: float = 15.0, poison: float = 0.001
 ) -> tuple[bool, str]:
     """Run it; whether all accounts are sound, and the ledger as text."""
-    chaos = await asyncio.to_thread(ValkeyChaos, seconds, seed, per_second)
+    chaos = await asyncio.to_thread(ValkeyChaos, seconds, seed, per_second, poison)
     chaos.reconcile_s = reconcile_s
     try:
         sound = await chaos.run()

@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from ffcompletion.embedded import Server
 from tests.chaos.harness import Fault
+from tests.chaos.ledger import Ledger
+from tests.chaos.poison import held_on_valkey
 from tests.chaos.valkey import ValkeyChaos
-from tests.chaos.valkey_writer import tenant_of
 from tests.worlds import ValkeyWorld
 from tests.worlds.servers import Cluster, ask, wait_until
 
@@ -28,9 +29,9 @@ class ClusterChaos(ValkeyChaos):
     pause_s = (3.0, 8.0)
     patience_s = 120.0
 
-    def __init__(self, seconds: float, seed: int, per_second: float) -> None:
+    def __init__(self, seconds: float, seed: int, per_second: float, poison: float) -> None:
         self.cluster = Cluster(*SETTINGS)
-        super().__init__(seconds, seed, per_second)
+        super().__init__(seconds, seed, per_second, poison)
 
     @override
     def place(self) -> ValkeyWorld:
@@ -124,19 +125,20 @@ class ClusterChaos(ValkeyChaos):
     # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────
 
     @override
-    def is_stranger(self, name: str, execution_id: str) -> bool:
+    def is_stranger(self, ledger: Ledger, execution_id: str) -> bool:
         # What a promotion took back had been announced: only another tenant's is a stranger.
-        tenant = name.partition("tenant ")[2]
-        return tenant not in ("", tenant_of(execution_id))
+        return not ledger.admits(held_on_valkey(execution_id))
 
     @override
     def close(self) -> None:
         self.cluster.close()
 
 
-async def run_cluster_chaos(seconds: float, seed: int, per_second: float = 1000.0) -> tuple[bool, str]:
+async def run_cluster_chaos(
+    seconds: float, seed: int, per_second: float = 1000.0, poison: float = 0.001
+) -> tuple[bool, str]:
     """Run it; whether all accounts are sound, and the ledger as text."""
-    chaos = await asyncio.to_thread(ClusterChaos, seconds, seed, per_second)
+    chaos = await asyncio.to_thread(ClusterChaos, seconds, seed, per_second, poison)
     try:
         sound = await chaos.run()
     finally:

@@ -1,7 +1,8 @@
 """What the filters of streams are decided by: the row itself where it can, else the execution's record. Pure.
 
-A row that carries its namespace decides a namespace filter; a tag is only ever known from the record. Where row and
-record name different namespaces, nobody is served: either of them may be somebody else's.
+A row that carries its namespace decides a namespace filter, whatever its record says; a tag is only ever known from the
+record. Where row and record name different namespaces, nobody who asks for a tag or a result is served: the record may
+be somebody else's. What a stream gets depends on row, record and what it asks for, never on which others are open.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 from ffcompletion.backends.postgres.rows import Row, tags_of
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.protocols import CompletionFilter
-from ffcompletion.delivery.batch import Facts
+from ffcompletion.delivery.batch import DISPUTED, UNREADABLE, Facts
 from ffcompletion.delivery.hub import Selector
 
 __all__ = ["Needs", "Record", "Records", "facts_of"]
@@ -89,7 +90,9 @@ def _facts(row: Row, records: Records, looked_up: frozenset[str] | set[str]) -> 
     if record is None:
         # No record: the row's own namespace may still decide, tags cannot.
         return None if own is None else (own, {})
-    if not record.readable or (own is not None and record.namespace is not None and own != record.namespace):
-        return None
+    if not record.readable:
+        return None if own is None else (own, DISPUTED)
+    if own is not None and record.namespace is not None and own != record.namespace:
+        return own, DISPUTED
     tags = tags_of(record.tags)
-    return None if tags is None else (record.namespace if own is None else own, tags)
+    return record.namespace if own is None else own, UNREADABLE if tags is None else tags

@@ -22,7 +22,7 @@ from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.pool import Pool
-from ffcompletion.backends.postgres.results import Budget, admitted, foreign, stored_sizes
+from ffcompletion.backends.postgres.results import Budget, admitted, dispute, stored_sizes
 from ffcompletion.backends.postgres.retrying import Retrying
 from ffcompletion.backends.postgres.rows import Decoded, with_results
 from ffcompletion.contract.cursor import StreamCursor
@@ -237,8 +237,7 @@ class Filtering:
                     fetched.update({name: Result(None, None) for name in names if name not in found})
                 # Who joined meanwhile may want more of them; and after a failure, fewer are asked for.
                 continue
-            for at in foreign(decoded.payloads[:count], facts, fetched):
-                facts[at] = None
+            dispute(decoded.payloads[:count], facts, fetched)
             data = {name: result.data for name, result in fetched.items()}
             self._done(count, facts[:count], data)
             facts = facts[count:]

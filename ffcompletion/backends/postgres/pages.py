@@ -18,7 +18,7 @@ from ffcompletion.backends.postgres.facts import Needs, Records, facts_of
 from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_outbox
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
-from ffcompletion.backends.postgres.results import Budget, admitted, foreign, stored_sizes
+from ffcompletion.backends.postgres.results import Budget, admitted, dispute, stored_sizes
 from ffcompletion.backends.postgres.rows import Decoded, Row, decode, with_results
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
@@ -62,8 +62,7 @@ class Answers(msgspec.Struct, frozen=True):
     def facts(self, batch: Decoded) -> list[Facts | None]:
         """What a filter is decided by, for each of these."""
         facts = facts_of(batch.rows, self.records, self.looked_up)
-        for at in foreign(batch.payloads, facts, self.results or {}):
-            facts[at] = None
+        dispute(batch.payloads, facts, self.results or {})
         return facts
 
 
@@ -79,7 +78,7 @@ class Page:
     def __init__(self, rows: Sequence[Row], reached: int, watermark: int, selector: Selector, answers: Answers) -> None:
         self._rows = rows
         self._watermark = watermark
-        self._group = Group(Selector(selector.filter))
+        self._group = Group(selector)
         self._answers = answers
         self._next = 0
         self.reached: Final = reached

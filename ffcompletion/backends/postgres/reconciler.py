@@ -34,7 +34,7 @@ from ffcompletion.backends.postgres.silent import (
 )
 from ffcompletion.backends.postgres.silent_queries import SilentQueries
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.hub import Group, Selector
+from ffcompletion.delivery.hub import Group
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Reconciler"]
@@ -278,7 +278,7 @@ class Reconciler:
         receiver: Receiver,
     ) -> int:
         """As many of them as one question about results can be put for. Returns how many."""
-        group = Group(Selector(receiver.selector.filter))
+        group = Group(receiver.selector)
         mine = [payloads[end] for end in ends]
         if not receiver.selector.results:
             chosen = group.select(mine, [facts_of(end) for end in ends])

@@ -9,10 +9,10 @@ from typing import Final, final
 from ffcompletion.backends.postgres.facts import Record
 from ffcompletion.backends.postgres.lookups import Result
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.batch import Facts
+from ffcompletion.delivery.batch import DISPUTED, Facts
 from ffcompletion.delivery.hub import Group, Selector
 
-__all__ = ["Budget", "admitted", "foreign", "stored_sizes"]
+__all__ = ["Budget", "admitted", "dispute", "stored_sizes"]
 
 _START: Final = 1 << 20
 _LEAST: Final = 1 << 14
@@ -80,13 +80,10 @@ def stored_sizes(
     ]
 
 
-def foreign(
-    payloads: Sequence[CompletionPayload], facts: Sequence[Facts | None], results: Mapping[str, Result]
-) -> list[int]:
-    """Indexes of payloads whose record, by now, names another namespace than they were decided by."""
-    return [
-        at
-        for at, (payload, known) in enumerate(zip(payloads, facts, strict=False))
-        if known is not None and (result := results.get(payload.execution_id)) is not None
-        and (not result.readable or result.namespace not in (None, known[0]))
-    ]  # fmt: skip
+def dispute(payloads: Sequence[CompletionPayload], facts: list[Facts | None], results: Mapping[str, Result]) -> None:
+    """Whose record, by now, names another namespace than it was decided by is not given its result: in place."""
+    for at, (payload, known) in enumerate(zip(payloads, facts, strict=False)):
+        if known is None or (result := results.get(payload.execution_id)) is None:
+            continue
+        if not result.readable or result.namespace not in (None, known[0]):
+            facts[at] = (known[0], DISPUTED)

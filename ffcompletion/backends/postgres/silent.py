@@ -17,7 +17,7 @@ from ffcompletion.backends.postgres.rows import tags_of
 from ffcompletion.backends.postgres.snapshots import outcome_of
 from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.batch import Facts
+from ffcompletion.delivery.batch import UNREADABLE, Facts
 from ffcompletion.delivery.hub import Selector
 
 __all__ = [
@@ -79,8 +79,10 @@ def payload_of(end: End) -> CompletionPayload:
 
 def facts_of(end: End) -> Facts | None:
     """What filters are decided by; None where that cannot be told."""
-    tags = tags_of(end.tags) if end.readable else None
-    return None if tags is None else (end.namespace, tags)
+    if not end.readable:
+        return None
+    tags = tags_of(end.tags)
+    return end.namespace, UNREADABLE if tags is None else tags
 
 
 @final
