@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from typing import Final
 
 import msgspec
 from rich.text import Text
@@ -21,6 +22,8 @@ COLOURS = {
     Outcome.SKIPPED: "cyan",
     Outcome.OTHER: "white",
 }
+# Characters of a result in a line for people.
+_SHOWN: Final = 100
 
 
 def as_json(completion: CompletionPayload, *, result: bool = False, attached: str | None = None) -> str:
@@ -47,8 +50,11 @@ def as_json(completion: CompletionPayload, *, result: bool = False, attached: st
     return msgspec.json.encode(line).decode()
 
 
-def as_text(completion: CompletionPayload, *, attached: str | None = None) -> Text:
-    """One line for people. Control characters from the wire are shown, never sent to the terminal."""
+def as_text(completion: CompletionPayload, *, result: bool = False, attached: str | None = None) -> Text:
+    """One line for people. Control characters from the wire are shown, never sent to the terminal.
+
+    ``result``: the beginning of the stored one as well, or its size where it is no text.
+    """
     at = datetime.fromtimestamp(completion.produced_at_ms / 1000 or time.time()).astimezone()
     outcome = completion.outcome or "(none)"
     line = Text(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
@@ -57,7 +63,17 @@ def as_text(completion: CompletionPayload, *, attached: str | None = None) -> Te
     line.append(printable(completion.execution_id) if key is None else f"{attached} {key}", style="default")
     if completion.flow_id is not None:
         line.append(f"  flow {completion.flow_id}", style="dim")
+    if result and completion.payload_bytes is not None:
+        line.append(f"  {_beginning(completion.payload_bytes)}")
     return line
+
+
+def _beginning(stored: bytes) -> str:
+    try:
+        text = stored.decode()
+    except UnicodeDecodeError:
+        return f"({len(stored)} bytes)"
+    return printable(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
 
 
 def printable(text: str) -> str:

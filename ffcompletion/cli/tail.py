@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import final
@@ -51,6 +51,8 @@ class TailOptions(msgspec.Struct, frozen=True, kw_only=True):
     """No lines: a table of outcomes."""
     attached: str | None = None
     """Jobs attached under this name are shown by their keys."""
+    results: bool = False
+    partitions: Collection[int] | None = None
 
 
 @asynccontextmanager
@@ -124,10 +126,10 @@ async def _show(backend: Backend, options: TailOptions, totals: Counter[str], li
                 continue
             totals[completion.outcome] += 1
             if options.json:
-                sys.stdout.write(as_json(completion, attached=options.attached) + "\n")
+                sys.stdout.write(as_json(completion, result=options.results, attached=options.attached) + "\n")
                 sys.stdout.flush()
             elif not options.summary:
-                console.print(as_text(completion, attached=options.attached))
+                console.print(as_text(completion, result=options.results, attached=options.attached))
                 console.file.flush()
             if options.count is not None and totals.total() >= options.count:
                 return
@@ -135,12 +137,17 @@ async def _show(backend: Backend, options: TailOptions, totals: Counter[str], li
 
 @asynccontextmanager
 async def _stream(backend: Backend, options: TailOptions) -> AsyncGenerator[AsyncIterator[CompletionPayload]]:
+    results, partitions = options.results, options.partitions
     if options.checkpoint is None:
-        async with subscribe(backend, options.filter, cursor=options.start) as stream:
+        async with subscribe(
+            backend, options.filter, cursor=options.start, partitions=partitions, results=results
+        ) as stream:
             yield stream
         return
     store = FileCheckpoints(options.checkpoint)
-    async with checkpointed(backend, store, "tail", options.filter, start=options.start) as completions:
+    async with checkpointed(
+        backend, store, "tail", options.filter, start=options.start, partitions=partitions, results=results
+    ) as completions:
         yield completions
         # What stopped the loop had been shown.
         await completions.commit()
