@@ -15,6 +15,7 @@ import pytest
 from tests import TESTS
 from tests.typing import public
 from tests.typing.checkers import CHECKERS, Found, installed, programs
+from tests.worlds.once import once
 
 HERE = TESTS / "typing"
 # Each checker starts once, for all of it; the slowest takes its time on a busy machine.
@@ -24,16 +25,28 @@ pytestmark = pytest.mark.timeout(400)
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with our wheel."""
-    return installed(tmp_path_factory.mktemp("installed"))
+
+    def make(folder: Path) -> None:
+        (folder / "python").write_text(str(installed(folder)))
+
+    return Path((once(tmp_path_factory, "wheel", make) / "python").read_text())
 
 
 @pytest.fixture(scope="module")
 def found(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Found]:
     """What each checker says of all programs."""
-    folder = tmp_path_factory.mktemp("programs") / "checked"
-    programs(folder)
-    (folder / "revealing.py").write_text(public.program())
-    return functools.cache(lambda checker: CHECKERS[checker](folder, python))
+
+    @functools.cache
+    def found(checker: str) -> Found:
+        def make(folder: Path) -> None:
+            programs(folder / "checked")
+            (folder / "checked" / "revealing.py").write_text(public.program())
+            (folder / "found.json").write_text(json.dumps(CHECKERS[checker](folder / "checked", python)))
+
+        said = json.loads((once(tmp_path_factory, checker, make) / "found.json").read_text())
+        return {name: {int(line): message for line, message in lines.items()} for name, lines in said.items()}
+
+    return found
 
 
 @pytest.mark.parametrize("checker", CHECKERS)
