@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, cast, final
 
+from glide import GlideError
+
 from ffcompletion.backends.valkey import keys
+from ffcompletion.backends.valkey.errors import is_refused
 from ffcompletion.backends.valkey.replies import Execute, milliseconds, raise_refusal, text_of
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
@@ -21,6 +24,7 @@ __all__ = ["Lookups", "fit"]
 # Results in one pipeline, by number and by bytes: it is the server and our memory that hold them all at once.
 _RESULTS: Final = 128
 _RESULT_BYTES: Final = 4 << 20
+_UNKNOWN_SIZE: Final = _RESULT_BYTES // 16
 
 
 @final
@@ -65,7 +69,11 @@ class Lookups:
 
     async def sizes(self, execution_ids: Sequence[str]) -> list[int]:
         """How many bytes the stored results have; 0 where there is none."""
-        replies = await self._answers([("STRLEN", keys.result(id_)) for id_ in execution_ids])
+        replies = await self._execute([("STRLEN", keys.result(id_)) for id_ in execution_ids])
+        if any(isinstance(reply, GlideError) and is_refused(reply) for reply in replies):
+            # Reading does without that right: then few are asked for at a time, whatever they weigh.
+            return [_UNKNOWN_SIZE] * len(execution_ids)
+        raise_refusal(replies)
         # Nothing of another type is a result.
         return [reply if isinstance(reply, int) else 0 for reply in replies]
 
