@@ -9,6 +9,7 @@ from typing import Final
 
 from ffcompletion.contract.diagnosis import Finding, Verdict
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.urls import scheme_of
 
 __all__ = ["examine"]
@@ -22,6 +23,7 @@ async def examine(url: str, *, schema: str | None = None) -> list[Finding]:
     Raises ``Validation`` for a URL that cannot be, ``Unavailable`` if the driver is not installed; everything else is a
     finding.
     """
+    running_loop("doctor")
     findings: list[Finding] = []
     checks = _checks(url, schema)
     try:

@@ -18,6 +18,7 @@ import msgspec
 from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.text import check_text
 
 __all__ = ["FileCheckpoints"]
@@ -68,6 +69,7 @@ class FileCheckpoints:
         Where another holds it, in this process too: wait, or raise ``Unavailable``. On a network's file system a lock
         is as good as that is.
         """
+        running_loop("lease a checkpoint")
         if self._lease is not None:
             raise self._leased(name)
         try:
@@ -96,6 +98,7 @@ class FileCheckpoints:
 
     async def load(self, name: str, /) -> Checkpoint | None:
         """The file's checkpoint; None if there is no file. Raises ``Validation`` and ``Unavailable``."""
+        running_loop("load a checkpoint")
         try:
             data = await asyncio.to_thread(self._read)
         except FileNotFoundError:
@@ -115,6 +118,7 @@ class FileCheckpoints:
 
     async def save(self, name: str, checkpoint: Checkpoint, /) -> None:
         """Replace the file. Raises ``Unavailable``, and then the former content stays."""
+        running_loop("save a checkpoint")
         fields = (
             check_text("checkpoint", "the name", name),
             check_text("checkpoint", "the backend", checkpoint.backend),

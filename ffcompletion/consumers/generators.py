@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 from typing_extensions import override
 
 from ffcompletion.contract.closing import AsyncClosing
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream
 
@@ -51,7 +52,7 @@ class _Pump:
         self._error: BaseException | None = None
         self._ended = False
         self._task: asyncio.Task[None] | None = None
-        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = running_loop("stream_of")
         self.closed: bool = False
 
     async def next(self) -> CompletionPayload:

@@ -21,6 +21,7 @@ from ffcompletion.consumers.subscribing import open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease, LeasingStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream, Subscription
 from ffcompletion.contract.stats import Lag
@@ -87,6 +88,7 @@ class Checkpointed:
         self._working: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
+        running_loop("checkpointed")
         leasing = self._leasing()
         if leasing is not None:
             await called("lease a checkpoint", lambda: leasing.acquire(self._name, wait=self._lease == "wait"))

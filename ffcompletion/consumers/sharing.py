@@ -14,6 +14,7 @@ from ffcompletion.consumers.shards import position_of
 from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import ResourceExhausted, Unavailable, Validation
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionStream
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
@@ -149,6 +150,7 @@ class Broadcast(CompletionBackend, AsyncClosing):
     @override
     async def subscribe_completions(self, /) -> BroadcastStream:
         """A stream of everything the source yields from now on. Raises ``Unavailable`` once the source has ended."""
+        running_loop("subscribe")
         if self._ended or self._task is None:
             raise Unavailable("subscribe", "the broadcast has ended, or its `async with` block has not begun")
         queue = _Queue(self._cursor)
@@ -164,6 +166,7 @@ class Broadcast(CompletionBackend, AsyncClosing):
 
     @override
     async def __aenter__(self) -> Self:
+        running_loop("broadcast")
         self._cursor = position_of(self._stream)
         self._task = asyncio.create_task(self._pump(), name="ffcompletion-broadcast")
         return self

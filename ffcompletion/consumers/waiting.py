@@ -14,6 +14,7 @@ from ffcompletion.consumers.waitlist import Wait, Waitlist
 from ffcompletion.consumers.watch import Watch, watching
 from ffcompletion.contract.errors import NotFound, ResourceExhausted, StateUnknown, Transport, Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader, FlowReader
 
@@ -98,6 +99,7 @@ async def wait_for_flow(
     members is unknown: ``NotFound``, or with ``missing="wait"`` it is waited for. Raises as ``wait_for_completion``.
     """
     flow = FlowId(flow_id)
+    running_loop("waiting")
     if not isinstance(backend, FlowReader) or not isinstance(backend, ExecutionReader):
         raise Unavailable("wait_for_flow", f"{type(backend).__name__} cannot tell who belongs to a flow")
     wait = _wait(backend, (), **options)
@@ -173,6 +175,7 @@ def _wait(
 
 
 async def _as_completed(backend: CompletionBackend, wait: Wait) -> AsyncGenerator[CompletionPayload]:
+    running_loop("waiting")
     if not wait.pending:
         return
     deadline, wanted = _Deadline(wait.timeout_s), len(wait.pending)

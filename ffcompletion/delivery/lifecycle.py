@@ -18,9 +18,10 @@ from typing_extensions import override
 
 from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.errors import Transport, Unavailable
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.delivery.connection_state import ConnectionState
-from ffcompletion.delivery.tenure import ExchangeT, Lease, Leased, RunT, Tenure, running_loop
+from ffcompletion.delivery.tenure import ExchangeT, Lease, Leased, RunT, Tenure
 
 __all__ = ["NetworkedBackend"]
 

@@ -21,10 +21,10 @@ from typing_extensions import override
 from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
-from ffcompletion.delivery.tenure import running_loop
 
 __all__ = ["Source", "Subscription"]
 

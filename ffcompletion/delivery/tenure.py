@@ -11,10 +11,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, Protocol, TypeVar, final
 
-from ffcompletion.contract.errors import Unavailable
 from ffcompletion.delivery.connection_state import ConnectionState
 
-__all__ = ["Held", "Lease", "Leased", "Tenure", "running_loop"]
+__all__ = ["Held", "Lease", "Leased", "Tenure"]
 
 # What closing may take: the streams' reads together, then the rest.
 _STREAMS_S: Final = 0.5
@@ -47,14 +46,6 @@ class Leased(Protocol):
 
 ExchangeT = TypeVar("ExchangeT", bound=Held)
 RunT = TypeVar("RunT", bound=Held)
-
-
-def running_loop(op: str) -> asyncio.AbstractEventLoop:
-    """The loop that the caller runs on. Raises ``Unavailable`` where there is none, or it is another library's."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise Unavailable(op, "no asyncio event loop is running here; ffcompletion runs on asyncio alone") from None
 
 
 @final

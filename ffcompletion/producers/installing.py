@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Final, Literal, TypeVar
 
 from ffcompletion.contract.errors import Unavailable, Validation
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.producers.calls import forgetting_call
 from ffcompletion.urls import scheme_of
 
@@ -117,6 +118,7 @@ async def prune(
 
 
 async def _on(url: str, on_postgres: Callable[[], Awaitable[_T]], on_valkey: Callable[[], Awaitable[_T]]) -> _T:
+    running_loop("producers")
     kind = scheme_of(url)
     if kind == "memory":
         raise Validation("url", "the memory backend is its own producer: call backend.emit(…)")

@@ -207,7 +207,7 @@ class _ValkeyAnnouncer:
                 raise reply
 
 
-class _PostgresAnnouncer:
+class PostgresAnnouncer:
     """Core records and outbox rows, in one transaction."""
 
     def __init__(self, world: PostgresWorld) -> None:
@@ -255,7 +255,7 @@ class TestServers(BackendContract):
         async def subject() -> AsyncGenerator[Subject]:
             world = victim.world
             assert isinstance(world, ValkeyWorld | PostgresWorld)
-            announcer = _ValkeyAnnouncer(world) if isinstance(world, ValkeyWorld) else _PostgresAnnouncer(world)
+            announcer = _ValkeyAnnouncer(world) if isinstance(world, ValkeyWorld) else PostgresAnnouncer(world)
             # Often, so that little has to be remembered for the next look at the index.
             options: ConnectOptions = {"buffer_size": 300}
             if isinstance(world, ValkeyWorld):

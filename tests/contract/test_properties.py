@@ -18,7 +18,7 @@ from ffcompletion.backends.valkey.wire import decode
 from ffcompletion.testing import Announcer, Execution
 from ffcompletion.testing import strategies as ffst
 from tests import TESTS
-from tests.contract.test_conformance import _PostgresAnnouncer, _ValkeyAnnouncer
+from tests.contract.test_conformance import PostgresAnnouncer, _ValkeyAnnouncer
 from tests.decoders import everything
 from tests.worlds import PostgresWorld, ValkeyWorld, some
 
@@ -82,7 +82,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[_Server]:
         url = request.getfixturevalue(f"{kind}_url")
         made.world = ValkeyWorld(url) if kind == "valkey" else PostgresWorld(18, url)
         await made.world.reset()
-        made.announcer = _ValkeyAnnouncer(made.world) if kind == "valkey" else _PostgresAnnouncer(made.world)
+        made.announcer = _ValkeyAnnouncer(made.world) if kind == "valkey" else PostgresAnnouncer(made.world)
         made.backend = made.world.backend()
         # Kept open, so that examples do not each connect.
         made.kept = await made.backend.subscribe_completions()  # type: ignore[attr-defined]

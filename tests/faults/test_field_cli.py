@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import psycopg
 import pytest
 
 from ffcompletion import embedded
+from tests.doors.test_cli import announce
+from tests.worlds.proxy import Proxy
 
 ID = "{fp:7}:550e8400-e29b-41d4-a716-446655440000"
 
@@ -59,3 +66,56 @@ def test_help_under_an_ascii_locale(words: list[str]) -> None:
     assert "Traceback" not in done.stderr
     assert "ffcompletion" in done.stdout
     assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize("kind", ["valkey", "postgres18"])
+def test_tail_says_when_it_is_live_again(kind: str, request: pytest.FixtureRequest) -> None:
+    """The server goes away and comes back: both are said, once each, and completions are shown again."""
+    url: str = request.getfixturevalue(f"{kind}_url")
+    host, _, port = url.removeprefix("valkey://").partition(":")
+    socket = str(psycopg.conninfo.conninfo_to_dict(url).get("host")) + "/.s.PGSQL.5432" if kind != "valkey" else ""
+    with Proxy(socket or (host, int(port))) as proxy:
+        scheme, path = ("valkey://", "") if kind == "valkey" else ("postgresql://postgres@", "/postgres")
+        words = [sys.executable, "-m", "ffcompletion", "tail", f"{scheme}127.0.0.1:{proxy.port}{path}", "--json"]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        shown, said = Lines(process.stdout), Lines(process.stderr)
+        shown.expect("execution_id", lambda: announce(url, 41))
+        proxy.refuse()
+        proxy.cut()
+        said.expect("reconnecting")
+        proxy.refuse(False)
+        said.expect("is live again")
+        shown.expect("550e8400-e29b-41d4-a716-446655440042", lambda: announce(url, 42))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        shown.close()
+        said.close()
+    assert [line for line in said.lines if "again" in line] == [f"ffcompletion: {kind.rstrip('18')} is live again"]
+    assert sum(": reconnecting" in line for line in said.lines) == 1
+
+
+class Lines:
+    """What a program writes, as it comes."""
+
+    def __init__(self, pipe: IO[str] | None) -> None:
+        assert pipe is not None
+        self._pipe = pipe
+        self.lines: list[str] = []
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._pipe:
+            self.lines.append(line.rstrip("\n"))  # as they come
+
+    def expect(self, text: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait until a line has it."""
+        end = time.monotonic() + 30
+        while not any(text in line for line in self.lines):
+            assert time.monotonic() < end, self.lines
+            meanwhile()
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self._thread.join(10)
+        self._pipe.close()

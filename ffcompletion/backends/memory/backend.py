@@ -6,7 +6,6 @@ alone, because here the backend is the producer.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -22,13 +21,13 @@ from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer
 from ffcompletion.contract.text import check_text
 from ffcompletion.delivery.stream import Subscription
-from ffcompletion.delivery.tenure import running_loop
 from ffcompletion.foreign.filters import checked_filter
 from ffcompletion.foreign.observers import contained_observer
 
@@ -160,11 +159,11 @@ class MemoryBackend(AsyncClosing):
             if self._state is not BackendState.CLOSED:
                 self.emit(id_, outcome, payload_bytes=payload_bytes)
 
-        asyncio.get_running_loop().call_later(after, emit)
+        running_loop("finish").call_later(after, emit)
 
     async def subscribe_completions(self, *, results: bool = False) -> Subscription:
         """A stream of what is emitted from now on. ``results``: payloads carry ``payload_bytes``."""
-        await self.faults.answer(self._setup_s)
+        await self._answer("subscribe")
         return self._open(self._records.end, None, results)
 
     async def subscribe_completions_filtered(
@@ -175,7 +174,7 @@ class MemoryBackend(AsyncClosing):
         results: bool = False,
     ) -> Subscription:
         """The same, for what ``filter`` admits."""
-        await self.faults.answer(self._setup_s)
+        await self._answer("subscribe")
         return self._open(self._records.end, filter, results)
 
     async def subscribe_completions_from(
@@ -191,7 +190,7 @@ class MemoryBackend(AsyncClosing):
         Raises ``Validation`` for a cursor of another backend or another ``MemoryBackend``. Completions that the log
         no longer keeps are counted as lost.
         """
-        await self.faults.answer(self._setup_s)
+        await self._answer("subscribe")
         records = self._records
         if cursor.is_empty:
             position = records.end
@@ -214,7 +213,7 @@ class MemoryBackend(AsyncClosing):
         """The same for many; one answer for each id, in order."""
         if self._state is BackendState.CLOSED:
             raise Unavailable("describe_execution", "the backend is closed")
-        await self.faults.answer(self._setup_s)
+        await self._answer("describe_execution")
         found = [self._records.states.get(ExecutionId(execution_id)) for execution_id in execution_ids]
         if result:
             return found
@@ -225,22 +224,25 @@ class MemoryBackend(AsyncClosing):
         if self._state is BackendState.CLOSED:
             raise Unavailable("flow_members", "the backend is closed")
         flow = FlowId(flow_id)
-        await self.faults.answer(self._setup_s)
+        await self._answer("flow_members")
         with self._records.lock:
             return [id_ for id_, state in self._records.states.items() if state.flow_id == flow]
+
+    async def _answer(self, op: str) -> None:
+        running_loop(op)
+        await self.faults.answer(self._setup_s)
 
     async def ping(self, /) -> float:
         """Seconds until it answers: what its ``faults`` say. Raises what they say, ``Unavailable`` once it is closed."""
         if self._state is BackendState.CLOSED:
             raise Unavailable("ping", "the backend is closed")
         began = time.monotonic()
-        await self.faults.answer(self._setup_s)
+        await self._answer("ping")
         return time.monotonic() - began
 
     def _open(self, position: int, wanted: CompletionFilter | None, results: bool) -> Subscription:
         if self._state is BackendState.CLOSED:
             raise Unavailable("subscribe", "the backend is closed")
-        running_loop("subscribe")
         if os.getpid() != self._pid:
             raise Unavailable("subscribe", "the backend was made before fork(); make a new one in the child process")
         narrowed = checked_filter(wanted)

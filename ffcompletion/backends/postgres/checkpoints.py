@@ -17,6 +17,7 @@ from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore
 from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.delivery.credentials import Password
 
 __all__ = ["PostgresCheckpoints"]
@@ -134,6 +135,7 @@ class PostgresCheckpoints(AsyncClosing):
 
     async def _connected(self, op: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         """Loading and saving change nothing when done twice: what meets a connection gone stale is done once more."""
+        running_loop(op)
         async with self._turn, driver_errors(self._target.shown, op):
             stale = self._conn is not None
             try:

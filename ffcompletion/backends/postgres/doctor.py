@@ -35,6 +35,7 @@ from ffcompletion.backends.postgres.doctor_findings import (
     version_of,
     watermark,
 )
+from ffcompletion.backends.postgres.holders import HOLDERS, Holder
 from ffcompletion.contract.diagnosis import Finding, Verdict, about_clocks, about_no_encryption
 from ffcompletion.contract.errors import Validation
 
@@ -142,7 +143,7 @@ async def _outbox(asked: _Asked, oid: int, user: str) -> list[Finding]:
         trigger(await asked.rows(ask.TRIGGERS, (oid, oid))),
         sequence(await asked.rows(ask.SEQUENCE, (oid,))),
         statistics(*(await asked.row(ask.STATISTICS, (oid, oid)))),
-        watermark(await asked.rows(ask.HOLDERS, (oid, oid)), user),
+        watermark([Holder.of(row) for row in await asked.rows(HOLDERS, (oid, oid))], user),
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from psycopg import sql
 
+from ffcompletion.backends.postgres.holders import Holder
 from ffcompletion.contract.diagnosis import Finding, Verdict
 
 __all__ = [
@@ -199,24 +200,20 @@ def trigger(rows: list[tuple[Any, ...]]) -> Finding:
     return Finding("trigger", OK, f"enabled on {len(rows)} table{'s' if len(rows) > 1 else ''}")
 
 
-def watermark(rows: list[tuple[Any, ...]], user: str) -> Finding:
-    """Rows: pid, application, state, age, beginning of the query, prepared transaction; the oldest first."""
+def watermark(holders: Sequence[Holder], user: str) -> Finding:
+    """Of those who may hold it, the oldest first."""
     check = "watermark"
-    for pid, application, state, age, query, prepared in rows:
-        if prepared is not None:
-            remedy = f"ROLLBACK PREPARED {sql.Literal(prepared).as_string()};  -- or COMMIT PREPARED"
-            return Finding(check, WARNING, f"held back by the prepared transaction {prepared!r}", remedy)
-        if age is not None and age >= _LONG_S:
-            who = f"pid {pid} ({application or 'no application name'}, {state})"
-            return Finding(
-                check, WARNING, f"held back for {age:.0f} s by {who}: {query!r}", f"SELECT pg_terminate_backend({pid});"
-            )
-    unseen = [row[0] for row in rows if row[3] is None]
+    for each in holders:
+        if each.prepared is not None:
+            return Finding(check, WARNING, f"held back by {each}", each.remedy)
+        if each.age_s is not None and each.age_s >= _LONG_S:
+            return Finding(check, WARNING, f"held back for {each.age_s:.0f} s by {each}", each.remedy)
+    unseen = [each.pid for each in holders if each.age_s is None]
     if unseen:
         text = f"pid {unseen[0]} may hold it back; {user} may not see since when"
         return Finding(check, NOTE, text, f"GRANT pg_read_all_stats TO {_quoted(user)};")
     return Finding(
-        check, OK, f"transactions that write: {len(rows)}, none for long" if rows else "nothing holds it back"
+        check, OK, f"transactions that write: {len(holders)}, none for long" if holders else "nothing holds it back"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, LiteralString
 
-__all__ = ["HOLDERS", "ROOM", "SEQUENCE", "SERVER", "STATISTICS", "TABLES", "TIMEOUTS", "TRIGGERS"]
+__all__ = ["ROOM", "SEQUENCE", "SERVER", "STATISTICS", "TABLES", "TIMEOUTS", "TRIGGERS"]
 
 SERVER: Final[LiteralString] = (
     "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),"
@@ -55,17 +55,4 @@ SEQUENCE: Final[LiteralString] = (
 STATISTICS: Final[LiteralString] = (
     "SELECT count(*) FILTER (WHERE c.reltuples < 0), count(*) FROM pg_partition_tree(%s::oid::regclass) tree"
     " JOIN pg_class c ON c.oid = tree.relid WHERE tree.isleaf OR tree.relid = %s::oid"
-)
-
-# Whoever may still fill an id: pid, application, state, age, the beginning of its query, or the prepared transaction.
-HOLDERS: Final[LiteralString] = (
-    "WITH holders AS (SELECT DISTINCT l.pid, l.virtualtransaction FROM pg_locks l"
-    " WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted"
-    " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    " AND l.relation IN (SELECT relid FROM pg_partition_tree(%s::oid::regclass) UNION SELECT %s::oid))"
-    " SELECT h.pid, a.application_name, a.state, extract(epoch FROM clock_timestamp() - a.xact_start)::float8,"
-    " left(a.query, 80), p.gid FROM holders h LEFT JOIN pg_stat_activity a ON a.pid = h.pid"
-    " LEFT JOIN pg_locks x ON h.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = h.virtualtransaction"
-    " AND x.locktype = 'transactionid' LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
-    " ORDER BY 4 DESC NULLS FIRST"
 )

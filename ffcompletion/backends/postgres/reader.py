@@ -11,6 +11,7 @@ from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.filtering import Filtering
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.history import History
+from ffcompletion.backends.postgres.holders import Holding
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.queries import Queries, Query
 from ffcompletion.backends.postgres.rows import Row, decode
@@ -44,6 +45,8 @@ _LOOK_ANYWAY_S: Final = 30.0
 # How soon after a gap was seen its owners are asked for, and how seldom while they take their time.
 _SETTLE_FIRST_S: Final = 0.02
 _SETTLE_LAST_S: Final = 1.0
+# Who has held the watermark for so long is told of.
+_HELD_S: Final = 60.0
 
 
 @final
@@ -64,6 +67,7 @@ class Reader:
         self.received: int = 0
         self.malformed: int = 0
         self.history: History = History()
+        self.holding: Holding = Holding(_HELD_S)
         # Nothing up to this id is still to come: no need to look while the sequence stands there.
         self._quiet_at = 0
         self._looked_at = 0.0
@@ -188,6 +192,7 @@ class Reader:
         A bounded piece at a time: rows that are new are read in between.
         """
         tracker = self.tracker
+        await self._tell_of_holders(session)
         if not tracker.gaps or time.monotonic() < self.settle_at:
             return
         resolvable = tracker.resolvable
@@ -211,6 +216,14 @@ class Reader:
         else:
             self._settle_every_s = min(_SETTLE_LAST_S, self._settle_every_s * 2)
         self.settle_at = time.monotonic() + (0.0 if tracker.resolvable else self._settle_every_s)
+
+    async def _tell_of_holders(self, session: Session) -> None:
+        tracker, holding, now = self.tracker, self.holding, time.monotonic()
+        since = tracker.gaps[0].since if tracker.gaps else None
+        if (line := holding.over(since, now)) is not None:
+            log.info("%s", line)
+        if since is not None and holding.due(since, now):
+            log.warning("%s", holding.tell(since, now, await session.holders(), tracker.watermark, tracker.held))
 
     # ── another history ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -12,6 +12,7 @@ import psycopg
 from ffcompletion.backends.postgres.connection import Connection, Listener, Target, deadline, is_direct, shut_down
 from ffcompletion.backends.postgres.errors import first_line
 from ffcompletion.backends.postgres.history import Identity, Issue
+from ffcompletion.backends.postgres.holders import HOLDERS, Holder
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.lookups import Lookups, fetch_outbox
 from ffcompletion.backends.postgres.names import quoted
@@ -191,6 +192,11 @@ class Session:
         """Run something that returns nothing of interest."""
         with deadline(self._conn, self._timeout_s):
             await self._conn.execute(query, values, prepare=False)
+
+    async def holders(self) -> list[Holder]:
+        """Who holds a write lock on the outbox now, by name; empty on a replica, which does not know."""
+        outbox = self.identity.outbox
+        return [Holder.of(row) for row in await self.fetch(HOLDERS, (outbox, outbox))] if outbox else []
 
     async def owners(self) -> list[str]:
         """Transactions that hold a write lock on the outbox now."""
