@@ -63,8 +63,8 @@ def url(request: pytest.FixtureRequest) -> str:
     return found
 
 
-def _start(*words: str, **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([*FFC, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
+def _start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*FFC, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def _announce_until(process: subprocess.Popen[str], url: str, *announcements: tuple[int, str, str]) -> tuple[str, str]:
