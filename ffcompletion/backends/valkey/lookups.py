@@ -67,7 +67,7 @@ class Lookups:
                     facts[index] = (None, {})
         return facts
 
-    async def sizes(self, execution_ids: Sequence[str]) -> list[int]:
+    async def sizes(self, execution_ids: Sequence[ExecutionId]) -> list[int]:
         """How many bytes the stored results have; 0 where there is none."""
         replies = await self._execute([("STRLEN", keys.result(id_)) for id_ in execution_ids])
         if any(isinstance(reply, GlideError) and is_refused(reply) for reply in replies):
