@@ -21,7 +21,7 @@ from tests.worlds import MemoryWorld, World, done, eventually, first
 
 # A short form. The long one: FFCOMPLETION_TEST_CROWD=700 FFCOMPLETION_TEST_CROWD_SECONDS=60.
 TASKS = int(os.environ.get("FFCOMPLETION_TEST_CROWD", "150"))
-SECONDS = float(os.environ.get("FFCOMPLETION_TEST_CROWD_SECONDS", "3"))
+SECONDS = float(os.environ.get("FFCOMPLETION_TEST_CROWD_SECONDS", "1.5"))
 THREADS = max(24, TASKS // 8)
 FILTERS: list[Any] = [None, ffc.ScannerFilter("a"), ffc.ScannerFilter("b", ("k", "v")), Own(), Own(raiser(SystemExit))]
 

@@ -159,11 +159,13 @@ def _depth(text: str) -> int:
     return most
 
 
-async def _drain(stream: Any, count: int) -> list[ffc.CompletionPayload]:
-    """All of it: everything that was written has been decided."""
+async def _drain(stream: Any, count: int | None) -> list[ffc.CompletionPayload]:
+    """All of it: so many have been decided, or (None) all that is stored."""
 
     def decided() -> bool:
         stats = stream.stats()
+        if count is None:
+            return not stats.catching_up
         return bool(stats.delivered + stats.buffered + stats.filtered + stats.undecided >= count)
 
     came: list[ffc.CompletionPayload] = []
@@ -207,22 +209,22 @@ async def _on_postgres(world: PostgresWorld, items: Sequence[Stored]) -> None:
             # Each alone, so that no other stream's questions can help it.
             await stream.aclose()
     rows = [(id_, item) for id_, item in there if item.row]
-    async with world.backend(reconcile_interval=0) as backend:
-        assert isinstance(backend, ffc.ResumableCompletionBackend)
+    opened: Any = world.backend(reconcile_interval=0)
+    async with opened as resumable:
         # So that connections stay between the streams, of which each is alone with its question.
-        kept = await backend.subscribe_completions()
+        kept = await resumable.subscribe_completions()
         for wanted, results in asked:
-            stream = await backend.subscribe_completions_from(
+            again = await resumable.subscribe_completions_from(
                 ffc.StreamCursor.outbox(0), wanted or ffc.ScannerFilter.NOOP, results=results
             )
             expected = [id_ for id_, item in rows if _expected(item, seen[id_], wanted, results=results)]
-            came = await _drain(stream, len(rows))
+            came = await _drain(again, None)
             assert sorted(payload.execution_id for payload in came) == sorted(expected), wanted
             await _same_results(came, dict(there), results)
-            await stream.aclose()
+            await again.aclose()
         await kept.aclose()
         for id_, item in zip(ids, items, strict=True):
-            await _described(backend, id_, item, seen[id_])
+            await _described(resumable, id_, item, seen[id_])
 
 
 async def _same_results(came: Sequence[ffc.CompletionPayload], there: dict[str, Stored], results: bool) -> None:

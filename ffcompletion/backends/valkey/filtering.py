@@ -19,6 +19,7 @@ from ffcompletion.backends.valkey.replies import Execute
 from ffcompletion.backends.valkey.source import Source
 from ffcompletion.backends.valkey.states import Denied
 from ffcompletion.contract.errors import EngineError
+from ffcompletion.contract.ids import is_execution_id, trusted_execution_id
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.batch import Batch
@@ -144,9 +145,13 @@ class Filtering:
             admitted = await self._query(lambda: self._lookups.results(found))
         return admitted, Denied(group.filtered, group.undecided)
 
-    async def fitting(self, execution_ids: Sequence[str]) -> int:
-        """Of how many of these, from the first on, the results fit one question."""
-        return fit(await self._query(lambda: self._lookups.sizes(execution_ids))) if execution_ids else 0
+    async def fitting(self, names: Sequence[str]) -> int:
+        """Of how many of these, from the first on, the results fit one question. What is no id has none."""
+        ids = [trusted_execution_id(name) for name in names if is_execution_id(name)]
+        if not ids:
+            return len(names)
+        sizes = dict(zip(map(str, ids), await self._query(lambda: self._lookups.sizes(ids)), strict=True))
+        return fit([sizes.get(name, 0) for name in names])
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 

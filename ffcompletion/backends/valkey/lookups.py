@@ -15,6 +15,7 @@ from ffcompletion.backends.valkey import keys
 from ffcompletion.backends.valkey.errors import is_refused
 from ffcompletion.backends.valkey.replies import Execute, milliseconds, raise_refusal, text_of
 from ffcompletion.contract.combining import namespaces_of
+from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.batch import Facts
 from ffcompletion.foreign.filters import Wanted
