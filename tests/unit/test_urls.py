@@ -71,7 +71,7 @@ def test_a_missing_extra_names_the_pip_line(url: str, blocked: str, extra: str) 
 
 def test_importing_loads_no_driver() -> None:
     """Neither glide nor psycopg, typer, rich, asyncio servers or anything of theirs."""
-    program = "import sys, ffcompletion; print([m for m in sys.modules if m.split('.')[0] in ('glide','glide_shared','psycopg','psycopg_pool','typer','rich')])"
+    program = "import sys, ffcompletion; print([m for m in sys.modules if m.split('.')[0] in ('asyncio','glide','glide_shared','psycopg','psycopg_pool','typer','rich')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
