@@ -12,7 +12,8 @@ import uuid
 from typing import Any, NamedTuple
 
 _MARK = "dead"
-_POISONED = re.compile(r"\{fp:\d+\}:dead([0-9a-f]{4})-")
+# Two groups of the UUID: of some hundred thousand random ones, several begin with any four digits.
+_POISONED = re.compile(r"\{fp:\d+\}:dead([0-9a-f]{4})-beef-")
 DEEP = "[" * 900 + "]" * 900
 DIGITS = "9" * 5_000
 
@@ -32,7 +33,7 @@ class Held(NamedTuple):
 def poisoned_id(dice: random.Random, kind: int) -> str:
     """A bare id that says so."""
     bare = str(uuid.UUID(int=dice.getrandbits(128)))
-    return f"{_MARK}{kind:04x}{bare[8:]}"
+    return f"{_MARK}{kind:04x}-beef{bare[13:]}"
 
 
 def kind_of(execution_id: str) -> int | None:

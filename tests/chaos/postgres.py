@@ -251,11 +251,11 @@ class PostgresChaos(Chaos):
             "SELECT '{fp:' || e.partition_key || '}:' || e.execution_id, coalesce(e.namespace, c.raw_fields->>'namespace'),"
             " c.raw_fields->'tags'->>'shard'"
             " FROM ff_completion_event e LEFT JOIN ff_exec_core c USING (partition_key, execution_id)"
-            " WHERE e.execution_id::text NOT LIKE 'dead%'"
+            " WHERE e.execution_id::text NOT LIKE 'dead____-beef-%'"
         )
         poisoned = await self.sql(
             "SELECT '{fp:' || partition_key || '}:' || execution_id FROM ff_completion_event"
-            " WHERE execution_id::text LIKE 'dead%' AND partition_key >= 0"
+            " WHERE execution_id::text LIKE 'dead____-beef-%' AND partition_key >= 0"
         )
         kinds = poisons(any_bytes=self.any_bytes)
         held = [Held(*row) for row in rows]
