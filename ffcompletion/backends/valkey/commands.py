@@ -15,6 +15,8 @@ __all__ = ["Commands"]
 
 # glide has a time-out of its own for each request; this one holds where that one does not.
 _ANSWER_S: Final = 5.0
+# The password may be asked for over the network.
+_CONNECT_S: Final = 15.0
 # Commands in one pipeline: some milliseconds of the server's, a reply of some MB at the most.
 _PIECE: Final = 4_096
 
@@ -53,7 +55,7 @@ class Commands:
         return await self._answer(await self._connected(), commands)
 
     async def _connected(self) -> Client:
-        async with self._making:
+        async with asyncio.timeout(_CONNECT_S), self._making:
             if self._client is None:
                 client = await make_client(self._options)
                 # Looked at now: it may have been closed while the password was asked for.

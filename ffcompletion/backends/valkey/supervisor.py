@@ -44,6 +44,7 @@ _BATCH: Final = 1_024
 # Together, how long a half-open connection goes unnoticed; each check costs both sides some 2 ms.
 _CHECK_EVERY_S: Final = 1.0
 _CHECK_DEADLINE_S: Final = 1.8
+_OPEN_S: Final = 15.0
 _CLOSE_GRACE_S: Final = 0.3
 
 
@@ -194,7 +195,9 @@ class Supervisor:
             await asyncio.sleep(backoff_s or _CHECK_EVERY_S)
             try:
                 if self._session is None:
-                    self._session = await Session.open(self._settings.options, self._inbox)
+                    # glide's own limits do not hold everywhere, and nobody else would notice.
+                    async with asyncio.timeout(_OPEN_S):
+                        self._session = await Session.open(self._settings.options, self._inbox)
                     self._connected()
                 elif not await self._session.check(_CHECK_DEADLINE_S):
                     self._counters.interruptions += 1
