@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Final, Self, final
 
 from ffcompletion.consumers.handling import handled, set_within
+from ffcompletion.consumers.histories import check_history, owner_of
 from ffcompletion.consumers.progress import Processed, Progress
 from ffcompletion.consumers.selection import (
     cursor_family,
@@ -114,6 +115,7 @@ class Checkpointed:
         stored = stored_checkpoint(await called("load a checkpoint", lambda: self._store.load(self._name)))
         if stored is not None:
             self._check(stored)
+            await check_history(self._backend, stored)
             self._saved = stored.cursor
         cursor = self._start if stored is None else stored.cursor
         self._stream = await open_stream(
@@ -273,7 +275,7 @@ class Checkpointed:
             cursor = self._position()
             if cursor is None or cursor == self._saved:
                 return
-            position = Checkpoint(cursor=cursor, backend=cursor_family(cursor), selection=self._selection)
+            position = Checkpoint(cursor=cursor, backend=owner_of(self._backend, cursor), selection=self._selection)
             await called("save a checkpoint", lambda: self._store.save(self._name, position))
             self._saved = cursor
 

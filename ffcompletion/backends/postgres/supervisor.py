@@ -17,7 +17,7 @@ from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.background import Background
 from ffcompletion.backends.postgres.echoes import ECHO_DEADLINE_S, Echoes
 from ffcompletion.backends.postgres.errors import kind_of, translated
-from ffcompletion.backends.postgres.history import Identity
+from ffcompletion.backends.postgres.history import Identity, Mark
 from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.pages import PageReader
@@ -152,6 +152,11 @@ class Supervisor:
         if session is None:
             raise Transport(self._settings.target.shown, "the connection is being mended; try again")
         return session
+
+    def mark(self, upto: int) -> Mark:
+        """What this history is known again by, from a position that was reached in it."""
+        identity = self._identity
+        return Mark(identity.database, identity.outbox, identity.sequence, self.reader.history.witness(upto))
 
     def open_source(
         self, session: Session, after: int | None, selector: Selector, lease: Lease, since_ms: int | None
