@@ -243,11 +243,12 @@ async def test_where_the_index_may_not_be_read_it_says_so_once(
         options = {"username": "pusher", "password": "pw"}
         async with ValkeyBackend(valkey.url, **options, reconcile_interval=0.05, buffer_size=5) as backend:  # type: ignore[arg-type]  # strings only
             async with await backend.subscribe_completions() as stream:
-                for _ in range(10):
+                for number in range(10):
                     await valkey.finish(done())
-                    await asyncio.sleep(0.02)
+                    # One at a time: what arrives together is taken together.
+                    await eventually(lambda upto=number + 1: backend.stats().received == upto)
                 assert len(await some(stream, 5)) == 5
-                await eventually(lambda: stream.stats().lost == 5)
+                assert stream.stats().lost == 5
     finally:
         await valkey.command("ACL", "DELUSER", "pusher")
     said = [record for record in caplog.records if "reconciling is off" in record.getMessage()]

@@ -55,12 +55,13 @@ class Inbox:
 
     def put(self, message: bytes) -> None:
         """An announcement has arrived."""
-        messages = self._messages
-        messages.append(message)
+        self._messages.append(message)
         self._bytes_put += len(message)
-        if len(messages) > self._most or self._bytes_put - self._bytes_taken > self._most_bytes:
-            self._shed()
-        if not self._woken:
+        if self._woken:
+            # It waits for a turn of the loop; only then can there be too many.
+            if len(self._messages) > self._most or self._bytes_put - self._bytes_taken > self._most_bytes:
+                self._shed()
+        else:
             self._woken = True
             if self._loop is asyncio._get_running_loop():  # pyright: ignore[reportPrivateUsage]  # the documented call raises
                 self._event.set()

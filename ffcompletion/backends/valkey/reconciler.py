@@ -131,7 +131,7 @@ class Reconciler:
             waiting_since = self._filtering.settled_ms
             since_ms = since_ms if waiting_since is None else min(since_ms, waiting_since)
         while recent and pending > 0:
-            pending -= len(recent.pop()[1])
+            pending -= recent.pop().count
         return Backlog(since_ms, recent)
 
     def recover(self, source: Source) -> None:
@@ -272,12 +272,12 @@ class Reconciler:
         piece = pending[: source.room]
         payloads, _ = await self._index.payloads([Candidate(*entry) for entry in piece])
         if joining:
-            received = {payload.execution_id for _, announced in source.received for payload in announced}
+            received = {execution_id for batch in source.received for execution_id in batch.ids}
             payloads = [payload for payload in payloads if payload.execution_id not in received]
         batch, denied = await self._filtering.select(source.selector, payloads)
         if joining:
             # While it was being decided, more was announced.
-            received = {payload.execution_id for _, announced in source.received for payload in announced}
+            received = {execution_id for batch in source.received for execution_id in batch.ids}
             batch = [payload for payload in batch if payload.execution_id not in received]
         all_of_it = joining and page.complete and len(piece) == len(pending)
         if source.recovered(batch, denied, all_of_it=all_of_it):

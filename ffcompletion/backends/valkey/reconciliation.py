@@ -27,8 +27,27 @@ _LATE_MS: Final = 2_000
 
 Entry = tuple[str, int]
 """An execution's id and its score, in ms."""
-Announced = tuple[int, Sequence[CompletionPayload]]
-"""Announcements that arrived together, and when: server time, in ms, rather too late than too early."""
+
+
+@final
+class Announced(msgspec.Struct, frozen=True, gc=False):
+    """Announcements that arrived together. Many of them are kept, so their ids are one text."""
+
+    at_ms: int
+    """When they arrived: server time, rather too late than too early."""
+    count: int
+    text: str
+
+    @classmethod
+    def of(cls, at_ms: int, payloads: Sequence[CompletionPayload]) -> Announced:
+        """That these were announced."""
+        # No id holds a line break.
+        return cls(at_ms, len(payloads), "\n".join([payload.execution_id for payload in payloads]))
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Their executions, in order."""
+        return self.text.split("\n") if self.count else ()
 
 
 @final
@@ -96,10 +115,10 @@ class Reconciliation:
             else:
                 # Not remembered either: should it be a later completion after all, the next pass finds it.
                 payloads = [payload for payload in payloads if not self._is_late(payload.execution_id)]
-        self._batches.append((at, payloads))
+        self._batches.append(Announced.of(at, payloads))
         self._announced += len(payloads)
         while self._announced > 2 * self._limit:
-            self._announced -= len(self._batches.popleft()[1])
+            self._announced -= self._batches.popleft().count
             self._taken = max(0, self._taken - 1)
             self._indexed = max(0, self._indexed - 1)
         return payloads
@@ -170,11 +189,11 @@ class Reconciliation:
         self.settled_ms = self._server_ms
         self._known = {id_: score for id_, score in self._known.items() if score >= self.since_ms}
         for _ in range(self._taken):
-            self._announced -= len(self._batches.popleft()[1])
+            self._announced -= self._batches.popleft().count
         self._taken = 0
         self._index, self._indexed = {}, 0
 
 
 def latest(batches: Iterable[Announced]) -> dict[str, int]:
     """For each execution, when it was announced last."""
-    return {payload.execution_id: at for at, payloads in batches for payload in payloads}
+    return {execution_id: batch.at_ms for batch in batches for execution_id in batch.ids}

@@ -78,7 +78,7 @@ class Source:
         if standing.takes and self._buffer.offer(payloads):
             standing.took(denied)
             if standing.state is StreamState.JOINING and self._recovery is not None:
-                self.received.append((self._recovery.now_ms(), payloads))
+                self.received.append(Announced.of(self._recovery.now_ms(), payloads))
             return
         if standing.takes:
             self._overflow()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ffcompletion.backends.valkey.backlog import Backlog
-from ffcompletion.backends.valkey.reconciliation import Entry, Reconciliation
+from ffcompletion.backends.valkey.reconciliation import Announced, Entry, Reconciliation
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 
@@ -123,7 +123,7 @@ def test_memory_is_bounded_whatever_is_announced() -> None:
     for number in range(50):
         reconciler.announced([_payload(IDS[0])] * 10, number / 1000)
     assert reconciler.full
-    assert sum(len(batch) for _, batch in reconciler.recent) <= 200
+    assert sum(batch.count for batch in reconciler.recent) <= 200
     reconciler.begin(START + 100, 0.1)
     reconciler.end()
     assert not reconciler.recent
@@ -140,13 +140,13 @@ def test_a_clock_that_went_back_is_followed() -> None:
 
 def test_a_backlog_owes_what_was_not_told_before_it_overflowed() -> None:
     """By execution and score; what is given is owed no more, also at the same millisecond."""
-    backlog = Backlog(START, [(START + 5, [_payload(IDS[0])])])
+    backlog = Backlog(START, [Announced.of(START + 5, [_payload(IDS[0])])])
     entries = [(IDS[2], START + 9), (IDS[0], START + 4), (IDS[1], START + 9), (OTHER, START + 20)]
     assert backlog.pending(entries) == [(IDS[2], START + 9), (IDS[1], START + 9), (OTHER, START + 20)]
     backlog.delivered([(IDS[2], START + 9)], START + 9)
     assert backlog.since_ms == START + 9
     assert backlog.pending(entries) == [(IDS[1], START + 9), (OTHER, START + 20)]
-    backlog.received([(START + 21, [_payload(OTHER)])])
+    backlog.received([Announced.of(START + 21, [_payload(OTHER)])])
     assert backlog.pending(entries) == [(IDS[1], START + 9)]
     backlog.missed([_payload(IDS[0], START - 7)])
     assert backlog.since_ms == START - 7
