@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final, final
 
 import msgspec
+from typing_extensions import override
 
 from ffcompletion.backends.postgres.rows import Row
 
@@ -57,6 +58,7 @@ class Mark(msgspec.Struct, frozen=True):
     witness: tuple[int, str] | None = None
     """The id of a row at or before the cursor, and whose completion it was."""
 
+    @override
     def __str__(self) -> str:
         row = "" if self.witness is None else ":{}={}".format(*self.witness)
         return f"{self.database}.{self.outbox}.{self.sequence}{row}"
@@ -67,8 +69,8 @@ class Mark(msgspec.Struct, frozen=True):
         found = _MARK.fullmatch(text)
         if found is None:
             return None
-        numbers = [int(number) for number in found.groups()[:3]]
-        return cls(*numbers, None if found[4] is None else (int(found[4]), found[5]))
+        witness = None if found[4] is None else (int(found[4]), found[5])
+        return cls(int(found[1]), int(found[2]), int(found[3]), witness)
 
     def same(self, now: Mark, row: str | None) -> bool | None:
         """Whether it is of the history that is there ``now``; ``row``: whose completion bears the witness's id now, None
