@@ -8,12 +8,10 @@ from types import TracebackType
 from typing import Final, Self, final
 
 from ffcompletion.consumers.handling import handled, set_within
-from ffcompletion.consumers.histories import check_history, owner_of
+from ffcompletion.consumers.histories import check_owner, owner_of
 from ffcompletion.consumers.progress import Processed, Progress
 from ffcompletion.consumers.selection import (
-    cursor_family,
     former_selection_text,
-    own_family,
     selection_text,
     stored_checkpoint,
 )
@@ -114,8 +112,8 @@ class Checkpointed:
     async def _begin(self) -> Self:
         stored = stored_checkpoint(await called("load a checkpoint", lambda: self._store.load(self._name)))
         if stored is not None:
+            await check_owner(self._backend, self._name, stored)
             self._check(stored)
-            await check_history(self._backend, stored)
             self._saved = stored.cursor
         cursor = self._start if stored is None else stored.cursor
         self._stream = await open_stream(
@@ -297,12 +295,7 @@ class Checkpointed:
                 await self._stream.aclose()
 
     def _check(self, stored: Checkpoint) -> None:
-        # The cursor itself says whose it is; what earlier versions wrote beside it, the name of a class, is not needed.
-        family, own, selection = cursor_family(stored.cursor), own_family(self._backend), self._selection
-        if family and own and family != own:
-            raise Validation(
-                "checkpoint", f"{self._name!r} was stored for a backend with {family} cursors, and this one has {own}"
-            )
+        selection = self._selection
         if stored.selection != selection and stored.selection not in self._former:
             raise Validation(
                 "checkpoint",

@@ -14,6 +14,7 @@ from typing_extensions import override
 from ffcompletion.backends.postgres.borrowed import BorrowedPool
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline, make_ready
 from ffcompletion.backends.postgres.errors import driver_errors, first_line, is_refusal, may_pass
+from ffcompletion.backends.postgres.history import Mark
 from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.pool import OwnPool, Pool
 from ffcompletion.backends.postgres.position import check_history, resume_after, time_at
@@ -199,7 +200,9 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
     def history_at(self, cursor: StreamCursor, /) -> str:
         """What to keep beside this cursor, to know its history again. Empty while no stream is open."""
         run, event_id = self._run, cursor.event_id
-        return "" if run is None or event_id is None else str(run.mark(event_id))
+        return (
+            "" if run is None or event_id is None else str(Mark.of(run.identity, run.reader.history.witness(event_id)))
+        )
 
     async def check_history(self, cursor: StreamCursor, history: str, /) -> None:
         """Raise ``CursorExpired`` where the outbox is not the one that ``history`` was kept of: emptied, restored."""

@@ -64,6 +64,11 @@ class Mark(msgspec.Struct, frozen=True):
         return f"{self.database}.{self.outbox}.{self.sequence}{row}"
 
     @classmethod
+    def of(cls, identity: Identity, witness: tuple[int, str] | None) -> Mark:
+        """Of the outbox that is read."""
+        return cls(identity.database, identity.outbox, identity.sequence, witness)
+
+    @classmethod
     def parse(cls, text: str) -> Mark | None:
         """None for what is none."""
         found = _MARK.fullmatch(text)

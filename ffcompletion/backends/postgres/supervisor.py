@@ -17,7 +17,7 @@ from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.background import Background
 from ffcompletion.backends.postgres.echoes import ECHO_DEADLINE_S, Echoes
 from ffcompletion.backends.postgres.errors import kind_of, translated
-from ffcompletion.backends.postgres.history import Identity, Mark
+from ffcompletion.backends.postgres.history import Identity
 from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.pages import PageReader
@@ -62,7 +62,7 @@ class Supervisor:
         self._stopping = False
         self._stopped = asyncio.Event()
         self._changed = Signal()
-        self._identity = Identity()
+        self.identity: Identity = Identity()
         # Everything is to be looked at, whatever is announced; and when that is due in any case.
         self._look = True
         self._poll_at = 0.0
@@ -84,7 +84,7 @@ class Supervisor:
         try:
             session = await run._open_session()
             await run.reader.find_start(session)
-            run._identity = session.identity
+            run.identity = session.identity
             if run.reconciler is not None:
                 run.reconciler.begin((await session.fetch(SERVER_MS))[0][0])
             if not await session.first_echo(ECHO_DEADLINE_S) and not settings.poll_interval_s:
@@ -152,11 +152,6 @@ class Supervisor:
         if session is None:
             raise Transport(self._settings.target.shown, "the connection is being mended; try again")
         return session
-
-    def mark(self, upto: int) -> Mark:
-        """What this history is known again by, from a position that was reached in it."""
-        identity = self._identity
-        return Mark(identity.database, identity.outbox, identity.sequence, self.reader.history.witness(upto))
 
     def open_source(
         self, session: Session, after: int | None, selector: Selector, lease: Lease, since_ms: int | None
@@ -241,9 +236,9 @@ class Supervisor:
         # Names of transactions mean nothing on a server that was restarted or replaced.
         self.reader.tracker.forget_owners()
         self._background.lookups = session.lookups()
-        if session.identity != self._identity:
+        if session.identity != self.identity:
             await self.reader.compare_history(session)
-            self._identity = session.identity
+            self.identity = session.identity
         if not await session.first_echo(ECHO_DEADLINE_S) and not self._settings.poll_interval_s:
             # It was promised that polling is not needed.
             raise Transport(self._settings.target.shown, f"{session.polling_reason}; and polling is turned off")
@@ -315,7 +310,7 @@ class Supervisor:
         if self.reader.history.doubtful:
             await session.identify()
             await self.reader.compare_history(session)
-            self._identity = session.identity
+            self.identity = session.identity
             self._look = True
             return True
         if not more and self.reader.received - before >= _BURST:
