@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import FastAPI, Header, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
@@ -38,7 +38,8 @@ app = FastAPI(title="Completions", lifespan=lifespan)
 
 
 def _backend(request: Request) -> ffc.Backend:
-    return cast("ffc.Backend", request.app.state.backend)
+    backend: ffc.Backend = request.app.state.backend
+    return backend
 
 
 @app.get("/executions/{execution_id}")

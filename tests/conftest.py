@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import os
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
 import pytest
 from hypothesis import settings
@@ -20,8 +21,16 @@ settings.register_profile("dev", max_examples=60, deadline=None)
 settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
+LOOP = os.environ.get("FFCOMPLETION_TEST_LOOP")
 VALKEY_URL = os.environ.get("FFCOMPLETION_TEST_VALKEY_URL")
 POSTGRES_URL = os.environ.get("FFCOMPLETION_TEST_POSTGRES_URL")
+
+
+if LOOP is not None:
+
+    def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+        """Another event loop than the standard library's: ``uvloop``."""
+        return {str(LOOP): importlib.import_module(str(LOOP)).new_event_loop}
 
 
 def pytest_collection_finish() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -19,13 +21,17 @@ from ffcompletion.cli.producing import producers
 from ffcompletion.cli.running import run
 from ffcompletion.cli.tail import TailOptions, run_tail
 from ffcompletion.cli.wait import WaitOptions, run_wait
+from ffcompletion.consumers.subscribing import MOST_PARTITIONS
 from ffcompletion.contract.attached import attached_id
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import FlowId
 from ffcompletion.contract.payload import Outcome
 
-__all__ = ["app"]
+__all__ = ["app", "partitions_of"]
+
+_SHARE: Final = re.compile(r"([0-9]{1,5})/([0-9]{1,5})")
+_ROW: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 app: typer.Typer = typer.Typer(
     name="ffcompletion",
@@ -93,6 +99,11 @@ def tail(
     attached: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only the jobs attached under this name, by their keys.")
     ] = None,
+    result: Annotated[bool, typer.Option("--result", help="Show the stored results too.")] = False,
+    partitions: Annotated[
+        str | None,
+        typer.Option(metavar="WHICH", help="Only these: `0-63,70`, or `1/4`, the second of four workers' share."),
+    ] = None,
 ) -> None:
     """Show completions as they happen. Ctrl-C ends it; so do --count and --timeout."""
 
@@ -118,10 +129,30 @@ def tail(
             start=_cursor(start),
             checkpoint=checkpoint,
             attached=attached,
+            results=result,
+            partitions=None if partitions is None else partitions_of(partitions),
         )
         return await run_tail(url, options)
 
     run(work())
+
+
+def partitions_of(text: str) -> Collection[int]:
+    """``1/4``: the second of four shares; else numbers and ranges, ends included, between commas."""
+    if (share := _SHARE.fullmatch(text)) is not None:
+        worker, workers = map(int, share.groups())
+        if worker < workers:
+            return range(worker, MOST_PARTITIONS, workers)
+        raise typer.BadParameter("--partitions I/N: I is from 0 to N - 1")
+    found: set[int] = set()
+    for part in text.split(","):
+        if (row := _ROW.fullmatch(part.strip())) is None:
+            raise typer.BadParameter("--partitions needs numbers and ranges (0-63,70), or I/N")
+        first, last = int(row[1]), int(row[2] or row[1])
+        if last >= MOST_PARTITIONS:
+            raise typer.BadParameter(f"--partitions are below {MOST_PARTITIONS}")
+        found.update(range(first, last + 1))
+    return found
 
 
 def _cursor(text: str | None) -> StreamCursor | None:

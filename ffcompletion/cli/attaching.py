@@ -12,17 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ffcompletion.attaching import (
-    Definition,
-    attach,
-    attach_sql,
-    attached,
-    detach,
-    detach_sql,
-    load_preset,
-    preset,
-    preset_names,
-)
+from ffcompletion import attaching
+from ffcompletion.attaching import Definition, attach_sql, detach_sql, load_preset, preset, preset_names
 from ffcompletion.cli.running import run
 from ffcompletion.contract.errors import Validation
 
@@ -95,7 +86,7 @@ def _attached(url: _Url, schema: _Schema = None) -> None:
     """Show what is attached: name, table, whether its triggers work, how many jobs are known and have finished."""
 
     async def work() -> int:
-        found = await asyncio.to_thread(attached, url, schema=schema)
+        found = await asyncio.to_thread(attaching.attached, url, schema=schema)
         for each in found:
             working = "working" if each.working else "NOT WORKING: attach it again"
             typer.echo(
@@ -121,14 +112,14 @@ def _detach(
             inside = schema or "public"
             found = [
                 each.definition
-                for each in await asyncio.to_thread(attached, url, schema=inside)
+                for each in await asyncio.to_thread(attaching.attached, url, schema=inside)
                 if each.definition.name == name
             ]
             if not found:
                 raise Validation("name", f"{name!r} is not attached here")
             typer.echo(detach_sql(found[0], schema=inside), nl=False)
             return 0
-        await asyncio.to_thread(detach, url, name, schema=schema)
+        await asyncio.to_thread(attaching.detach, url, name, schema=schema)
         typer.echo(f"{name} is detached")
         return 0
 
@@ -166,11 +157,11 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str] | None:
 def _with_progress(url: str, definition: Definition, schema: str | None, record: bool) -> int:
     console = Console(stderr=True)
     if not (console.is_terminal and record and sys.stderr.isatty()):
-        return attach(url, definition, schema=schema, record=record)
+        return attaching.attach(url, definition, schema=schema, record=record)
     columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("recording", total=None)
-        return attach(
+        return attaching.attach(
             url,
             definition,
             schema=schema,

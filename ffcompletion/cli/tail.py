@@ -7,11 +7,11 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import msgspec
 from rich.console import Console
@@ -32,6 +32,9 @@ from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
 
 __all__ = ["COLOURS", "TailOptions", "as_json", "as_text", "ends_on_interrupt", "printable", "run_tail"]
+
+# Characters of a result in a line for people.
+_SHOWN: Final = 100
 
 COLOURS = {
     Outcome.SUCCESS: "green",
@@ -58,6 +61,8 @@ class TailOptions(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Path | None = None
     attached: str | None = None
     """Jobs attached under this name are shown by their keys."""
+    results: bool = False
+    partitions: Collection[int] | None = None
 
 
 def as_json(completion: CompletionPayload, *, result: bool = False, attached: str | None = None) -> str:
@@ -84,8 +89,11 @@ def as_json(completion: CompletionPayload, *, result: bool = False, attached: st
     return msgspec.json.encode(line).decode()
 
 
-def as_text(completion: CompletionPayload, *, attached: str | None = None) -> Text:
-    """One line for people. Control characters from the wire are shown, never sent to the terminal."""
+def as_text(completion: CompletionPayload, *, result: bool = False, attached: str | None = None) -> Text:
+    """One line for people. Control characters from the wire are shown, never sent to the terminal.
+
+    ``result``: the beginning of the stored one as well, or its size where it is no text.
+    """
     at = datetime.fromtimestamp(completion.produced_at_ms / 1000 or time.time()).astimezone()
     outcome = completion.outcome or "(none)"
     line = Text(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
@@ -94,7 +102,17 @@ def as_text(completion: CompletionPayload, *, attached: str | None = None) -> Te
     line.append(printable(completion.execution_id) if key is None else f"{attached} {key}", style="default")
     if completion.flow_id is not None:
         line.append(f"  flow {completion.flow_id}", style="dim")
+    if result and completion.payload_bytes is not None:
+        line.append(f"  {_beginning(completion.payload_bytes)}")
     return line
+
+
+def _beginning(stored: bytes) -> str:
+    try:
+        text = stored.decode()
+    except UnicodeDecodeError:
+        return f"({len(stored)} bytes)"
+    return printable(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
 
 
 def printable(text: str) -> str:
@@ -170,10 +188,10 @@ async def _show(backend: Backend, options: TailOptions, totals: Counter[str], li
                 continue
             totals[completion.outcome] += 1
             if options.json:
-                sys.stdout.write(as_json(completion, attached=options.attached) + "\n")
+                sys.stdout.write(as_json(completion, result=options.results, attached=options.attached) + "\n")
                 sys.stdout.flush()
             else:
-                console.print(as_text(completion, attached=options.attached))
+                console.print(as_text(completion, result=options.results, attached=options.attached))
                 console.file.flush()
             if options.count is not None and totals.total() >= options.count:
                 return
@@ -181,12 +199,17 @@ async def _show(backend: Backend, options: TailOptions, totals: Counter[str], li
 
 @asynccontextmanager
 async def _stream(backend: Backend, options: TailOptions) -> AsyncGenerator[AsyncIterator[CompletionPayload]]:
+    results, partitions = options.results, options.partitions
     if options.checkpoint is None:
-        async with subscribe(backend, options.filter, cursor=options.start) as stream:
+        async with subscribe(
+            backend, options.filter, cursor=options.start, partitions=partitions, results=results
+        ) as stream:
             yield stream
         return
     store = FileCheckpoints(options.checkpoint)
-    async with checkpointed(backend, store, "tail", options.filter, start=options.start) as completions:
+    async with checkpointed(
+        backend, store, "tail", options.filter, start=options.start, partitions=partitions, results=results
+    ) as completions:
         yield completions
         # What stopped the loop had been shown.
         await completions.commit()

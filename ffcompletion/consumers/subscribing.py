@@ -22,9 +22,10 @@ from ffcompletion.contract.protocols import (
     Subscription,
 )
 
-__all__ = ["check_partitions", "open_stream", "subscribe"]
+__all__ = ["MOST_PARTITIONS", "check_partitions", "open_stream", "subscribe"]
 
-_MOST_PARTITIONS: Final = 65_536
+MOST_PARTITIONS: Final = 65_536
+"""What an id's partition is below."""
 
 
 @overload
@@ -94,8 +95,8 @@ def check_partitions(partitions: Collection[int]) -> None:
     if not partitions:
         raise Validation("partitions", "none are given, so nothing would ever arrive")
     lowest, highest = min(partitions), max(partitions)
-    if lowest < 0 or highest >= _MOST_PARTITIONS:
-        raise Validation("partitions", f"{lowest} to {highest} is not within 0 to {_MOST_PARTITIONS - 1}")
+    if lowest < 0 or highest >= MOST_PARTITIONS:
+        raise Validation("partitions", f"{lowest} to {highest} is not within 0 to {MOST_PARTITIONS - 1}")
 
 
 async def _open(

@@ -13,7 +13,7 @@ from ffcompletion.contract.filter import ScannerFilter
 if TYPE_CHECKING:
     from ffcompletion.contract.protocols import CompletionFilter
 
-__all__ = ["AllOf", "AnyOf", "Matching", "all_of", "any_of", "matching"]
+__all__ = ["AllOf", "AnyOf", "Matching", "all_of", "any_of", "is_plain", "matching", "namespaces_of"]
 
 
 @final
@@ -113,6 +113,26 @@ def matching(
     # The rules of a tag's key are those of ScannerFilter.
     wanted = ScannerFilter(None, None if tag_key is None else (tag_key, ""))
     return Matching(predicate, wanted.tag_key, unknown)
+
+
+def is_plain(wanted: CompletionFilter) -> bool:
+    """Whether it is a ``ScannerFilter``, or made of those alone: then it is a value, and raises nothing."""
+    if type(wanted) is ScannerFilter:
+        return True
+    return isinstance(wanted, AnyOf | AllOf) and all(map(is_plain, wanted.parts))
+
+
+def namespaces_of(wanted: CompletionFilter) -> frozenset[str] | None:
+    """The namespaces of which it may admit something; None where that cannot be told, or is all of them."""
+    if isinstance(wanted, ScannerFilter):
+        return None if wanted.namespace is None else frozenset({wanted.namespace})
+    if not isinstance(wanted, AnyOf | AllOf):
+        return None
+    known = [names for part in wanted.parts if (names := namespaces_of(part)) is not None]
+    if not known or (isinstance(wanted, AnyOf) and len(known) < len(wanted.parts)):
+        return None
+    first, *rest = known
+    return first.union(*rest) if isinstance(wanted, AnyOf) else first.intersection(*rest)
 
 
 def _asked(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from typing_extensions import override
 
+from ffcompletion.contract.combining import AllOf, AnyOf, is_plain
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.protocols import CompletionFilter
@@ -20,7 +21,7 @@ _log: Final = logger("ffcompletion.filter")
 
 @final
 class ForeignFilter:
-    """A filter that is not ``ScannerFilter``: its tag is read once, and what it raises or answers stays here.
+    """A filter that holds somebody else's code: its tag is read once, and what it raises or answers stays here.
 
     Two are equal if they are of the very same object, whatever that says of itself.
     """
@@ -75,7 +76,7 @@ class ForeignFilter:
         return f"<ForeignFilter {name_of(self._original)}>"
 
 
-Wanted = ScannerFilter | ForeignFilter
+Wanted = ScannerFilter | AnyOf | AllOf | ForeignFilter
 """A filter that can be asked, compared and hashed without running anybody's code uncontained."""
 
 
@@ -99,8 +100,9 @@ def checked_filter(original: CompletionFilter | None) -> Wanted | None:
     """
     if original is None or is_noop(original):
         return None
-    # A subclass of ours is somebody else's.
-    return original if type(original) is ScannerFilter else ForeignFilter(original)
+    if isinstance(original, ScannerFilter | AnyOf | AllOf) and is_plain(original):
+        return original
+    return ForeignFilter(original)
 
 
 def admits(wanted: Wanted, namespace: str | None, tag_value: str | None) -> bool | None:

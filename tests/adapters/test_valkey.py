@@ -10,6 +10,7 @@ import pytest
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend, supervisor
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.options import ValkeyOptions
 from tests import ROOT
 from tests.worlds import FLOW, ValkeyWorld, done, eventually, first, nothing, some
 
@@ -171,10 +172,10 @@ async def test_the_rights_in_the_readme_suffice(
 ) -> None:
     """Line by line: push alone; filters and results; and what is found in the index."""
     await valkey.command(*RULES[user], "resetpass", ">password")
-    options = {"username": user, "password": "password"}
+    options: ValkeyOptions = {"username": user, "password": "password", "reconcile_interval": 0.3}
     item, solo = done(namespace="a", result=b"r"), done(namespace="a", flow_id=None)
     try:
-        async with ValkeyBackend(valkey.url, **options, reconcile_interval=0.3) as backend:  # type: ignore[arg-type]  # strings only
+        async with ValkeyBackend(valkey.url, **options) as backend:
             if user in ("push", "waiting"):
                 stream = await backend.subscribe_completions()
             else:
@@ -326,9 +327,9 @@ async def test_a_consumer_s_glide_logger_is_left_alone(valkey: ValkeyWorld) -> N
     from glide import Logger, LogLevel
 
     Logger.set_logger_config(LogLevel.ERROR)
-    before = Logger._instance  # type: ignore[attr-defined]
+    before = Logger._instance  # type: ignore[attr-defined]  # glide's own
     async with valkey.backend() as backend, ffc.subscribe(backend):
-        assert Logger._instance is before  # type: ignore[attr-defined]
+        assert Logger._instance is before  # type: ignore[attr-defined]  # glide's own
 
 
 async def test_a_flood_does_not_look_like_a_dead_connection(

@@ -17,6 +17,7 @@ from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.reconciler import Reconciler
 from ffcompletion.backends.valkey.supervisor import Supervisor
 from ffcompletion.delivery.stream import Subscription
+from ffcompletion.options import ValkeyOptions
 from tests.worlds import Done, ValkeyWorld, done, eventually, first, some
 from tests.worlds.proxy import Proxy
 
@@ -240,8 +241,13 @@ async def test_where_the_index_may_not_be_read_it_says_so_once(
     ]
     await valkey.command("ACL", "SETUSER", "pusher", *rules)
     try:
-        options = {"username": "pusher", "password": "pw"}
-        async with ValkeyBackend(valkey.url, **options, reconcile_interval=0.05, buffer_size=5) as backend:  # type: ignore[arg-type]  # strings only
+        options: ValkeyOptions = {
+            "username": "pusher",
+            "password": "pw",
+            "reconcile_interval": 0.05,
+            "buffer_size": 5,
+        }
+        async with ValkeyBackend(valkey.url, **options) as backend:
             async with await backend.subscribe_completions() as stream:
                 for number in range(10):
                     await valkey.finish(done())
@@ -363,7 +369,7 @@ async def test_what_comes_while_a_stream_rejoins_is_read_whole(valkey: ValkeyWor
                 await eventually(lambda: backend.stats().received == 100)
             return found
 
-        index.page = page  # type: ignore[method-assign]
+        index.page = page  # type: ignore[method-assign]  # put in between
         await _finish_many(valkey, early)
         await eventually(lambda: stream.stats().overflows > 0)
         wanted = {item.execution_id for item in (*early, *late)}
@@ -410,7 +416,7 @@ async def test_an_entry_that_is_written_while_the_index_is_read_is_not_passed_ov
                 return IndexPage(entries, found.upto, found.complete, 0, pending[3][1])
             return found
 
-        index.page = page  # type: ignore[method-assign]
+        index.page = page  # type: ignore[method-assign]  # put in between
         for item in items:
             # At a millisecond of its own.
             await valkey.finish(item)

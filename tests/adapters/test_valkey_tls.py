@@ -10,6 +10,7 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.options import ValkeyOptions
 from tests.worlds import ValkeyWorld, done, first
 from tests.worlds.proxy import Proxy
 from tests.worlds.servers import Authority
@@ -52,8 +53,8 @@ async def test_a_private_ca(valkey: ValkeyWorld, tls: Proxy, authority: Authorit
 
 async def test_a_client_certificate(valkey: ValkeyWorld, mutual: Proxy, authority: Authority) -> None:
     """The server asks for one, and gets it."""
-    options = {"tls_ca": authority.ca, "tls_cert": authority.cert, "tls_key": authority.key}
-    await _delivers(ValkeyBackend(f"valkeys://localhost:{mutual.port}", **options), valkey)  # type: ignore[arg-type]  # strings only
+    options: ValkeyOptions = {"tls_ca": authority.ca, "tls_cert": authority.cert, "tls_key": authority.key}
+    await _delivers(ValkeyBackend(f"valkeys://localhost:{mutual.port}", **options), valkey)
 
 
 async def test_a_missing_client_certificate_is_refused(mutual: Proxy, authority: Authority) -> None:

@@ -69,7 +69,7 @@ async def test_the_report() -> None:
 
     class Wrong(Right):
         @override
-        def subscribe_completions(self) -> None:  # type: ignore[override]
+        def subscribe_completions(self) -> None:  # type: ignore[override]  # the point
             raise NotImplementedError
 
     exchange = Exchange()

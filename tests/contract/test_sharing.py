@@ -146,7 +146,7 @@ async def test_a_dropped_consumer_holds_nobody_up() -> None:
 async def test_bad_options_and_uses() -> None:
     """Named; filters are the source's own, and a filter is never ignored."""
     with pytest.raises(ffc.Validation, match="overflow"):
-        ffc.broadcast(Source([]), overflow="perhaps")  # type: ignore[arg-type]
+        ffc.broadcast(Source([]), overflow="perhaps")  # type: ignore[arg-type]  # the point
     with pytest.raises(ffc.Validation, match="buffer_size"):
         ffc.broadcast(Source([]), overflow="drop", buffer_size=0)
     shared = ffc.broadcast(Source([]), overflow="drop")

@@ -73,7 +73,7 @@ async def test_one_that_finishes_between_subscribing_and_reading(world: World) -
             await world.ends(item)
             return found
 
-        backend.describe_executions = slow  # type: ignore[method-assign]
+        backend.describe_executions = slow  # type: ignore[method-assign]  # put in between
         found = await soon(ffc.wait_for_completion(backend, item.execution_id, poll_interval=3600))
         assert found.execution_id == item.execution_id
 
@@ -138,7 +138,7 @@ async def test_malformed_ids_are_refused_before_anything_is_sent(url: str) -> No
         with pytest.raises(ffc.Validation, match="timeout"):
             await ffc.wait_for_completion(backend, UNKNOWN, timeout=-1)
         with pytest.raises(ffc.Validation, match="missing"):
-            await ffc.wait_for_completion(backend, UNKNOWN, missing="perhaps")  # type: ignore[arg-type]
+            await ffc.wait_for_completion(backend, UNKNOWN, missing="perhaps")  # type: ignore[arg-type]  # the point
     await eventually(lambda: not tasks())
 
 
@@ -267,7 +267,7 @@ async def test_a_thousand_waits_share(world: World) -> None:
             asked.append(len(ids))
             return await real(ids, result=result)
 
-        backend.describe_executions = counted  # type: ignore[method-assign]
+        backend.describe_executions = counted  # type: ignore[method-assign]  # the same
         waits = [
             asyncio.create_task(ffc.wait_for_completion(backend, item.execution_id, missing="wait", poll_interval=0.5))
             for item in items

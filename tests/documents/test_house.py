@@ -51,6 +51,16 @@ def test_no_module_outgrows_its_room(path: Path) -> None:
     assert not re.search(r"(type|pyright): ignore(?!\[)", text)
 
 
+def test_what_a_type_checker_is_told_to_overlook_has_a_reason() -> None:
+    """In tests, examples and documents a code and why; and no cast, which a user would have to write as well."""
+    shown = [*(ROOT / "examples").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    for path in [*(ROOT / "tests").rglob("*.py"), *shown]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if re.search(r"#\s*(type|pyright): ignore", line):
+                assert re.search(r"#\s*(type|pyright): ignore\[[^]]+\]\s+# \S", line), f"{path}: {line}"
+            assert not re.search(r"\bcast\(", line) or path.name == "test_house.py", f"{path}: {line}"
+
+
 def test_public_methods_are_documented() -> None:
     """Whatever `import ffcompletion` offers explains itself."""
     for name in ffcompletion.__all__:

@@ -128,7 +128,7 @@ async def test_a_workload_is_seen_filtered_and_followed_through_a_restart(
     words = ("board", postgres.url, "--port", str(port))
     failed = done(namespace="globex", outcome="failed")
     with contextlib.suppress(Exception):
-        browser.get_log("performance")  # type: ignore[no-untyped-call]
+        browser.get_log("performance")  # type: ignore[no-untyped-call]  # selenium's
     async with command(*words) as (process, url):
         await page.open(url)
         await page.shows("state", lambda text: text == "live")

@@ -39,20 +39,25 @@ def psql(url: str, sql: str) -> None:
     subprocess.run([str(binary), url, "-qc", sql], check=True, timeout=20)
 
 
-def announce(url: str, number: int, outcome: str = "success", tenant: str = "a") -> None:
-    """One completion, by hand, as the wire has it."""
+def announce(url: str, number: int, outcome: str = "success", tenant: str = "a", tag: str = "none") -> None:
+    """One completion, by hand, as the wire has it; ``tag`` is what its tag ``k`` says."""
     execution = E % number
     if url.startswith("valkey"):
         key = f"ff:exec:{{fp:7}}:{execution}"
         message = json.dumps({"flow_id": F, "outcome": outcome, "execution_id": execution})
         core = ["namespace", tenant, "flow_id", F, "lifecycle_phase", "terminal", "terminal_outcome", outcome]
-        raw_valkey(url, ["HSET", f"{key}:core", *core], ["PUBLISH", "ff:dag:completions", message])
+        raw_valkey(
+            url,
+            ["HSET", f"{key}:core", *core],
+            ["HSET", f"{key}:tags", "k", tag],
+            ["PUBLISH", "ff:dag:completions", message],
+        )
         return
     bare = execution.partition("}:")[2]
     psql(
         url,
         f"BEGIN; INSERT INTO ff_exec_core (partition_key, execution_id, lifecycle_phase, raw_fields) VALUES (7, '{bare}',"
-        f" 'terminal', '{{\"namespace\":\"{tenant}\"}}') ON CONFLICT DO NOTHING; INSERT INTO ff_completion_event"
+        f' \'terminal\', \'{{"namespace":"{tenant}","tags":{{"k":"{tag}"}}}}\') ON CONFLICT DO NOTHING; INSERT INTO ff_completion_event'
         f" (partition_key, execution_id, flow_id, outcome, occurred_at_ms) VALUES (7, '{bare}', '{F}', '{outcome}', 1); COMMIT",
     )
 
@@ -63,16 +68,16 @@ def url(request: pytest.FixtureRequest) -> str:
     return found
 
 
-def _start(*words: str, **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([*FFC, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
+def _start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*FFC, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _announce_until(process: subprocess.Popen[str], url: str, *announcements: tuple[int, str, str]) -> tuple[str, str]:
+def _announce_until(process: subprocess.Popen[str], url: str, *announcements: tuple[object, ...]) -> tuple[str, str]:
     """The tail takes a moment to be live: announce again until it has ended by itself."""
     end = time.monotonic() + 30
     while process.poll() is None and time.monotonic() < end:
-        for number, outcome, tenant in announcements:
-            announce(url, number, outcome, tenant)
+        for words in announcements:
+            announce(url, *words)  # type: ignore[arg-type]
         time.sleep(0.05)
     return process.communicate(timeout=10)
 
@@ -101,10 +106,10 @@ def test_tail_json_filters_and_outcomes(url: str) -> None:
 
 def test_tail_by_tag(url: str) -> None:
     """--tag KEY=VALUE; without a = it is refused."""
-    done = subprocess.run(
-        [*FFC, "tail", url, "--tag", "k=v", "--timeout", "0.3"], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "")
+    process = _start("tail", url, "--tag", "k=v", "--count", "1")
+    out, err = _announce_until(process, url, (6, "success", "a"), (7, "success", "a", "v"))
+    assert process.returncode == 0, err
+    assert (E % 7 in out, E % 6 in out) == (True, False)
     done = subprocess.run([*FFC, "tail", url, "--tag", "kv"], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert "KEY=VALUE" in done.stderr

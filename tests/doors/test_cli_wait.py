@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from ffcompletion.cli.app import partitions_of
 from tests.worlds import Done, PostgresWorld, ValkeyWorld, done, eventually
 
 FFC = f"{sys.executable} -m ffcompletion"
@@ -119,3 +121,29 @@ async def test_tail_from_and_checkpoint(postgres: PostgresWorld, tmp_path: Path)
     assert (status, "everything" in err) == (2, True)
     status, _, err = await sh('ffcompletion tail "$@"', postgres.url, "--from", "xyz")
     assert (status, "cursor" in err) == (2, True)
+
+
+async def test_tail_shows_results_of_a_share(postgres: PostgresWorld) -> None:
+    """With the stored result, in JSON and for people; of some partitions, or of one worker's share."""
+    ids = [f"{{fp:{number}}}:550e8400-e29b-41d4-a716-44665544{number:04}" for number in (3, 4, 7)]
+    await postgres.announce(*[Done(execution_id=id_, flow_id=None, result=b"r\x1b%d" % n) for n, id_ in enumerate(ids)])
+
+    async def tail(*words: str) -> str:
+        words = (postgres.url, "--from", "beginning", "--result", *words)
+        status, out, err = await sh('ffcompletion tail "$@"', *words)
+        assert status == 0, err
+        return out
+
+    shown, share = await asyncio.gather(
+        tail("--json", "--partitions", "7,0-3", "--count", "2"), tail("--partitions", "1/2", "--count", "2")
+    )
+    found = [json.loads(line) for line in shown.splitlines()]
+    assert [(line["execution_id"], line["result"]) for line in found] == [(ids[0], "r\x1b0"), (ids[2], "r\x1b2")]
+    assert [line.split()[2:] for line in share.splitlines()] == [[ids[0], "r\\x1b0"], [ids[2], "r\\x1b2"]]
+
+
+@pytest.mark.parametrize("wrong", ["2/2", "x", "3-", "70000", "0-65536", ""])
+def test_partitions_that_cannot_be(wrong: str) -> None:
+    """Refused with what would be right."""
+    with pytest.raises(typer.BadParameter, match="--partitions"):
+        partitions_of(wrong)

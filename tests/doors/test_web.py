@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -196,12 +197,12 @@ async def test_what_is_granted_bounds_what_is_asked_for() -> None:
 async def test_authorize_fails_closed(fault: str, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever goes wrong in it, nothing is shown, and its text is not told."""
 
-    async def authorize(_: Request) -> Grant | None:
+    async def authorize(_: Request) -> Any:
         if fault == "raises":
             raise RuntimeError("the password is hunter2")
         if fault == "http":
             raise HTTPException(401, "who are you?", {"WWW-Authenticate": "Bearer"})
-        return True  # type: ignore[return-value]
+        return True
 
     async with MemoryBackend() as backend, serving(completions_app(backend, authorize=authorize)) as (client, _):
         backend.emit(ID % 1, "success")
@@ -274,7 +275,9 @@ async def test_a_slow_client_costs_its_own_buffer_only() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 12)
             writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
             await reader.readuntil(b"retry: 1000")
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            transport = writer.transport
+            assert isinstance(transport, asyncio.Transport)
+            transport.pause_reading()
             # More than the kernel's own buffers hold.
             wanted, long = [ID % number for number in range(2_000)], "x" * 16_000
             async with events(client) as quick:
@@ -285,7 +288,7 @@ async def test_a_slow_client_costs_its_own_buffer_only() -> None:
                         backend.emit(id_, long)
                     got += await quick.ids(20)
                 assert got == wanted
-            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            transport.resume_reading()
             text = (await asyncio.wait_for(reader.read(), 10)).decode()
             ids = [line.removeprefix("id: ") for line in text.splitlines() if line.startswith("id: ")]
             had = [
@@ -503,6 +506,13 @@ def test_a_grant_s_narrowing_agrees_with_what_it_admits() -> None:
 def test_options_that_cannot_be_are_refused() -> None:
     """There and then."""
     backend = MemoryBackend()
-    for options in ({"buffer_size": 0}, {"max_clients": 0}, {"keepalive": 0}, {"reauthorize": 0}, {"max_wait": -1}):
+    made = partial(completions_app, backend, authorize=anybody)
+    for wrong in (
+        partial(made, buffer_size=0),
+        partial(made, max_clients=0),
+        partial(made, keepalive=0),
+        partial(made, reauthorize=0),
+        partial(made, max_wait=-1),
+    ):
         with pytest.raises(ffc.Validation):
-            completions_app(backend, authorize=anybody, **options)  # type: ignore[arg-type]
+            wrong()

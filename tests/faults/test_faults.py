@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import pytest
 
@@ -40,6 +40,10 @@ class Victim:
         if self.kind == "valkey":
             return f"valkey://127.0.0.1:{proxy.port}"
         return f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
+
+    async def sql(self, query: str) -> Sequence[Sequence[int]]:
+        assert isinstance(self.world, PostgresWorld)
+        return await self.world.sql(query)
 
     async def restart(self, down_s: float = 0.3) -> None:
         self.server.kill()
@@ -173,10 +177,10 @@ async def test_a_frozen_server_is_survived(victim: Victim) -> None:
     """SIGSTOP for a while, then SIGCONT: the stream goes on."""
     pids = [victim.server.pid]
     if victim.kind != "valkey":
-        pids += [int(r[0]) for r in await victim.world.sql("SELECT pid FROM pg_stat_activity")]  # type: ignore[attr-defined]
+        pids += [int(row[0]) for row in await victim.sql("SELECT pid FROM pg_stat_activity")]
     async with victim.world.backend() as backend, ffc.subscribe(backend) as stream:
         if victim.kind != "valkey":
-            rows = await victim.world.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'ffcompletion'")  # type: ignore[attr-defined]
+            rows = await victim.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'ffcompletion'")
             pids = [victim.server.pid, *(int(r[0]) for r in rows)]
         _send(pids, signal.SIGSTOP)
         try:

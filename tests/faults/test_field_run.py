@@ -396,7 +396,7 @@ async def test_a_password_callable_that_fails(server: embedded.Server) -> None:
         raise RuntimeError("token sEcReT refused")
 
     for wrong in (vault, lambda: None):
-        async with PostgresBackend("host=/nonexistent user=app", password=wrong) as backend:  # type: ignore[arg-type]
+        async with PostgresBackend("host=/nonexistent user=app", password=wrong) as backend:  # type: ignore[arg-type]  # the point
             with pytest.raises(ffc.Transport, match="callable given as password") as caught:
                 await backend.subscribe_completions()
             assert "sEcReT" not in f"{caught.value} {caught.value!r}"

@@ -20,7 +20,7 @@ from tests.worlds import MemoryWorld, World, done, eventually, first
 
 # A short form: `python -m tests.chaos` goes on for as long as it is told to.
 TASKS = 150
-SECONDS = 3.0
+SECONDS = 1.5
 FILTERS: list[Any] = [None, ffc.ScannerFilter("a"), ffc.ScannerFilter("b", ("k", "v")), Own(), Own(raiser(SystemExit))]
 
 

@@ -65,8 +65,10 @@ def test_a_sync_stream_ends_for_a_thread_that_waits_in_it() -> None:
 
 
 OWNER = """
-import sys
+import sys, tempfile
 from ffcompletion import embedded
+# Which tries the folder out with a file, once.
+tempfile.gettempdir()
 print("begins", flush=True)
 with embedded.{kind}() as server:
     print("ready", flush=True)

@@ -17,7 +17,7 @@ from ffcompletion.backends.postgres import PostgresBackend
 from tests.worlds import PostgresWorld
 
 # The long profile: FFCOMPLETION_TEST_RUNS=50.
-RUNS = int(os.environ.get("FFCOMPLETION_TEST_RUNS", "2"))
+RUNS = int(os.environ.get("FFCOMPLETION_TEST_RUNS", "1"))
 ROWS = (
     "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, namespace, occurred_at_ms)"
     " SELECT 0, gen_random_uuid(), 'success', %s, 1 FROM generate_series(1, %s)"

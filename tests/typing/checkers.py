@@ -60,7 +60,12 @@ def mypy(folder: Path, python: Path) -> Found:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return _by_line(
-        (item["file"], item["line"] if item["severity"] == "error" else -item["line"], item["message"])
+        (
+            item["file"],
+            item["line"] if item["severity"] == "error" else -item["line"],
+            # What follows says more of it.
+            "\n".join(text for text in (item["message"], item["hint"]) if text),
+        )
         for item in lines
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import ffcompletion as ffc
+from ffcompletion.testing import Execution, check_backend
 
 
 class NoFiltered:
@@ -51,11 +52,34 @@ async def integers() -> AsyncIterator[int]:
     yield 1
 
 
-a: ffc.CompletionBackend = NoFiltered()  # rejected
-b: ffc.CompletionBackend = NotAsync()  # rejected
-c: ffc.CompletionBackend = WrongParameter()  # rejected
-d: ffc.CompletionBackend = WrongItem()  # rejected
-e: ffc.CompletionFilter = NoTagKey()  # rejected
+class Good(NoFiltered):
+    async def subscribe_completions_filtered(self, only: ffc.CompletionFilter, /) -> ffc.CompletionStream:
+        raise NotImplementedError
+
+
+class NoClose:
+    def __aiter__(self) -> NoClose:
+        return self
+
+    async def __anext__(self) -> ffc.CompletionPayload:
+        raise StopAsyncIteration
+
+
+class HalfAStore:
+    async def load(self, name: str, /) -> ffc.Checkpoint | None:
+        return None
+
+
+class Announcer:
+    async def announce(self, *executions: Execution) -> None:
+        raise NotImplementedError
+
+
+a: ffc.CompletionBackend = NoFiltered()  # rejected: subscribe_completions_filtered
+b: ffc.CompletionBackend = NotAsync()  # rejected: subscribe_completions
+c: ffc.CompletionBackend = WrongParameter()  # rejected: subscribe_completions_filtered
+d: ffc.CompletionBackend = WrongItem()  # rejected: subscribe_completions
+e: ffc.CompletionFilter = NoTagKey()  # rejected: tag_key
 ffc.ScannerFilter(namespace=7)  # rejected
 ffc.ScannerFilter(instance_tag="key=value")  # rejected
 ffc.connect("memory://", nonsense=1)  # rejected
@@ -88,3 +112,33 @@ async def more(plain: ffc.CompletionBackend, backend: ffc.Backend) -> None:
     ffc.matching(lambda namespace: True)  # rejected
     ffc.CursorFamily("x")  # rejected
     await ffc.subscribe(backend)  # rejected
+
+
+async def a_backend_of_ones_own(store: ffc.CheckpointStore, stream: ffc.CompletionStream) -> None:
+    ffc.subscribe(NoFiltered())  # rejected
+    await ffc.wait_for_completion(NoFiltered(), "x")  # rejected: subscribe_completions_filtered
+    ffc.as_completed(NoFiltered(), ["x"])  # rejected: subscribe_completions_filtered
+    ffc.checkpointed(NoFiltered(), store, "x")  # rejected: subscribe_completions_filtered
+    ffc.checkpointed(Good(), HalfAStore(), "x")  # rejected: save
+    ffc.broadcast(NoClose(), overflow="drop")  # rejected: aclose
+    await check_backend(NoFiltered, Announcer())  # rejected
+    ffc.sync.Backend(Good())  # rejected
+
+
+async def options_that_are_none(backend: ffc.Backend, store: ffc.CheckpointStore) -> None:
+    await ffc.wait_for_completion(backend, "x", timout=3)  # rejected
+    await ffc.wait_for_completion(backend, "x", 3)  # rejected
+    await ffc.wait_for_flow(backend, "x", missing=None)  # rejected
+    ffc.as_completed(backend, ["x"], poll_interval="1")  # rejected
+    ffc.checkpointed(backend, store, "x", lease="perhaps")  # rejected
+    ffc.checkpointed(backend, store, "x", leese="wait")  # rejected
+    ffc.subscribe(backend, partitions=3)  # rejected
+    ffc.subscribe(backend, cursor=b"x")  # rejected
+    async with ffc.checkpointed(backend, store, "x") as completions:
+        await completions.run(lambda done: None)  # rejected
+        completions.stop(True)  # rejected
+        completions.stats()  # rejected
+    with ffc.sync.connect("memory://") as blocking:
+        blocking.wait_for_completion("x", timout=3)  # rejected
+        blocking.subscribe(result=True)  # rejected
+        blocking.checkpointed(store, "x", lease=True)  # rejected

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Self
 
 
@@ -24,8 +24,8 @@ class Proxy:
         self.accepted = 0
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
-    def _call(self, work: object) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)  # type: ignore[arg-type]
+    def _call(self, work: Coroutine[object, object, object]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _start(self) -> None:
         self._flowing = asyncio.Event()

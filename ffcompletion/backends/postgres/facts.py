@@ -7,13 +7,13 @@ be somebody else's. What a stream gets depends on row, record and what it asks f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, final
 
 import msgspec
 
 from ffcompletion.backends.postgres.rows import Row, tags_of
-from ffcompletion.contract.filter import ScannerFilter
+from ffcompletion.contract.combining import namespaces_of
 from ffcompletion.contract.protocols import CompletionFilter
 from ffcompletion.delivery.batch import DISPUTED, UNREADABLE, Facts
 from ffcompletion.delivery.hub import Selector
@@ -57,7 +57,7 @@ class Needs(msgspec.Struct, frozen=True):
         filters = [wanted for selector in selectors if (wanted := selector.filter) is not None]
         return cls(
             bool(filters),
-            frozenset(_namespace(wanted) for wanted in filters if wanted.tag_key is not None),
+            frozenset(name for wanted in filters if wanted.tag_key is not None for name in _namespaces(wanted)),
             any(selector.results for selector in selectors),
         )
 
@@ -72,8 +72,9 @@ class Needs(msgspec.Struct, frozen=True):
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
-def _namespace(wanted: CompletionFilter) -> str | None:
-    return wanted.namespace if isinstance(wanted, ScannerFilter) else None
+def _namespaces(wanted: CompletionFilter) -> Collection[str | None]:
+    names = namespaces_of(wanted)
+    return (None,) if names is None else names
 
 
 def facts_of(rows: Sequence[Row], records: Records, looked_up: frozenset[str] | set[str]) -> list[Facts | None]:

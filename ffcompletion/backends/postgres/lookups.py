@@ -21,13 +21,14 @@ from ffcompletion.backends.postgres.facts import Record
 from ffcompletion.backends.postgres.queries import TUNE_LOCALLY, Queries, Query
 from ffcompletion.backends.postgres.rows import Row
 
-__all__ = ["Lookups", "Result", "fetch_outbox", "tuned"]
+__all__ = ["Lookups", "Result", "fetch_outbox", "fetch_selected", "tuned"]
 
 # With so many partitions at the most, one statement for each; the other shape opens all of them, a millisecond.
 _FEW: Final = 3
 # Executions in one question: 2,000 take some 10 ms.
 _MOST: Final = 2_000
 
+_SelectedRow = tuple[int, str | None, str | None, int | None, str | None, str | None, int, int, int]
 _RecordRow = tuple[int, str, str | None, str | None, int | None, bool]
 _ResultRow = tuple[int, str, str | None, bytes | None, bool]
 
@@ -104,6 +105,18 @@ async def fetch_outbox(conn: Connection, query: Query, values: Sequence[object],
     for at in unreadable:
         rows[at] = (rows[at][0], None, None, None, None, None)
     return rows
+
+
+async def fetch_selected(
+    conn: Connection, query: Query, values: Sequence[object], *, prepare: bool
+) -> tuple[list[Row], tuple[int, int, int]]:
+    """The same of a page that was selected at the server: rows of the page, its highest id, how many stayed there."""
+    found, unreadable = await fetch_rows(conn, query, values, prepare=prepare)
+    selected = cast("list[_SelectedRow]", found)
+    rows: list[Row] = [
+        (row[0], None, None, None, None, None) if at in unreadable else row[:6] for at, row in enumerate(selected)
+    ]
+    return rows, selected[0][6:] if selected else (0, 0, 0)
 
 
 @final

@@ -15,11 +15,12 @@ import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
 from ffcompletion.backends.postgres.facts import Needs, Records, facts_of
-from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_outbox
+from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_outbox, fetch_selected
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, dispute, stored_sizes
 from ffcompletion.backends.postgres.rows import Decoded, Row, decode, with_results
+from ffcompletion.contract.combining import namespaces_of
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.batch import Facts
@@ -36,6 +37,10 @@ _SMALLEST_PAGE: Final = 100
 # Rows decoded at a time: half a millisecond, after which the loop takes what the server has sent meanwhile. With
 # more of them the rows have left the processor's cache before they are consumed (2.0 µs a row with 256, 3.8 with 2,048).
 _PIECE: Final = 256
+
+
+# The server selects while at least this part of a page is for others; most engines' rows name no namespace at all.
+_WORTHWHILE: Final = 0.25
 
 
 @final
@@ -73,9 +78,19 @@ class Page:
     Decoding a page at once would hold the loop for longer than the socket's buffer lasts, and the server would wait.
     """
 
-    __slots__ = ("_answers", "_group", "_next", "_rows", "_watermark", "reached")
+    __slots__ = ("_answers", "_group", "_next", "_rows", "_stayed", "_watermark", "reached")
 
-    def __init__(self, rows: Sequence[Row], reached: int, watermark: int, selector: Selector, answers: Answers) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        reached: int,
+        watermark: int,
+        selector: Selector,
+        answers: Answers,
+        stayed: int = 0,
+    ) -> None:
+        """``stayed``: completions that the filter does not admit, and that stayed at the server."""
+        self._stayed = stayed
         self._rows = rows
         self._watermark = watermark
         self._group = Group(selector)
@@ -101,7 +116,10 @@ class Page:
         if results is not None:
             payloads = with_results(payloads, {name: result.data for name, result in results.items()})
         payloads = group.select(payloads, None if group.selector.filter is None else self._answers.facts(batch))
-        return Piece(payloads, rows[-1][0], group.filtered - before[0], group.undecided - before[1], batch.malformed)
+        stayed, self._stayed = self._stayed, 0
+        return Piece(
+            payloads, rows[-1][0], group.filtered - before[0] + stayed, group.undecided - before[1], batch.malformed
+        )
 
 
 @final
@@ -115,6 +133,8 @@ class PageReader:
         self._pooled = pooled
         self._timeout_s = read_timeout_s
         self._page = _PAGE
+        # Whether enough rows name other namespaces for the server to sort them out.
+        self._selective = False
         self._budget = Budget()
         self._conn: Connection | None = None
         self._stopped = asyncio.Event()
@@ -150,28 +170,49 @@ class PageReader:
         return None
 
     async def _attempt(self, selector: Selector, after: int, upto: int, watermark: int) -> Page:
-        limit = min(self._page, upto - after)
         async with self._pool.connection(timeout=self._timeout_s) as conn:
             self._conn = conn
             try:
                 with deadline(conn, self._timeout_s):
-                    rows = await fetch_outbox(conn, self._queries.page(), (after, limit), prepare=not self._pooled)
-                reached = min(rows[-1][0], upto) if len(rows) == limit else upto
-                # The query has no upper bound, and what lies beyond is somebody else's to deliver.
-                if rows and rows[-1][0] > upto:
-                    rows = [row for row in rows if row[0] <= upto]
+                    rows, reached, stayed = await self._rows(conn, selector, after, upto)
                 names = Needs.of([selector]).lookups(rows)
                 if not names:
-                    return Page(rows, reached, watermark, selector, Answers(results={} if selector.results else None))
+                    return Page(
+                        rows, reached, watermark, selector, Answers(results={} if selector.results else None), stayed
+                    )
                 records = await self._lookups.records(conn, names, self._timeout_s)
                 answers = Answers(records, frozenset(names))
                 if selector.results:
                     count, answers = await self._with_results(conn, selector, rows, answers)
                     if count < len(rows):
                         rows, reached = rows[:count], rows[count - 1][0]
-                return Page(rows, reached, watermark, selector, answers)
+                return Page(rows, reached, watermark, selector, answers, stayed)
             finally:
                 self._conn = None
+
+    async def _rows(
+        self, conn: Connection, selector: Selector, after: int, upto: int
+    ) -> tuple[Sequence[Row], int, int]:
+        """The next rows, up to which id that is all, and how many completions stayed at the server."""
+        limit, prepare = min(self._page, upto - after), not self._pooled
+        names = _selectable(selector)
+        if self._selective and names is not None:
+            values = (list(names), after, limit, upto)
+            rows, (count, top, stayed) = await fetch_selected(
+                conn, self._queries.page_of_namespaces(), values, prepare=prepare
+            )
+            self._selective = stayed >= _WORTHWHILE * count
+            # A page that reaches beyond what was asked for has all of that.
+            return rows, top if count == limit and top <= upto else upto, stayed
+        rows = await fetch_outbox(conn, self._queries.page(), (after, limit), prepare=prepare)
+        reached = min(rows[-1][0], upto) if len(rows) == limit else upto
+        if names is not None:
+            others = sum(row[5] is not None and row[5] not in names for row in rows)
+            self._selective = others >= _WORTHWHILE * limit
+        # The query has no upper bound, and what lies beyond is somebody else's to deliver.
+        if rows and rows[-1][0] > upto:
+            rows = [row for row in rows if row[0] <= upto]
+        return rows, reached, 0
 
     async def _with_results(
         self, conn: Connection, selector: Selector, rows: Sequence[Row], answers: Answers
@@ -200,3 +241,12 @@ class PageReader:
         # Rows that make no completion lie in between, and go with those before them.
         kept = len(rows) if count == len(sizes) else bisect_left(rows, batch.rows[count][0], key=itemgetter(0))
         return kept, msgspec.structs.replace(answers, results=found)
+
+
+def _selectable(selector: Selector) -> frozenset[str] | None:
+    """Namespaces by which the server may select; None where it may not.
+
+    Not with results, whose pages are cut short; and only what every encoding of a server can spell.
+    """
+    names = None if selector.filter is None or selector.results else namespaces_of(selector.filter)
+    return names if names is not None and all(map(str.isascii, names)) else None

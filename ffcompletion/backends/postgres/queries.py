@@ -196,6 +196,28 @@ class Queries:
         """
         return self._select(" WHERE e.event_id > %s ORDER BY e.event_id LIMIT %s")
 
+    def page_of_namespaces(self) -> Query:
+        """The same page (``%s`` namespaces (text[]), after ``%s``, at most ``%s``) as far as ``%s``, for one filter.
+
+        Rows whose own namespace is another stay at the server, but for the last of the page. Three more columns: rows
+        of the page, its highest id, and how many completions stayed.
+        """
+
+        def text(columns: LiteralString) -> bytes:
+            return self.compose(
+                "WITH p AS MATERIALIZED (SELECT event_id, partition_key, execution_id, outcome, occurred_at_ms, flow_id,"  # noqa: S608  # literals only
+                " namespace, namespace IS NULL OR namespace = ANY(%s::text[]) AS kept FROM {outbox}"
+                " WHERE event_id > %s ORDER BY event_id LIMIT %s),"
+                " l AS (SELECT max(event_id) FILTER (WHERE event_id <= %s) AS id, count(*) AS rows,"
+                " max(event_id) AS top FROM p),"
+                " n AS (SELECT count(*) AS stayed FROM p, l"
+                " WHERE NOT p.kept AND p.outcome <> 'resumable' AND p.event_id < l.id)"
+                " SELECT " + columns + ", l.rows, l.top, n.stayed FROM p e CROSS JOIN l CROSS JOIN n"
+                " WHERE e.event_id <= l.id AND (e.kept OR e.event_id = l.id) ORDER BY e.event_id"
+            )
+
+        return Query(text(_COLUMNS), text(_RAW_COLUMNS), (2, 5))
+
     def picked(self) -> Query:
         """Rows whose id is in ``%s`` (bigint[]), in no order."""
         return self._select(" WHERE e.event_id = ANY(%s)")

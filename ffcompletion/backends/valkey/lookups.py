@@ -11,7 +11,7 @@ from typing import Final, cast, final
 
 from ffcompletion.backends.valkey import keys
 from ffcompletion.backends.valkey.replies import Execute, milliseconds, raise_refusal, text_of
-from ffcompletion.contract.filter import ScannerFilter
+from ffcompletion.contract.combining import namespaces_of
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.batch import Facts
 from ffcompletion.foreign.filters import Wanted
@@ -96,7 +96,8 @@ def _may_pass(filters: Sequence[Wanted], namespace: str | None) -> bool:
     for wanted in filters:
         if wanted.tag_key is None:
             continue
-        if not isinstance(wanted, ScannerFilter) or wanted.namespace is None or wanted.namespace == namespace:
+        names = namespaces_of(wanted)
+        if names is None or namespace in names:
             return True
     return False
 

@@ -37,9 +37,9 @@ def test_rejected_ids(text: str) -> None:
 def test_ids_of_a_wrong_type(bad: object) -> None:
     """No str, no id."""
     with pytest.raises(ffc.Validation):
-        ffc.ExecutionId(bad)  # type: ignore[arg-type]
+        ffc.ExecutionId(bad)  # type: ignore[arg-type]  # the point
     with pytest.raises(ffc.Validation):
-        ffc.FlowId(bad)  # type: ignore[arg-type]
+        ffc.FlowId(bad)  # type: ignore[arg-type]  # the point
 
 
 @given(st.integers(0, 65535), UUIDS, st.sampled_from(["", "+", "000", "+00"]))
@@ -143,7 +143,7 @@ def test_filters_are_values(wanted: ffc.ScannerFilter) -> None:
     assert wanted == twin
     assert hash(wanted) == hash(twin)
     with pytest.raises(AttributeError):
-        wanted.namespace = "other"  # type: ignore[misc]
+        wanted.namespace = "other"  # type: ignore[misc]  # the point
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_filters_are_values(wanted: ffc.ScannerFilter) -> None:
 def test_bad_filters_are_refused_at_construction(namespace: object, tag: object) -> None:
     """A wrong type or an empty tag key."""
     with pytest.raises(ffc.Validation, match="filter"):
-        ffc.ScannerFilter(namespace, tag)  # type: ignore[arg-type]
+        ffc.ScannerFilter(namespace, tag)  # type: ignore[arg-type]  # the point
 
 
 @pytest.mark.parametrize(

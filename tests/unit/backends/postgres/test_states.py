@@ -1,0 +1,100 @@
+"""One Postgres stream's states: what happens when it overflows, joins, or finds another history."""
+
+from __future__ import annotations
+
+from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
+
+
+def joining(after: int = 10, high: int = 50, gaps: list[tuple[int, int]] | None = None) -> Standing:
+    """One that has attached, with a page's worth still to be read."""
+    standing = Standing(after)
+    assert standing.next_step(high) == Attach()
+    standing.attached(high, gaps or [])
+    return standing
+
+
+def live() -> Standing:
+    standing = Standing(0)
+    standing.attached_now(50)
+    return standing
+
+
+def test_far_behind_it_reads_before_it_attaches() -> None:
+    standing = Standing(0)
+    assert standing.reads
+    assert standing.unread(5_000) == 5_000
+    assert standing.next_step(5_000) == Read(0, 5_000, (1 << 63) - 1)
+    standing.page_read(0, 5_000, rows=True)
+    assert standing.resume_position(None) == 0
+    standing.page_taken(4_000)
+    assert standing.resume_position(None) == 4_000
+    standing.page_taken(None)
+    assert standing.resume_position(None) == 5_000
+    assert standing.next_step(5_000) == Attach()
+
+
+def test_joining_reads_without_the_gaps_that_the_hub_brings() -> None:
+    standing = joining(gaps=[(20, 22)])
+    assert standing.unread(50) == 37
+    assert standing.next_step(50) == Read(10, 19, 19)
+    standing.page_read(10, 19, rows=False)
+    assert standing.next_step(50) == Read(22, 50, 19)
+    standing.page_read(22, 50, rows=False)
+    assert standing.next_step(50) is None
+    assert standing.state is StreamState.LIVE
+    assert not standing.catching_up
+    assert standing.next_step(50) is None
+
+
+def test_overflowing_while_joining_drops_what_is_buffered() -> None:
+    """Older rows come first, so it is read again."""
+    standing = joining(gaps=[(20, 22)])
+    assert standing.overflowed(60, [])
+    assert standing.state is StreamState.CATCHING_UP
+    assert standing.next_step(60) == Read(10, 50, (1 << 63) - 1)
+    standing.page_read(10, 50, rows=False)
+    assert standing.unread(60) == 10
+
+
+def test_overflowing_while_live_keeps_it() -> None:
+    """What is buffered comes first; then what was missed, and the gaps that were open."""
+    standing = live()
+    assert not standing.overflowed(60, [(55, 56)])
+    assert standing.state is StreamState.OVERFLOWED
+    assert standing.catching_up
+    assert not standing.reads
+    assert standing.next_step(70) is None
+    standing.drained()
+    standing.drained()
+    assert standing.next_step(70) == Read(54, 56, (1 << 63) - 1)
+    # Held by somebody still: attached first, and told of by the hub.
+    assert standing.next_step(54) == Attach()
+    assert standing.resume_position(None) == 54
+
+
+def test_another_history_is_read_up_to_what_it_knows() -> None:
+    """While joining, all of it once more; else what was read stays read."""
+    standing = joining(gaps=[(20, 22)])
+    assert standing.rewound(30)
+    assert (standing.state, standing.generation) == (StreamState.CATCHING_UP, 1)
+    assert standing.next_step(30) == Read(10, 30, (1 << 63) - 1)
+
+    standing = live()
+    assert standing.resume_position(50) == 50
+    assert not standing.rewound(40)
+    assert standing.resume_position(45) == 45
+
+    standing = Standing(0)
+    standing.page_read(0, 5_000, rows=True)
+    standing.page_taken(4_000)
+    assert not standing.rewound(3_000)
+    assert standing.resume_position(None) == 3_000
+
+
+def test_closed_stays_where_it_is() -> None:
+    standing = live()
+    standing.closed(60)
+    assert standing.resume_position(100) == 60
+    assert standing.unread(100) == 0
+    assert not standing.catching_up
+    assert standing.next_step(100) is None
