@@ -108,7 +108,7 @@ async def run(url: str) -> list[Row]:
                             what=f"`checkpointed`, a body of 1 ms, {at_once} at once, {rate:.0f}/s, filtered, ended by"
                             f" {ended_by}: items repeated for each restart, median of {len(found)}",
                             ours=f"{median(found):.0f} (at most {max(found)})",
-                            floor="100" if ended_by == "a kill" else "10",
+                            floor=f"{at_once * 100}" if ended_by == "a kill" else "10",
                         )
                     )
     finally:

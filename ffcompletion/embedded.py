@@ -65,7 +65,7 @@ class Server(Closing):
         return self._process.pid
 
     def start(self) -> Self:
-        """Start (again), on the same data and address, and wait until it answers."""
+        """Start (again), on the same data and address, and wait until it answers. Raises ``Unavailable`` if it does not."""
         # Left behind by a crash, it would say "ready" before the server is.
         (self.directory / "data" / "postmaster.pid").unlink(missing_ok=True)
         with (self.directory / "server.log").open("ab") as log:

@@ -210,15 +210,15 @@ class Checkpointed:
 
         async def work(completion: CompletionPayload, finish: Callable[[], None]) -> None:
             nonlocal processed, given_up
-            try:
-                if await handled(handler, completion, attempts, failed):
-                    processed += 1
-                else:
-                    given_up += 1
-                finish()
-                self._dirty.set()
-            finally:
-                slots.release()
+            well = await handled(handler, completion, attempts, failed)
+            processed, given_up = processed + well, given_up + (not well)
+            finish()
+            self._dirty.set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            # Not by the work itself, which never begins where it is cancelled before its first step.
+            self._working.discard(task)
+            slots.release()
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -230,7 +230,7 @@ class Checkpointed:
                         break
                     task = group.create_task(work(completion, finish), name="ffcompletion-work")
                     self._working.add(task)
-                    task.add_done_callback(self._working.discard)
+                    task.add_done_callback(ended)
         except BaseExceptionGroup as group_exc:
             raise group_exc.exceptions[0] from group_exc.exceptions[0].__cause__
         await self._save()

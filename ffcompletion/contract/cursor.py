@@ -60,14 +60,14 @@ class StreamCursor(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def outbox(cls, event_id: int) -> Self:
-        """A row of the Postgres outbox. ``event_id``: 0 to 2**63 - 1."""
+        """A row of the Postgres outbox. ``event_id``: 0 to 2**63 - 1, else it raises ``Validation``."""
         if not 0 <= event_id < 1 << 63:
             raise Validation("cursor", f"event id {event_id} is outside 0 … 2**63 - 1")
         return cls(_OUTBOX, event_id)
 
     @classmethod
     def stream(cls, ms: int, seq: int) -> Self:
-        """A position ``ms``-``seq`` in a stream ordered by time. Both unsigned, 64 bits."""
+        """A position ``ms``-``seq`` in a stream ordered by time. Both unsigned, 64 bits, else it raises ``Validation``."""
         if not (0 <= ms < 1 << 64 and 0 <= seq < 1 << 64):
             raise Validation("cursor", "both parts of a stream position are unsigned 64-bit integers")
         return cls(_STREAM, ms << 64 | seq)
@@ -158,7 +158,10 @@ class CursorFamily(msgspec.Struct, frozen=True):
             )
 
     def at(self, position: int, /) -> StreamCursor:
-        """The cursor behind which everything up to ``position`` lies: 1 to 2**128 - 1, rising; 0 is the beginning."""
+        """The cursor behind which everything up to ``position`` lies: 1 to 2**128 - 1, rising; 0 is the beginning.
+
+        Raises ``Validation`` for another.
+        """
         if not 0 <= position < 1 << 128:
             raise Validation("cursor", f"position {position} is outside 0 … 2**128 - 1")
         return StreamCursor(self.prefix, position)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import re
 from collections.abc import Awaitable, Callable
@@ -45,6 +44,8 @@ async def ask_password(password: Password, shown: str) -> str:
 
 
 async def _answer(function: Callable[[], object]) -> object:
+    import asyncio  # noqa: PLC0415  # half of what importing this package would take
+
     answer = function() if _is_coroutine_function(function) else await asyncio.to_thread(function)
     return await answer if inspect.isawaitable(answer) else answer
 

@@ -205,8 +205,8 @@ class PostgresChaos(Chaos):
     async def backends(self) -> AsyncGenerator[tuple[PostgresBackend, PostgresBackend]]:
         through = f"postgresql://postgres@127.0.0.1:{self.proxy.port}/{self.database}"
         async with (
-            PostgresBackend(self.url, buffer_size=2000) as near,
-            PostgresBackend(through, buffer_size=2000) as far,
+            PostgresBackend(self.url, buffer_size=2000, setup_timeout=60) as near,
+            PostgresBackend(through, buffer_size=2000, setup_timeout=60) as far,
         ):
             yield near, far
 

@@ -110,8 +110,8 @@ class ValkeyChaos(Chaos):
         return self.sound
 
     async def _open(self, place: str, url: str) -> list[ValkeyBackend]:
-        backend = ValkeyBackend(url, buffer_size=2000, reconcile_interval=self.reconcile_s)
-        alone = ValkeyBackend(url, reconcile_interval=0)
+        backend = ValkeyBackend(url, buffer_size=2000, reconcile_interval=self.reconcile_s, setup_timeout=60)
+        alone = ValkeyBackend(url, reconcile_interval=0, setup_timeout=60)
         self.start(self.read(await backend.subscribe_completions(), self.ledger(place, may_repeat=True)))
         for tenant, shard in (("a", None), ("b", None), ("a", "1"), (None, "0")):
             wanted = ffc.ScannerFilter(tenant, None if shard is None else ("shard", shard))

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,34 @@ async def test_a_stop_that_does_not_drain_leaves_what_is_in_work_for_next_time(s
             assert await running == ffc.Processed(processed=1, failed=0, cursor=items[0].cursor)
         async with ffc.checkpointed(backend, store, "a") as completions:
             assert (await anext(completions)).execution_id == items[1].execution_id
+
+
+async def test_a_stop_before_the_work_s_first_step(store: ffc.FileCheckpoints) -> None:
+    """Whoever was to wait for its place does not wait for ever."""
+    async with AsyncExitStack() as stack:
+        backend = await stack.enter_async_context(MemoryBackend())
+        completions = await stack.enter_async_context(ffc.checkpointed(backend, store, "a", start=BEGINNING))
+        emitted(backend, 2)
+
+        async def handler(_: ffc.CompletionPayload) -> None:
+            raise AssertionError
+
+        def factory(loop: asyncio.AbstractEventLoop, work: Any, /) -> asyncio.Task[Any]:
+            if "work" in work.__qualname__:
+                # It is called in the turn of the loop in which the work would begin, and ahead of it.
+                loop.call_soon(partial(completions.stop, drain=False))
+            return asyncio.Task(work, loop=loop)
+
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(factory)
+        try:
+            async with asyncio.timeout(20):
+                done = await completions.run(handler)
+        finally:
+            loop.set_task_factory(None)
+        assert done.processed == 0
+        async with ffc.checkpointed(backend, store, "a") as again:
+            assert (await anext(again)).execution_id == ID % 0
 
 
 async def test_stopping_wakes_whoever_waits_for_the_next(store: ffc.FileCheckpoints) -> None:
@@ -194,6 +223,22 @@ async def test_a_name_is_one_consumer_s_alone(stores: Stores) -> None:
         await second.__aexit__(None, None, None)
         async with ffc.checkpointed(backend, one, "a", lease="raise"):
             pass
+
+
+async def test_consumers_of_one_store_are_told_apart(stores: Stores) -> None:
+    """Two that begin at the same moment with the very same object: one has the name, the other raises, or waits."""
+    async with MemoryBackend() as backend, stores() as store:
+        both = [ffc.checkpointed(backend, store, "a", lease="raise") for _ in range(2)]
+        entered = await asyncio.gather(*(each.__aenter__() for each in both), return_exceptions=True)
+        (first,) = (each for each in both if each in entered)
+        (refused,) = (each for each in entered if isinstance(each, BaseException))
+        assert isinstance(refused, ffc.Unavailable)
+        waiting = asyncio.create_task(ffc.checkpointed(backend, store, "a", lease="wait").__aenter__())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await first.__aexit__(None, None, None)
+        async with asyncio.timeout(30):
+            await (await waiting).__aexit__(None, None, None)
 
 
 async def test_whoever_gives_up_waiting_holds_nothing(stores: Stores) -> None:

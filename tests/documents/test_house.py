@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,17 @@ import pytest
 import ffcompletion
 from tests import ROOT
 
+IMPORTED_FROM = (
+    "ffcompletion",
+    "ffcompletion.backends.memory",
+    "ffcompletion.backends.postgres",
+    "ffcompletion.backends.valkey",
+    "ffcompletion.embedded",
+    "ffcompletion.otel",
+    "ffcompletion.sync",
+    "ffcompletion.testing",
+    "ffcompletion.web",
+)
 MODULES = sorted(
     name
     for _, name, _ in pkgutil.walk_packages(ffcompletion.__path__, "ffcompletion.")
@@ -69,6 +83,41 @@ def test_public_methods_are_documented() -> None:
             for member, value in vars(thing).items():
                 if not member.startswith("_") and callable(value):
                     assert value.__doc__, f"{name}.{member}"
+
+
+def _public_callables() -> Iterator[tuple[str, Callable[..., object], str]]:
+    """Functions, and methods with what their class says of itself, of every module that users import from."""
+    for module in map(importlib.import_module, IMPORTED_FROM):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isfunction(thing):
+                yield f"{module.__name__}.{name}", thing, ""
+            elif inspect.isclass(thing):
+                for member, value in vars(thing).items():
+                    function = getattr(value, "__func__", value)
+                    ours = inspect.isfunction(function) and function.__module__.startswith("ffcompletion")
+                    if ours and member in ("__init__", "__post_init__"):
+                        yield f"{module.__name__}.{name}.{member}", function, thing.__doc__ or ""
+                    elif ours and not member.startswith("_"):
+                        yield f"{module.__name__}.{name}.{member}", function, ""
+
+
+def test_what_raises_says_so() -> None:
+    """A public callable with a ``raise`` of its own tells of it."""
+    silent: list[str] = []
+    for name, function, of_its_class in _public_callables():
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        raised = {
+            ast.unparse(node.exc).partition("(")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Raise) and node.exc
+        }
+        # The end of an iteration is none, and a variable holds what another has raised.
+        raised = {each for each in raised if each[0].isupper() and not each.startswith("Stop")}
+        told = f"{function.__doc__} {of_its_class}".lower()
+        if raised and not re.search("raise|errors of", told):
+            silent.append(f"{name}: {raised}")
+    assert not silent
 
 
 def test_nothing_names_a_particular_machine() -> None:

@@ -88,7 +88,7 @@ def test_a_driver_that_is_there_and_cannot_be_loaded_says_why(door: str) -> None
 
 def test_importing_loads_no_driver() -> None:
     """Neither glide nor psycopg, typer, rich, asyncio servers or anything of theirs."""
-    program = "import sys, ffcompletion; print([m for m in sys.modules if m.split('.')[0] in ('glide','glide_shared','psycopg','psycopg_pool','typer','rich')])"
+    program = "import sys, ffcompletion; print([m for m in sys.modules if m.split('.')[0] in ('asyncio','glide','glide_shared','psycopg','psycopg_pool','typer','rich')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -210,7 +210,7 @@ class MemoryBackend(AsyncClosing):
     async def describe_executions(
         self, execution_ids: Sequence[str], /, *, result: bool = False
     ) -> Sequence[ExecutionSnapshot | None]:
-        """The same for many; one answer for each id, in order."""
+        """The same for many; one answer for each id, in order. Raises ``Unavailable`` once the backend is closed."""
         if self._state is BackendState.CLOSED:
             raise Unavailable("describe_execution", "the backend is closed")
         await self._answer("describe_execution")

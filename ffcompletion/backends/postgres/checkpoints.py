@@ -77,17 +77,18 @@ class PostgresCheckpoints(AsyncClosing):
         again; where another was faster, loading and saving raise ``Unavailable``. Locks need a session of their own: not
         through a pooler in transaction mode.
         """
-        if name in self._leases:
-            raise self._leased(name)
 
         async def acquire(conn: Connection) -> bool:
-            return await self._locked(conn, name)
+            # The lock is the session's, which may take it twice; this store's consumers are told apart here.
+            if name in self._leases or not await self._locked(conn, name):
+                return False
+            self._leases.add(name)
+            return True
 
         while not await self._connected("lease a checkpoint", acquire):
             if not wait:
                 raise self._leased(name)
             await asyncio.sleep(_LEASE_S)
-        self._leases.add(name)
 
     async def release(self, name: str, /) -> None:
         """Give it up. Idempotent."""

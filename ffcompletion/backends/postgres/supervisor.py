@@ -39,7 +39,7 @@ _CLOSE_GRACE_S: Final = 0.2
 # From so many rows in one read on, the next one waits for this many times as long as the last one took.
 _BURST: Final = 32
 _GATHER: Final = 4.0
-_GATHER_S: Final = 0.025
+_GATHER_S: Final = 0.05
 # How long a read may take before the connection counts as dead: first this, because it usually takes a millisecond,
 # then twice as long each time, up to `read_timeout`, because a server may really be that slow.
 _READ_TIMEOUT_S: Final = 3.0

@@ -41,8 +41,9 @@ _log: Final = logger("ffcompletion.valkey")
 
 # Read at a time, between two turns of the loop.
 _BATCH: Final = 1_024
-_CHECK_EVERY_S: Final = 0.5
-_CHECK_DEADLINE_S: Final = 2.0
+# Together, how long a half-open connection goes unnoticed; each check costs both sides some 2 ms.
+_CHECK_EVERY_S: Final = 1.0
+_CHECK_DEADLINE_S: Final = 1.8
 _CLOSE_GRACE_S: Final = 0.3
 
 
