@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,6 +33,57 @@ async def _reading(backend: PostgresBackend | ValkeyBackend) -> AsyncIterator[ff
         yield stream
 
 
+def _grown(what: str, before: float, after: float, floor: str) -> Row:
+    return Row(
+        what=f"{what}: resident size, against before",
+        ours=f"{after:.1f} MiB",
+        bare=f"{before:.1f} MiB",
+        ratio=f"+{after - before:.1f} MiB",
+        floor=floor,
+        goal=floor,
+    )
+
+
+async def _floods(valkey: str, postgres: str) -> list[Row]:
+    """What anybody may send, or a tenant may leave behind; ``docs/memory.md`` says what each may cost."""
+    rows: list[Row] = []
+    async with _reading(ValkeyBackend(valkey)):
+        before = _resident_mib()
+        process = producer.start("large", valkey, 30_000, 16_000)
+        producer.go(process)
+        # The loop is held up meanwhile: nothing is taken.
+        producer.finish(process)
+        held = _resident_mib()
+        await asyncio.sleep(1)
+        rows.append(
+            _grown(
+                "valkey: 30,000 announcements of 16 KB, nobody reading", before, max(held, _resident_mib()), "80 MiB"
+            )
+        )
+    async with _reading(PostgresBackend(postgres)):
+        before = _resident_mib()
+        process = producer.start("notify", postgres, 1_000_000)
+        producer.go(process)
+        await asyncio.to_thread(producer.finish, process)
+        rows.append(_grown("postgres: a million ids of no row, by NOTIFY", before, _resident_mib(), "flat"))
+    for name, url, backend in (
+        ("valkey", valkey, ValkeyBackend(valkey)),
+        ("postgres", postgres, PostgresBackend(postgres)),
+    ):
+        async with backend, ffc.subscribe(backend, ffc.ScannerFilter("a"), results=True) as stream:
+            before = most = _resident_mib()
+            process = producer.start("results", url, 300, 1_000_000)
+            producer.go(process)
+            finishing = asyncio.create_task(asyncio.to_thread(producer.finish, process))
+            for _ in range(300):
+                await anext(stream)
+                await asyncio.sleep(0.03)
+                most = max(most, _resident_mib())
+            await finishing
+            rows.append(_grown(f"{name}: 300 results of 1 MB, a slow reader", before, most, "80 MiB"))
+    return rows
+
+
 async def run(url: str) -> list[Row]:
     await prepare(url)
     rows: list[Row] = []
@@ -59,4 +111,5 @@ async def run(url: str) -> list[Row]:
                     goal="flat",
                 )
             )
+        rows += await _floods(server.url, url)
     return rows

@@ -90,6 +90,60 @@ async def insert(url: str, count: int, per_transaction: int) -> None:
             await conn.commit()
 
 
+def publish_large(url: str, count: int, size: int) -> None:
+    """Announcements that are padded to this size."""
+    conn = _connect(url)
+    for number in range(count):
+        text = message(number)
+        conn.sendall(
+            _command(b"PUBLISH", b"ff:dag:completions", text[:-1] + b',"x":"' + b"x" * (size - len(text) - 7) + b'"}')
+        )
+        _drain(conn, 1)
+    conn.close()
+
+
+async def notify(url: str, count: int) -> None:
+    """Ids that no row has, as anybody may notify them."""
+    import psycopg
+
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
+        for start in range(0, count, 10_000):
+            await conn.execute(
+                "SELECT pg_notify('ff_completion', n::text) FROM generate_series(%s::bigint, %s::bigint) n",
+                (10**12 + start, 10**12 + min(count, start + 10_000) - 1),
+            )
+
+
+async def results(url: str, count: int, size: int) -> None:
+    """Executions that leave results of this size, on either server."""
+    if url.startswith("valkey:"):
+        conn = _connect(url)
+        for number in range(count):
+            key = f"ff:exec:{{fp:{number % 256}}}:{execution(number)}".encode()
+            conn.sendall(_command(b"SET", key + b":result", bytes(size)))
+            conn.sendall(_command(b"HSET", key + b":core", b"namespace", b"a", b"lifecycle_phase", b"terminal"))
+            conn.sendall(_command(b"PUBLISH", b"ff:dag:completions", message(number)))
+            _drain(conn, 3)
+        conn.close()
+        return
+    import psycopg
+
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as pg:
+        for number in range(count):
+            values = (number % 256, str(uuid.UUID(int=number + (1 << 100))))
+            async with pg.transaction():
+                await pg.execute(
+                    "INSERT INTO ff_exec_core (partition_key, execution_id, lifecycle_phase, result, raw_fields)"
+                    " VALUES (%s, %s, 'terminal', %s, '{\"namespace\": \"a\"}') ON CONFLICT DO NOTHING",
+                    (*values, bytes(size)),
+                )
+                await pg.execute(
+                    "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+                    " VALUES (%s, %s, 'success', 1)",
+                    values,
+                )
+
+
 def start(kind: str, url: str, *numbers: int) -> subprocess.Popen[bytes]:
     """In a process of its own; it waits for a line on its stdin, so that its own start is not measured."""
     process = subprocess.Popen(
@@ -122,5 +176,11 @@ if __name__ == "__main__":
     sys.stdin.readline()
     if kind == "publish":
         publish(url, numbers[0])
+    elif kind == "large":
+        publish_large(url, numbers[0], numbers[1])
+    elif kind == "notify":
+        asyncio.run(notify(url, numbers[0]))
+    elif kind == "results":
+        asyncio.run(results(url, numbers[0], numbers[1]))
     else:
         asyncio.run(insert(url, numbers[0], numbers[1]))

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Final, final
 
 import msgspec
 
@@ -14,7 +14,10 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import seconds_since
 
-__all__ = ["Buffer", "Signal"]
+__all__ = ["MOST_BYTES", "Buffer", "Signal", "weight"]
+
+MOST_BYTES: Final = 32 << 20
+"""Of results that wait for one consumer; one batch more may."""
 
 
 @final
@@ -64,17 +67,28 @@ def _resolve(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
+def weight(batch: Sequence[CompletionPayload]) -> int:
+    """Bytes of the results in it."""
+    return sum(len(item.payload_bytes) for item in batch if item.payload_bytes is not None)
+
+
 @final
 class Buffer:
-    """Batches waiting for one consumer, at most ``limit`` completions (and one batch more, if it was empty).
+    """Batches waiting for one consumer: at most ``limit`` completions, or one batch.
+
+    ``weighed``: their results count too. A batch comes in while fewer than ``MOST_BYTES`` wait; and a batch has few of
+    them, because whoever asks a server for results asks for few at a time.
 
     Batches are shared between the buffers of many streams and never copied, so a buffer costs its own references.
     """
 
-    __slots__ = ("_limit", "_queue", "cursor", "signal", "size", "taken")
+    __slots__ = ("_limit", "_queue", "_weighed", "bytes", "cursor", "signal", "size", "taken")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, weighed: bool = False) -> None:
         self._limit = limit
+        self._weighed = weighed
+        self.bytes: int = 0
+        """Bytes of results waiting, where they are weighed."""
         self._queue: deque[tuple[Sequence[CompletionPayload], StreamCursor | None, float]] = deque()
         self.signal: Signal = Signal()
         self.size: int = 0
@@ -90,12 +104,19 @@ class Buffer:
         if not count:
             self._advance(cursor)
             return True
-        if self.size and self.size + count > self._limit:
+        if self.size and (self.size + count > self._limit or self.bytes >= MOST_BYTES):
             return False
         self.size += count
+        if self._weighed:
+            self.bytes += weight(batch)
         self._queue.append((batch, cursor, time.monotonic()))
         self.signal.wake()
         return True
+
+    @property
+    def room(self) -> int:
+        """How many more fit."""
+        return max(0, self._limit - self.size) if self.bytes < MOST_BYTES else 0
 
     def _advance(self, cursor: StreamCursor | None) -> None:
         # Nothing for this consumer, but the position moves: behind what still waits, if anything does.
@@ -120,6 +141,8 @@ class Buffer:
         batch, self.cursor, _ = self._queue.popleft()
         self.size -= len(batch)
         self.taken += len(batch)
+        if self._weighed:
+            self.bytes -= weight(batch)
         return batch
 
     def drop(self) -> int:
@@ -127,6 +150,7 @@ class Buffer:
         dropped = self.size
         self._queue.clear()
         self.size = 0
+        self.bytes = 0
         return dropped
 
     def rewind(self, cursor: StreamCursor) -> None:

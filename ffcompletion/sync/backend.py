@@ -28,9 +28,14 @@ __all__ = ["Backend"]
 
 @final
 class Backend(Closing):
-    """A backend for code that blocks. Takes over the asynchronous one it is given, and closes it."""
+    """A backend for code that blocks. Takes over the asynchronous one it is given, and closes it.
+
+    Raises ``Unavailable`` for one that is no ``ffcompletion.Backend``.
+    """
 
     def __init__(self, backend: AsyncBackend) -> None:
+        if not isinstance(backend, AsyncBackend):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+            raise Unavailable("sync", f"{type(backend).__name__} is no ffcompletion.Backend")
         self._backend = backend
         self._loop = loop_thread()
         self._pumps: set[Pump] = set()

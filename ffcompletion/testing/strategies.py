@@ -32,6 +32,8 @@ except ImportError:
     ) from None
 
 __all__ = [
+    "broken_bytes",
+    "broken_json",
     "cursors",
     "execution_ids",
     "executions",
@@ -39,11 +41,27 @@ __all__ = [
     "flow_ids",
     "hostile_filters",
     "namespaces",
+    "outrageous_executions",
     "payloads",
     "tags",
     "wire_messages",
 ]
 
+# What a database can hold as text.
+_STORABLE: Final = st.characters(codec="utf-8", exclude_characters="\0")
+_MONSTERS: Final = (
+    "[" * 900 + "]" * 900,
+    '{"k": ' * 900 + "1" + "}" * 900,
+    "9" * 5_000,
+    "-" + "9" * 400 + "." + "9" * 400,
+    "1e300",
+    '"' + "x" * 10_000 + '"',
+    "[[], {}, null]",
+    '{"k": {"v": 1}}',
+    "1.10",
+    "true",
+    "null",
+)
 OUTCOMES: Final = ("success", "failed", "cancelled", "expired", "skipped")
 
 
@@ -111,6 +129,42 @@ def executions() -> SearchStrategy[Execution]:
         flow_id=flow_ids(),
         namespace=st.none() | namespaces(),
         tags=tags(),
+    )
+
+
+def broken_json() -> SearchStrategy[str]:
+    """JSON where somebody should have written a short text: nested, of wrong types, numbers beyond all bounds.
+
+    For the records of a backend of yours that are kept as JSON: what stands beside one of these has to be delivered.
+    """
+    scalars = st.none() | st.booleans() | st.integers() | st.text(_STORABLE, max_size=8)
+    documents = st.recursive(
+        scalars,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(_STORABLE, max_size=3), inner, max_size=3),
+    )
+    return documents.map(json.dumps) | st.sampled_from(_MONSTERS)
+
+
+def broken_bytes() -> SearchStrategy[bytes]:
+    """Bytes where somebody should have written a short text: no UTF-8, long, digits without end, JSON, nothing."""
+    return st.binary(max_size=20) | st.sampled_from([text.encode() for text in _MONSTERS] + [b"\xff", b"\xc3\x28", b""])
+
+
+def outrageous_executions() -> SearchStrategy[Execution]:
+    """Executions that may be announced, and that nobody expects: names, outcomes and values of 10,000 characters, tags by
+    the hundred, a megabyte for a result. Never of the namespace ``victim``.
+    """
+    long = st.sampled_from(("x" * 10_000, "[" * 10_000, "9" * 10_000, "\u2028" * 3_000, "\U0001f600" * 3_000))
+    words = long | namespaces()
+    crowd = st.integers(0, 300).map(lambda count: {f"k{number}": "v" for number in range(count)})
+    return st.builds(
+        Execution,
+        execution_id=execution_ids(st.integers(0, 255)),
+        outcome=st.sampled_from(OUTCOMES) | long,
+        flow_id=flow_ids(),
+        namespace=st.none() | words.filter(lambda name: name != "victim"),
+        tags=crowd | st.dictionaries(words, words, max_size=3),
+        result=st.none() | st.sampled_from((b"", b"\xff" * 1_000_000)),
     )
 
 

@@ -19,6 +19,7 @@ from ffcompletion.testing import Announcer, Execution
 from ffcompletion.testing import strategies as ffst
 from tests import TESTS
 from tests.contract.test_conformance import PostgresAnnouncer, _ValkeyAnnouncer
+from tests.decoders import everything
 from tests.worlds import PostgresWorld, ValkeyWorld, some
 
 CORPUS = TESTS / "data" / "corpus"
@@ -181,8 +182,23 @@ def test_decoding_what_is_sound(raw: bytes) -> None:
 
 
 def test_the_fuzzer_s_corpus() -> None:
-    """What ``python -m tests.fuzz`` has come upon so far."""
+    """What ``python -m tests.fuzz`` and its predecessors have come upon so far, through every decoder there is."""
     found = [path.read_bytes() for path in CORPUS.iterdir()]
-    assert len(found) >= 20
+    assert len(found) >= 40
     for raw in found:
-        decode(raw)
+        everything(raw)
+
+
+@given(
+    ffst.wire_messages()
+    | ffst.broken_bytes()
+    | ffst.broken_json().map(str.encode)
+    | st.builds(
+        lambda kept, noise, at: kept[:at] + noise + kept[at:],
+        st.sampled_from(sorted(path.read_bytes() for path in CORPUS.iterdir())),
+        st.binary(max_size=8),
+        st.integers(0, 60),
+    )
+)
+def test_every_decoder_is_total_and_per_item(raw: bytes) -> None:
+    everything(raw)

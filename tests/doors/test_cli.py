@@ -77,7 +77,7 @@ def _announce_until(process: subprocess.Popen[str], url: str, *announcements: tu
     end = time.monotonic() + 30
     while process.poll() is None and time.monotonic() < end:
         for words in announcements:
-            announce(url, *words)  # type: ignore[arg-type]  # a number, then texts
+            announce(url, *words)  # type: ignore[arg-type]  # number, outcome, tenant
         time.sleep(0.05)
     return process.communicate(timeout=10)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import threading
 import time
@@ -18,9 +19,10 @@ from ffcompletion.delivery.hub import Hub
 from tests.faults.test_hostile_foreign import Own, raiser
 from tests.worlds import MemoryWorld, World, done, eventually, first
 
-# A short form: `python -m tests.chaos` goes on for as long as it is told to.
-TASKS = 150
-SECONDS = 1.5
+# A short form. The long one: FFCOMPLETION_TEST_CROWD=700 FFCOMPLETION_TEST_CROWD_SECONDS=60.
+TASKS = int(os.environ.get("FFCOMPLETION_TEST_CROWD", "150"))
+SECONDS = float(os.environ.get("FFCOMPLETION_TEST_CROWD_SECONDS", "1.5"))
+THREADS = max(24, TASKS // 8)
 FILTERS: list[Any] = [None, ffc.ScannerFilter("a"), ffc.ScannerFilter("b", ("k", "v")), Own(), Own(raiser(SystemExit))]
 
 
@@ -79,6 +81,7 @@ async def _one(backend: Any, dice: random.Random, until: float, id_: str) -> Non
             await _within(dice.choice((0.001, 0.05)), ffc.wait_for_completion(backend, id_, missing="wait"))
 
 
+@pytest.mark.timeout(120 + 2 * SECONDS)
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 async def test_a_crowd_leaves_nothing_behind(world: World) -> None:
     """Streams, connections, descriptors, groups, tasks; and a fresh stream receives."""
@@ -92,7 +95,7 @@ async def test_a_crowd_leaves_nothing_behind(world: World) -> None:
     announcing = asyncio.create_task(_announce(world))
     until = time.monotonic() + SECONDS
     try:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(90 + SECONDS):
             await asyncio.gather(*(_one(backend, random.Random(n), until, done().execution_id) for n in range(TASKS)))
     finally:
         announcing.cancel()
@@ -121,6 +124,7 @@ async def _announce(world: World) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.timeout(120 + 2 * SECONDS)
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("kind", ["memory", "valkey", "postgres18"])
 def test_a_crowd_of_threads_leaves_nothing_behind(kind: str, request: pytest.FixtureRequest) -> None:
@@ -160,11 +164,11 @@ def test_a_crowd_of_threads_leaves_nothing_behind(kind: str, request: pytest.Fix
 
     groups = _groups()
     with ffc.sync.Backend(made) as backend:
-        threads = [threading.Thread(target=run, args=(backend, number)) for number in range(24)]
+        threads = [threading.Thread(target=run, args=(backend, number)) for number in range(THREADS)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(40)
+            thread.join(40 + SECONDS)
             assert not thread.is_alive()
         assert not errors
         end = time.monotonic() + 15

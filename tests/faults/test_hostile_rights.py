@@ -129,6 +129,14 @@ async def test_a_tenant_that_writes_for_itself_writes_for_nobody_else(postgres18
                 await _emit(tenant, 2, "tenant-b")
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 await _emit(tenant, 1, "tenant-a")
+            # By hand, for an execution of somebody else's or of nobody's: a wait for it would be answered by this.
+            for number in (1, 9):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    await tenant.execute(
+                        "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, namespace, occurred_at_ms)"
+                        " VALUES (7, %s, 'failed', 'tenant-a', 1)",
+                        ((ID % number).partition("}:")[2],),
+                    )
             rows = await (await tenant.execute("SELECT count(*) FROM ff_exec_core")).fetchone()
             assert rows == (0,)
             id_ = await _emit(tenant, 3, "tenant-a", b"mine")

@@ -268,6 +268,8 @@ class Queries:
             " WHERE k.partition_key = w.partition_key AND k.execution_id = w.execution_id OFFSET 0) c ON true"
             " LEFT JOIN LATERAL (SELECT e.outcome, e.occurred_at_ms, e.namespace, e.flow_id FROM {outbox} e"
             " WHERE e.partition_key = w.partition_key AND e.execution_id = w.execution_id AND e.outcome <> 'resumable'"
+            # Another tenant's row is no end of this execution.
+            " AND coalesce(e.namespace = c.raw_fields->>'namespace', true)"
             " ORDER BY e.event_id DESC LIMIT 1) o ON true"
         )
         return self.compose(text)

@@ -31,7 +31,9 @@ class SilentQueries:
                 " WHERE c.lifecycle_phase IN ('terminal', 'cancelled')" + where + " AND c.terminal_at_ms >= %s"
                 " AND c.partition_key >= 0 AND NOT EXISTS (SELECT FROM {outbox} e"
                 " WHERE e.partition_key = c.partition_key AND e.execution_id = c.execution_id"
-                " AND e.outcome <> 'resumable' AND e.occurred_at_ms >= c.terminal_at_ms - %s) OFFSET 0"
+                " AND e.outcome <> 'resumable' AND e.occurred_at_ms >= c.terminal_at_ms - %s"
+                # Another tenant's row announces nothing of this one's.
+                " AND coalesce(e.namespace = c.raw_fields->>'namespace', true)) OFFSET 0"
             )
             if not keys:
                 return self._queries.compose(inner)

@@ -21,7 +21,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.delivery.batch import Batch
-from ffcompletion.delivery.buffer import Buffer
+from ffcompletion.delivery.buffer import MOST_BYTES, Buffer, weight
 from ffcompletion.delivery.hub import Group, Hub, Selector
 from ffcompletion.delivery.tenure import Leased
 
@@ -56,7 +56,8 @@ class Source:
         # What ended without a row in the outbox.
         self._silent: deque[Sequence[CompletionPayload]] = deque()
         self._silent_count = 0
-        self._buffer = Buffer(limit)
+        self._silent_bytes = 0
+        self._buffer = Buffer(limit, weighed=selector.results)
         self._limit = limit
         # Of what ended without a row: filtered (or given already), and undecided.
         self._withheld = (0, 0)
@@ -140,7 +141,7 @@ class Source:
     @property
     def room(self) -> int:
         """How many it can take of what ended without a row."""
-        return max(0, self._limit - self._silent_count)
+        return max(0, self._limit - self._silent_count) if self._silent_bytes < MOST_BYTES else 0
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
         """Those of the ends that are for it, and were not given to it."""
@@ -155,11 +156,13 @@ class Source:
         if chosen:
             self._silent.append(chosen)
             self._silent_count += len(chosen)
+            self._silent_bytes += weight(chosen)
             self._buffer.wake()
 
     def _take_silent(self) -> Sequence[CompletionPayload]:
         batch = self._silent.popleft()
         self._silent_count -= len(batch)
+        self._silent_bytes -= weight(batch)
         # They have no position of their own: to resume is to go on from the rows taken before.
         cursor = self.cursor
         return [msgspec.structs.replace(payload, cursor=cursor) for payload in batch]

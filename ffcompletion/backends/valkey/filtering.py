@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, TypeVar, final
 
 from glide import GlideError
 
 from ffcompletion.backends.valkey.errors import named
-from ffcompletion.backends.valkey.lookups import Lookups
+from ffcompletion.backends.valkey.lookups import Lookups, fit
 from ffcompletion.backends.valkey.replies import Execute
 from ffcompletion.backends.valkey.source import Source
 from ffcompletion.backends.valkey.states import Denied
 from ffcompletion.contract.errors import EngineError
+from ffcompletion.contract.ids import is_execution_id, trusted_execution_id
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.batch import Batch
@@ -43,6 +45,10 @@ def needs_lookup(selector: Selector) -> bool:
 
 def _needs_none(selector: Selector) -> bool:
     return not needs_lookup(selector)
+
+
+def _needs_facts(selector: Selector) -> bool:
+    return selector.filter is not None and not selector.results
 
 
 @final
@@ -132,11 +138,20 @@ class Filtering:
         """What of these is for one stream, with results where it wants them; and what is not."""
         wanted = selector.filter
         facts = None if wanted is None else await self._query(lambda: self._lookups.facts(payloads, [wanted]))
-        if selector.results:
-            payloads = await self._query(lambda: self._lookups.results(payloads))
         group = Group[Source](selector)
         admitted = group.select(payloads, facts)
+        if selector.results and admitted:
+            found = admitted
+            admitted = await self._query(lambda: self._lookups.results(found))
         return admitted, Denied(group.filtered, group.undecided)
+
+    async def fitting(self, names: Sequence[str]) -> int:
+        """Of how many of these, from the first on, the results fit one question. What is no id has none."""
+        ids = [trusted_execution_id(name) for name in names if is_execution_id(name)]
+        if not ids:
+            return len(names)
+        sizes = dict(zip(map(str, ids), await self._query(lambda: self._lookups.sizes(ids)), strict=True))
+        return fit([sizes.get(name, 0) for name in names])
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -145,9 +160,39 @@ class Filtering:
         if not (filters or wants_results):
             return
         facts = await self._query(lambda: self._lookups.facts(payloads, filters)) if filters else None
-        full = await self._query(lambda: self._lookups.results(payloads)) if wants_results else None
-        fit = _since_opened if since_opened else None
-        self._hub.publish(Batch(payloads, full, facts), only=needs_lookup, fit=fit)
+        mine = _since_opened if since_opened else None
+        # Results are a second question: who did not ask for any waits for none.
+        self._hub.publish(Batch(payloads, facts=facts), only=_needs_facts, fit=mine)
+        selectors = frozenset(group.selector for group in self._hub.groups if group.selector.results)
+        if not selectors:
+            return
+        wanted: set[str] = set()
+        for selector in selectors:
+            # A group of its own, so that nothing is counted twice.
+            wanted.update(payload.execution_id for payload in Group[Source](selector).select(payloads, facts))
+        while payloads:
+            count, rich = await self._with_results(payloads, wanted)
+            decided = None if facts is None else facts[:count]
+            # Who joined meanwhile may want other results than these, and is younger than they are.
+            self._hub.publish(Batch(payloads[:count], rich, decided), only=selectors.__contains__, fit=mine)
+            payloads, facts = payloads[count:], None if facts is None else facts[count:]
+
+    async def _with_results(
+        self, payloads: Sequence[CompletionPayload], wanted: AbstractSet[str]
+    ) -> tuple[int, Sequence[CompletionPayload]]:
+        """As many of them as one question about results is good for, and these with the results that are wanted."""
+        asked = [payload for payload in payloads if payload.execution_id in wanted]
+        if not asked:
+            return len(payloads), payloads
+        asked = asked[: await self.fitting([payload.execution_id for payload in asked])]
+        found = await self._query(lambda: self._lookups.results(asked))
+        by_id = {payload.execution_id: payload for payload in found}
+        count = 0
+        while count < len(payloads) and not (
+            payloads[count].execution_id in wanted and payloads[count].execution_id not in by_id
+        ):
+            count += 1
+        return count, [by_id.get(payload.execution_id, payload) for payload in payloads[:count]]
 
     async def _query(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         backoff = Backoff(0.02, 1.0)

@@ -179,12 +179,12 @@ class _Found:
         last = 0.0
         for member, score in scored.items():
             name, last = text_of(member), score
-            if name is None or score > _LAST_MS:
+            if name is None or not 0 <= score <= _LAST_MS:
                 self.unreadable += 1
             else:
                 self.entries.append((name, int(score)))
         # One that ends with scores beyond all times holds nothing more that is of interest.
-        if len(scored) == per_key and last <= _LAST_MS:
+        if len(scored) == per_key and 0 <= last <= _LAST_MS:
             self.cut = int(last) if self.cut is None else min(self.cut, int(last))
 
 

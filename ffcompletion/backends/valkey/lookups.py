@@ -9,17 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, cast, final
 
+from glide import GlideError
+
 from ffcompletion.backends.valkey import keys
+from ffcompletion.backends.valkey.errors import is_refused
 from ffcompletion.backends.valkey.replies import Execute, milliseconds, raise_refusal, text_of
 from ffcompletion.contract.combining import namespaces_of
+from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.batch import Facts
 from ffcompletion.foreign.filters import Wanted
 
-__all__ = ["Lookups"]
+__all__ = ["Lookups", "fit"]
 
-# Results in one pipeline: they may be large, and it is the server and our memory that hold them all at once.
+# Results in one pipeline, by number and by bytes: it is the server and our memory that hold them all at once.
 _RESULTS: Final = 128
+_RESULT_BYTES: Final = 4 << 20
+_UNKNOWN_SIZE: Final = _RESULT_BYTES // 16
 
 
 @final
@@ -62,33 +68,49 @@ class Lookups:
                     facts[index] = (None, {})
         return facts
 
+    async def sizes(self, execution_ids: Sequence[ExecutionId]) -> list[int]:
+        """How many bytes the stored results have; 0 where there is none."""
+        replies = await self._execute([("STRLEN", keys.result(id_)) for id_ in execution_ids])
+        if any(isinstance(reply, GlideError) and is_refused(reply) for reply in replies):
+            # Reading does without that right: then few are asked for at a time, whatever they weigh.
+            return [_UNKNOWN_SIZE] * len(execution_ids)
+        raise_refusal(replies)
+        # Nothing of another type is a result.
+        return [reply if isinstance(reply, int) else 0 for reply in replies]
+
     async def results(self, payloads: Sequence[CompletionPayload]) -> list[CompletionPayload]:
-        """The payloads with their stored result and, from ``completed_at``, their time."""
-        found: list[CompletionPayload] = []
-        for start in range(0, len(payloads), _RESULTS):
-            piece = payloads[start : start + _RESULTS]
-            commands: list[tuple[str, ...]] = []
-            for payload in piece:
-                commands.append(("GET", keys.result(payload.execution_id)))
-                commands.append(("HGET", keys.core(payload.execution_id), "completed_at"))
-            replies = await self._answers(commands)
-            found += [
-                CompletionPayload(
-                    payload.execution_id,
-                    payload.outcome,
-                    value if isinstance(value, bytes) else None,
-                    milliseconds(text_of(at)) or payload.produced_at_ms,
-                    payload.flow_id,
-                    payload.cursor,
-                )
-                for payload, value, at in zip(piece, replies[::2], replies[1::2], strict=True)
-            ]
-        return found
+        """The payloads with their stored result and, from ``completed_at``, their time. Few at a time: see ``fit``."""
+        commands: list[tuple[str, ...]] = []
+        for payload in payloads:
+            commands.append(("GET", keys.result(payload.execution_id)))
+            commands.append(("HGET", keys.core(payload.execution_id), "completed_at"))
+        replies = await self._answers(commands)
+        return [
+            CompletionPayload(
+                payload.execution_id,
+                payload.outcome,
+                value if isinstance(value, bytes) else None,
+                milliseconds(text_of(at)) or payload.produced_at_ms,
+                payload.flow_id,
+                payload.cursor,
+            )
+            for payload, value, at in zip(payloads, replies[::2], replies[1::2], strict=True)
+        ]
 
     async def _answers(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
         replies = await self._execute(commands)
         raise_refusal(replies)
         return replies
+
+
+def fit(sizes: Sequence[int]) -> int:
+    """How many results of these sizes, from the first on, are asked for at once; one at the least, if there is any."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if count and (count >= _RESULTS or total > _RESULT_BYTES):
+            return count
+    return len(sizes)
 
 
 def _may_pass(filters: Sequence[Wanted], namespace: str | None) -> bool:

@@ -270,6 +270,8 @@ class Reconciler:
             source.join()
             page, pending = await self._pending(backlog, source.room)
         piece = pending[: source.room]
+        if source.selector.results:
+            piece = piece[: await self._filtering.fitting([name for name, _ in piece])]
         payloads, _ = await self._index.payloads([Candidate(*entry) for entry in piece])
         if joining:
             received = {execution_id for batch in source.received for execution_id in batch.ids}

@@ -54,7 +54,7 @@ class Source:
         lease: Lease,
     ) -> None:
         self._hub = hub
-        self._buffer = Buffer(limit)
+        self._buffer = Buffer(limit, weighed=selector.results)
         self._limit = limit
         self._recovery = recovery
         self._lease = lease
@@ -111,7 +111,7 @@ class Source:
     @property
     def room(self) -> int:
         """Completions that the buffer has room for."""
-        return max(0, self._limit - self._buffer.size)
+        return self._buffer.room
 
     def join(self) -> None:
         """Take what is announced, from now on."""

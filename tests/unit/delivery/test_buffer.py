@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import ffcompletion as ffc
-from ffcompletion.delivery.buffer import Buffer, Signal
+from ffcompletion.delivery.buffer import MOST_BYTES, Buffer, Signal
 
 ID = ffc.ExecutionId("{fp:7}:550e8400-e29b-41d4-a716-446655440000")
 
@@ -52,6 +52,20 @@ class BufferMachine(RuleBasedStateMachine):
 
 
 TestBuffer = BufferMachine.TestCase
+
+
+def test_results_count_by_their_bytes() -> None:
+    """A batch comes in while fewer than the bound wait, whoever is weighed; with the last of them gone there is room."""
+    batch = [ffc.CompletionPayload(ID, "x", bytes(MOST_BYTES // 4))] * 3
+    weighed, other = Buffer(100, weighed=True), Buffer(100)
+    assert [weighed.offer(batch) for _ in range(4)] == [True, True, False, False]
+    assert (weighed.size, weighed.bytes, weighed.room) == (6, 6 * (MOST_BYTES // 4), 0)
+    assert [other.offer(batch) for _ in range(4)] == [True] * 4
+    weighed.take()
+    assert (weighed.size, weighed.room) == (3, 97)
+    assert weighed.offer(batch)
+    weighed.drop()
+    assert (weighed.bytes, weighed.room) == (0, 100)
 
 
 async def test_signal_wakes_all_and_survives_cancellation() -> None:

@@ -194,3 +194,8 @@ def test_nothing_is_left_of_an_untyped_caller(backend: tuple[ffc.sync.Backend, M
     odd: Any = "perhaps"
     with pytest.raises(ffc.Validation, match="lease"):
         outer.checkpointed(odd, "a", lease=odd)
+    with pytest.raises(ffc.Unavailable, match=r"str is no ffcompletion\.Backend"):
+        ffc.sync.Backend(odd)
+    wrong: Any = {"timout": 1}
+    with pytest.raises(TypeError, match="timout"):
+        outer.wait_for_completion(ID % 1, **wrong)
