@@ -9,6 +9,7 @@ from typing import Final
 
 from ffcompletion.contract.diagnosis import Finding, Verdict
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.extras import missing
 from ffcompletion.contract.loops import running_loop
 from ffcompletion.urls import scheme_of
 
@@ -50,7 +51,7 @@ def _checks(url: str, schema: str | None) -> AsyncGenerator[Finding]:
 
         return valkey.checks(url)
     except ImportError as exc:
-        raise Unavailable("doctor", f"{exc.name} is not installed; pip install 'ffcompletion[{kind}]'") from exc
+        raise Unavailable("doctor", missing(exc, kind)) from exc
 
 
 async def _nothing_to_check() -> AsyncGenerator[Finding]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, overload
 from typing_extensions import Unpack
 
 from ffcompletion.contract.errors import Unavailable, Validation
+from ffcompletion.contract.extras import missing
 from ffcompletion.contract.protocols import Backend
 from ffcompletion.options import ConnectOptions, MemoryOptions
 
@@ -72,9 +73,7 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Backend:
 
         return _made(kind, partial(PostgresBackend, url), options)
     except ImportError as exc:
-        raise Unavailable(
-            f"the {kind} backend", f"{exc.name} is not installed; pip install 'ffcompletion[{kind}]'"
-        ) from exc
+        raise Unavailable(f"the {kind} backend", missing(exc, kind)) from exc
 
 
 def _made(kind: str, make: Callable[..., Backend], options: ConnectOptions) -> Backend:

@@ -9,6 +9,8 @@ import os
 import sys
 from typing import Final
 
+from ffcompletion.contract.extras import missing
+
 _TROUBLE: Final = 2
 # As a shell reports a program that SIGPIPE ended.
 _NOBODY_READS: Final = 141
@@ -21,7 +23,7 @@ def main() -> None:
     try:
         from ffcompletion.cli.app import app  # noqa: PLC0415  # needs the extra
     except ImportError as exc:
-        sys.stderr.write(f"ffcompletion: {exc.name} is not installed; pip install 'ffcompletion[cli]'\n")
+        sys.stderr.write(f"ffcompletion: {missing(exc, 'cli')}\n")
         sys.exit(_TROUBLE)
     try:
         try:

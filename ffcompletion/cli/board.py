@@ -15,6 +15,7 @@ from typing_extensions import override
 from ffcompletion.cli.running import run
 from ffcompletion.cli.tail import ends_on_interrupt
 from ffcompletion.contract.errors import ResourceExhausted, Unavailable
+from ffcompletion.contract.extras import missing
 from ffcompletion.contract.protocols import CompletionBackend
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
@@ -69,7 +70,7 @@ async def serving_board(
         from ffcompletion.web import Grant  # noqa: PLC0415  # the same
         from ffcompletion.web.board import board_app  # noqa: PLC0415  # the same
     except ImportError as exc:
-        raise Unavailable("the board", f"{exc.name} is not installed; pip install 'ffcompletion[web]'") from exc
+        raise Unavailable("the board", missing(exc, "web")) from exc
     grant = Grant.of(*namespaces) if namespaces else Grant.everything()
 
     async def authorize(_: Request) -> Grant:

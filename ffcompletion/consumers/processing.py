@@ -8,11 +8,10 @@ from types import TracebackType
 from typing import Final, Self, final
 
 from ffcompletion.consumers.handling import handled, set_within
+from ffcompletion.consumers.histories import check_owner, owner_of
 from ffcompletion.consumers.progress import Processed, Progress
 from ffcompletion.consumers.selection import (
-    cursor_family,
     former_selection_text,
-    own_family,
     selection_text,
     stored_checkpoint,
 )
@@ -113,6 +112,7 @@ class Checkpointed:
     async def _begin(self) -> Self:
         stored = stored_checkpoint(await called("load a checkpoint", lambda: self._store.load(self._name)))
         if stored is not None:
+            await check_owner(self._backend, self._name, stored)
             self._check(stored)
             self._saved = stored.cursor
         cursor = self._start if stored is None else stored.cursor
@@ -273,7 +273,7 @@ class Checkpointed:
             cursor = self._position()
             if cursor is None or cursor == self._saved:
                 return
-            position = Checkpoint(cursor=cursor, backend=cursor_family(cursor), selection=self._selection)
+            position = Checkpoint(cursor=cursor, backend=owner_of(self._backend, cursor), selection=self._selection)
             await called("save a checkpoint", lambda: self._store.save(self._name, position))
             self._saved = cursor
 
@@ -295,12 +295,7 @@ class Checkpointed:
                 await self._stream.aclose()
 
     def _check(self, stored: Checkpoint) -> None:
-        # The cursor itself says whose it is; what earlier versions wrote beside it, the name of a class, is not needed.
-        family, own, selection = cursor_family(stored.cursor), own_family(self._backend), self._selection
-        if family and own and family != own:
-            raise Validation(
-                "checkpoint", f"{self._name!r} was stored for a backend with {family} cursors, and this one has {own}"
-            )
+        selection = self._selection
         if stored.selection != selection and stored.selection not in self._former:
             raise Validation(
                 "checkpoint",

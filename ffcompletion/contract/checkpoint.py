@@ -22,7 +22,9 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     cursor: StreamCursor
     """Everything up to here has been processed."""
     backend: str
-    """Whose cursor it is: ``outbox``, ``stream``, or a family's prefix; blank for the beginning and for "from now"."""
+    """Whose cursor it is: ``outbox``, ``stream``, or a family's prefix; blank for the beginning and for "from now". After
+    a blank, where the backend can tell: what its log is known again by.
+    """
     selection: str
     """Which completions were asked for: filter and partitions, by value, as text."""
 

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Final, Literal, TypeVar
 
 from ffcompletion.contract.errors import Unavailable, Validation
+from ffcompletion.contract.extras import missing
 from ffcompletion.contract.loops import running_loop
 from ffcompletion.producers.calls import forgetting_call
 from ffcompletion.urls import scheme_of
@@ -125,4 +126,4 @@ async def _on(url: str, on_postgres: Callable[[], Awaitable[_T]], on_valkey: Cal
     try:
         return await (on_postgres() if kind == "postgres" else on_valkey())
     except ImportError as exc:
-        raise Unavailable(f"the {kind} backend", f"pip install 'ffcompletion[{kind}]' ({exc.name})") from exc
+        raise Unavailable(f"the {kind} backend", missing(exc, kind)) from exc

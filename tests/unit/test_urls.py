@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -67,6 +68,22 @@ def test_a_missing_extra_names_the_pip_line(url: str, blocked: str, extra: str) 
     program = f"import sys; sys.modules[{blocked!r}] = None\nimport ffcompletion as f\ntry: f.connect({url!r})\nexcept f.Unavailable as e: print(e)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert f"pip install 'ffcompletion[{extra}]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "door", ["f.connect(url)", "asyncio.run(producers.install(url))", "asyncio.run(doctor.examine(url))"]
+)
+def test_a_driver_that_is_there_and_cannot_be_loaded_says_why(door: str) -> None:
+    """Without libpq, as where only the pure Python part was installed: the driver's own reason, never "None"."""
+    program = (
+        "import asyncio, ffcompletion as f\nfrom ffcompletion import doctor, producers\nurl = 'postgresql://h/d'\n"
+        f"try: {door}\nexcept f.Unavailable as e: print(e)"
+    )
+    env = {**os.environ, "PSYCOPG_IMPL": "c"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
+    assert "None" not in done.stdout, done.stdout
+    assert "couldn't import requested psycopg 'c'" in done.stdout
+    assert "pip install 'ffcompletion[postgres]'" in done.stdout
 
 
 def test_importing_loads_no_driver() -> None:

@@ -14,9 +14,10 @@ from typing_extensions import override
 from ffcompletion.backends.postgres.borrowed import BorrowedPool
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline, make_ready
 from ffcompletion.backends.postgres.errors import driver_errors, first_line, is_refusal, may_pass
+from ffcompletion.backends.postgres.history import Mark
 from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.pool import OwnPool, Pool
-from ffcompletion.backends.postgres.position import resume_after, time_at
+from ffcompletion.backends.postgres.position import check_history, resume_after, time_at
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import log
 from ffcompletion.backends.postgres.snapshots import describe, members
@@ -167,8 +168,8 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
     ) -> Subscription:
         """Every completion after ``cursor``: stored ones first, at the consumer's pace, then live, without a seam.
 
-        Raises ``Validation`` for a cursor of another backend or from the future of this outbox, ``CursorExpired``
-        where rows after it have been trimmed.
+        Raises ``Validation`` for a cursor of another backend, ``CursorExpired`` for one from the future of this outbox,
+        or where rows after it have been trimmed.
         """
         return await self._subscribe(cursor, filter, results)
 
@@ -195,6 +196,18 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         queries = self._settings.queries
         start = await self._execute(pool, lambda conn: resume_after(conn, queries, after))
         return start, await self._execute(pool, lambda conn: time_at(conn, queries, after))
+
+    def history_at(self, cursor: StreamCursor, /) -> str:
+        """What to keep beside this cursor, to know its history again. Empty while no stream is open."""
+        run, event_id = self._run, cursor.event_id
+        return (
+            "" if run is None or event_id is None else str(Mark.of(run.identity, run.reader.history.witness(event_id)))
+        )
+
+    async def check_history(self, cursor: StreamCursor, history: str, /) -> None:
+        """Raise ``CursorExpired`` where the outbox is not the one that ``history`` was kept of: emptied, restored."""
+        if cursor.event_id is not None:
+            await self._question("subscribe", lambda conn: check_history(conn, self._settings.queries, history))
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 

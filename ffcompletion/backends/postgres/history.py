@@ -7,18 +7,23 @@ rows that were handed out last are compared with those that bear their ids now.
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, final
 
 import msgspec
+from typing_extensions import override
 
 from ffcompletion.backends.postgres.rows import Row
 
-__all__ = ["Comparison", "History", "Identity", "Issue"]
+__all__ = ["Comparison", "History", "Identity", "Issue", "Mark"]
 
 # Rows by which a replica may lag when it is promoted, and still be compared with what was handed out.
 _REMEMBERED: Final = 10_000
+
+_MARK: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)(?::(\d+)=(\S+))?")
 
 
 @final
@@ -44,6 +49,47 @@ class Issue(msgspec.Struct, frozen=True):
 
 
 @final
+class Mark(msgspec.Struct, frozen=True):
+    """What is kept beside a stored cursor, to know its history again."""
+
+    database: int
+    outbox: int
+    sequence: int
+    witness: tuple[int, str] | None = None
+    """The id of a row at or before the cursor, and whose completion it was."""
+
+    @override
+    def __str__(self) -> str:
+        row = "" if self.witness is None else ":{}={}".format(*self.witness)
+        return f"{self.database}.{self.outbox}.{self.sequence}{row}"
+
+    @classmethod
+    def of(cls, identity: Identity, witness: tuple[int, str] | None) -> Mark:
+        """Of the outbox that is read."""
+        return cls(identity.database, identity.outbox, identity.sequence, witness)
+
+    @classmethod
+    def parse(cls, text: str) -> Mark | None:
+        """None for what is none."""
+        found = _MARK.fullmatch(text)
+        if found is None:
+            return None
+        witness = None if found[4] is None else (int(found[4]), found[5])
+        return cls(int(found[1]), int(found[2]), int(found[3]), witness)
+
+    def same(self, now: Mark, row: str | None) -> bool | None:
+        """Whether it is of the history that is there ``now``; ``row``: whose completion bears the witness's id now, None
+        where there is no such row. None: it cannot be told.
+        """
+        if self.witness is not None and row is not None:
+            return row == self.witness[1]
+        if (self.database, self.outbox, self.sequence) == (now.database, now.outbox, now.sequence):
+            return True
+        # An ALTER of the sequence looks like one that was restarted, if there is no row to tell.
+        return None if self.witness is None else False
+
+
+@final
 class History:
     """What was handed out last, under which ids."""
 
@@ -59,6 +105,14 @@ class History:
         self._rows += len(ids)
         while self._rows - len(self._recent[0][0]) >= _REMEMBERED:
             self._rows -= len(self._recent.popleft()[0])
+
+    def witness(self, upto: int) -> tuple[int, str] | None:
+        """Id and execution of the newest row up to there that is remembered: what this history is known again by."""
+        for ids, rows in reversed(self._recent):
+            at = bisect_right(ids, upto)
+            if at and (name := rows[at - 1][1]) is not None:
+                return ids[at - 1], name
+        return None
 
     def forget(self) -> None:
         """What was handed out before is of no interest."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from ffcompletion.backends.postgres.connection import Connection
-from ffcompletion.backends.postgres.queries import Queries
-from ffcompletion.contract.errors import CursorExpired, Validation
+from ffcompletion.backends.postgres.history import Mark
+from ffcompletion.backends.postgres.lookups import fetch_outbox
+from ffcompletion.backends.postgres.queries import DATABASE, Queries
+from ffcompletion.contract.errors import CursorExpired
 from ffcompletion.foreign.logs import logger
 
-__all__ = ["resume_after", "time_at"]
+__all__ = ["check_history", "resume_after", "time_at"]
 
 _log: Final = logger("ffcompletion.postgres")
 
@@ -19,7 +21,7 @@ _INNOCENT_HOLE: Final = 32
 
 
 async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int:
-    """``event_id``, checked against what the outbox holds. Raises ``CursorExpired`` or ``Validation``."""
+    """``event_id``, checked against what the outbox holds. Raises ``CursorExpired``."""
     if event_id == 0:
         return 0
     low = await (await conn.execute(queries.low(), (), prepare=False)).fetchone()
@@ -29,7 +31,9 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
     if event_id > newest:
         issued = await _issued(conn, queries)
         if issued is not None and event_id > issued:
-            raise Validation("cursor", f"event {event_id} lies in the future of this outbox, which is at {issued}")
+            raise CursorExpired(
+                f"event {event_id} lies in the future of this outbox, which is at {issued}: it is of another"
+            )
         if issued is not None and issued > event_id and oldest is None:
             raise CursorExpired(f"the outbox is empty, and events {event_id + 1} to {issued} are gone")
         if issued is None:
@@ -47,6 +51,32 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
             raise CursorExpired(f"the oldest event left is {oldest}; those from {event_id + 1} on have been trimmed")
         _log.warning("events %d to %d are missing; whether they were trimmed cannot be told", event_id + 1, oldest - 1)
     return event_id
+
+
+async def check_history(conn: Connection, queries: Queries, kept: str) -> None:
+    """Raises ``CursorExpired`` where the outbox is not the one that this was kept of; one warning where nothing tells."""
+    mark = Mark.parse(kept)
+    if mark is None:
+        return
+    text, values = queries.sequence()
+    row = await (await conn.execute(text, values, prepare=False)).fetchone()
+    database = await (await conn.execute(DATABASE, (), prepare=False)).fetchone()
+    if row is None or database is None:
+        return
+    now = Mark(database[0], row[1] or 0, row[2] or 0)
+    rows = (
+        [] if mark.witness is None else await fetch_outbox(conn, queries.picked(), ([mark.witness[0]],), prepare=False)
+    )
+    same = mark.same(now, rows[0][1] if rows else None)
+    if same is False:
+        raise CursorExpired(
+            "it is of another history: the outbox was emptied, restored or replaced since it was stored"
+        )
+    if same is None:
+        _log.warning(
+            "the outbox's sequence is not the one that the stored position was taken of; whether its history was"
+            " replaced cannot be told"
+        )
 
 
 async def time_at(conn: Connection, queries: Queries, event_id: int) -> int | None:

@@ -18,6 +18,7 @@ __all__ = [
     "BACKEND_PID",
     "CHANNEL",
     "CORE",
+    "DATABASE",
     "ECHO",
     "GENERIC_PLAN",
     "LANES",
@@ -75,6 +76,7 @@ SERVER: Final = (
     " CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')"
     " THEN (SELECT system_identifier::text FROM pg_control_system()) ELSE '' END"
 )
+DATABASE: Final = "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
 ECHO: Final = "SELECT pg_notify(%s, %s)"
 BACKEND_PID: Final = "SELECT pg_backend_pid()"
 LIMIT: Final = "SELECT set_config('statement_timeout', %s, false)"

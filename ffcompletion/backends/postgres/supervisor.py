@@ -62,7 +62,7 @@ class Supervisor:
         self._stopping = False
         self._stopped = asyncio.Event()
         self._changed = Signal()
-        self._identity = Identity()
+        self.identity: Identity = Identity()
         # Everything is to be looked at, whatever is announced; and when that is due in any case.
         self._look = True
         self._poll_at = 0.0
@@ -84,7 +84,7 @@ class Supervisor:
         try:
             session = await run._open_session()
             await run.reader.find_start(session)
-            run._identity = session.identity
+            run.identity = session.identity
             if run.reconciler is not None:
                 run.reconciler.begin((await session.fetch(SERVER_MS))[0][0])
             if not await session.first_echo(ECHO_DEADLINE_S) and not settings.poll_interval_s:
@@ -236,9 +236,9 @@ class Supervisor:
         # Names of transactions mean nothing on a server that was restarted or replaced.
         self.reader.tracker.forget_owners()
         self._background.lookups = session.lookups()
-        if session.identity != self._identity:
+        if session.identity != self.identity:
             await self.reader.compare_history(session)
-            self._identity = session.identity
+            self.identity = session.identity
         if not await session.first_echo(ECHO_DEADLINE_S) and not self._settings.poll_interval_s:
             # It was promised that polling is not needed.
             raise Transport(self._settings.target.shown, f"{session.polling_reason}; and polling is turned off")
@@ -310,7 +310,7 @@ class Supervisor:
         if self.reader.history.doubtful:
             await session.identify()
             await self.reader.compare_history(session)
-            self._identity = session.identity
+            self.identity = session.identity
             self._look = True
             return True
         if not more and self.reader.received - before >= _BURST:

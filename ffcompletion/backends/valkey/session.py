@@ -44,6 +44,8 @@ class Session:
         self._echoes: dict[bytes, asyncio.Future[None]] = {}
         self._has_echoes = True
         self._identity: str | None = None
+        self.run_id: str | None = None
+        """The server process's own name; None where it may not be asked for, and in a cluster."""
         self._received = 0
         self._loop = asyncio.get_running_loop()
 
@@ -126,19 +128,31 @@ class Session:
     async def check_server(self) -> None:
         """Raise ``Unavailable`` if the server is too old. Where the user may not ask, nothing can be said about it."""
         shown = self._options.shown
-        (reply,) = await self.execute([["INFO", "server"]])
-        if isinstance(reply, dict):
-            reply = next(iter(cast("dict[object, object]", reply).values()), b"")  # a cluster answers per node
-        if not isinstance(reply, bytes | str):
+        info = await self._about()
+        if not info:
             return
-        text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
-        info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        self.run_id = info.get("run_id")
         is_valkey = info.get("server_name") == "valkey"
         valkey = info.get("valkey_version") or (info.get("redis_version") if is_valkey else None)
         if valkey is None:
             _log.warning("%s is Redis, not Valkey; FlowFabric refuses it, reading may work", shown)
         elif tuple(int(part) for part in valkey.split(".")[:2] if part.isdigit()) < _OLDEST:
             raise Unavailable("subscribe", f"{shown} runs Valkey {valkey}; 7.2 or later is needed")
+
+    async def recognise(self, before: str | None) -> bool:
+        """Whether this may be the server that had this run id; another one was restarted, restored or failed over to."""
+        self.run_id = (await self._about()).get("run_id")
+        return before is None or self.run_id is None or before == self.run_id
+
+    async def _about(self) -> dict[str, str]:
+        """What the server says of itself; nothing where the user may not ask, or a cluster's nodes each say their own."""
+        (reply,) = await self.execute([["INFO", "server"]])
+        if not isinstance(reply, dict):
+            return _fields(reply)
+        # A cluster answers per node, and which of them comes first says nothing.
+        about = _fields(next(iter(cast("dict[object, object]", reply).values()), b""))
+        about.pop("run_id", None)
+        return about
 
     async def execute(self, commands: Sequence[Sequence[str]]) -> list[object]:
         """Run commands on this connection."""
@@ -158,6 +172,13 @@ class Session:
         client, self._client = self._client, None
         if client is not None:
             close_now(client)
+
+
+def _fields(reply: object) -> dict[str, str]:
+    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
+    if not isinstance(text, str):
+        return {}
+    return {key: value for key, colon, value in (line.partition(":") for line in text.splitlines()) if colon}
 
 
 def _identity(about: object) -> str | None:

@@ -64,6 +64,8 @@ class Supervisor:
         self._hub = Hub[Source]()
         self._filtering = Filtering(self._hub, commands.execute)
         self._session: Session | None = None
+        # Of the server that answered last.
+        self._run_id: str | None = None
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
@@ -82,6 +84,7 @@ class Supervisor:
         try:
             run._session = await Session.open(settings.options, run._inbox)
             await run._session.check_server()
+            run._run_id = run._session.run_id
             if settings.reconcile_interval_s:
                 index = TerminalIndex(commands.execute, settings.lanes)
                 run._reconciler = await Reconciler.open(settings, run._hub, index, run._filtering, counters)
@@ -197,15 +200,24 @@ class Supervisor:
                 if self._session is None:
                     # glide's own limits do not hold everywhere, and nobody else would notice.
                     async with asyncio.timeout(_OPEN_S):
-                        self._session = await Session.open(self._settings.options, self._inbox)
+                        session = self._session = await Session.open(self._settings.options, self._inbox)
+                        await self._recognise(session)
                     self._connected()
                 elif not await self._session.check(_CHECK_DEADLINE_S):
                     self._counters.interruptions += 1
                     self._connection.broken("the connection was replaced; announcements in between were missed")
+                    await self._recognise(self._session)
                     self._connected()
                 backoff_s = 0.0
             except Exception as exc:  # noqa: BLE001  # whatever it is, somebody has to look after the connection
                 backoff_s = self._broken(exc)
+
+    async def _recognise(self, session: Session) -> None:
+        if not await session.recognise(self._run_id):
+            _log.info(
+                "the server is another than before: restarted, restored, or failed over to; what it keeps is read again"
+            )
+        self._run_id = session.run_id or self._run_id
 
     def _connected(self) -> None:
         self._connection.live()
