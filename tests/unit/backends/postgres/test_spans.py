@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffcompletion.backends.postgres.spans import merged, missing, union, without
+from ffcompletion.backends.postgres.spans import covers, merged, missing, run_from, union, without
 
 IDS = st.sets(st.integers(1, 60))
 
@@ -39,3 +39,24 @@ def test_spans_are_sets(one: set[int], other: set[int]) -> None:
         assert all(a[1] < b[0] for a, b in pairwise(got))
     if one:
         assert _ids(missing(sorted(one))) == set(range(min(one), max(one) + 1)) - one
+
+
+def test_a_span_that_lies_in_one() -> None:
+    """Wholly, in a single one."""
+    spans = [(1, 5), (10, 12)]
+    assert [covers(spans, span) for span in ((1, 5), (11, 12), (0, 1), (5, 10), (12, 13))] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_a_run_of_close_ones() -> None:
+    """No step beyond the slack, and not too much in between."""
+    spans = [(1, 10), (12, 20), (23, 30), (99, 99)]
+    assert run_from(spans, 5, 100) == (1, 30)
+    assert run_from(spans, 1, 100) == (1, 20)
+    assert run_from(spans, 5, 2) == (1, 20)
+    assert run_from(spans[:1], 5, 2) == (1, 10)
