@@ -15,11 +15,13 @@ __all__ = ["Backlog"]
 class Backlog:
     """Everything since a score, except what the stream was given before it overflowed."""
 
-    __slots__ = ("_announced", "_delivered", "since_ms")
+    __slots__ = ("_announced", "_delivered", "_fresh", "since_ms")
 
     def __init__(self, since_ms: int, announced: Sequence[Announced]) -> None:
         """``announced``: what the stream has been told of, of all that may lie behind that score."""
-        self._announced = list(announced)
+        # By execution, but for what has come since the last page: a page is not to look at all of it again.
+        self._announced: dict[str, int] = {}
+        self._fresh = list(announced)
         self._delivered: dict[str, int] = {}
         self.since_ms: int = since_ms
         """The score from which the next page is to be read, inclusive."""
@@ -31,7 +33,9 @@ class Backlog:
 
     def pending(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those of the entries that the stream has not had, oldest first."""
-        announced, delivered = latest(self._announced), self._delivered
+        announced, delivered = self._announced, self._delivered
+        announced.update(latest(self._fresh))
+        self._fresh.clear()
         pending: list[Entry] = []
         for execution_id, score in entries:
             at = announced.get(execution_id)
@@ -41,7 +45,7 @@ class Backlog:
 
     def received(self, announced: Iterable[Announced]) -> None:
         """The stream has got these announcements after all."""
-        self._announced += announced
+        self._fresh += announced
 
     def delivered(self, entries: Iterable[Entry], upto_ms: int) -> None:
         """The stream has got these, and everything up to a score."""
