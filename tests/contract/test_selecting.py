@@ -19,6 +19,7 @@ from ffcompletion.contract.combining import AllOf, AnyOf, is_plain, namespaces_o
 from ffcompletion.delivery.hub import Selector
 from ffcompletion.foreign.filters import ForeignFilter, checked_filter
 from tests.worlds import PostgresWorld, done
+from tests.worlds.attaching import database
 
 NAMES = st.one_of(st.none(), st.sampled_from(["a", "b", "ü", ""]))
 TAGS = st.one_of(st.none(), st.tuples(st.just("k"), st.sampled_from(["x", "y"])))
@@ -145,10 +146,12 @@ class Stored:
 
 
 @pytest.fixture(scope="module")
-def stored(request: pytest.FixtureRequest) -> Iterator[Stored]:
-    made = Stored(request.getfixturevalue("postgres18_url"), 18)
-    yield made
-    made.close()
+def stored(postgres18_url: str) -> Iterator[Stored]:
+    """In a database of its own: it outlives a test, and others empty the one that they share."""
+    with database(postgres18_url, "selecting") as url:
+        made = Stored(url, 18)
+        yield made
+        made.close()
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -278,14 +278,17 @@ class ValkeyWorld(World):
     def __init__(self, url: str) -> None:
         self.url = url
         self._client: Client | None = None
+        self._making = asyncio.Lock()
 
     @override
     def backend(self, **options: Any) -> Backend:
         return ValkeyBackend(self.url, **options)
 
     async def command(self, *words: str | bytes) -> object:
-        if self._client is None:
-            self._client = await make_client(Options.from_url(self.url))
+        # Several may be the first at once.
+        async with self._making:
+            if self._client is None:
+                self._client = await make_client(Options.from_url(self.url))
         return await self._client.custom_command(list(words))
 
     async def write(self, item: Done) -> None:
