@@ -13,15 +13,13 @@ import pytest
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
 from tests.worlds import PostgresWorld, done, eventually, nothing, some
-from tests.worlds.servers import PGBOUNCER, pgbouncer, standby_of
+from tests.worlds.servers import pgbouncer, standby_of
 from tests.worlds.templates import postgres
 
 
 @pytest.fixture
 def bouncer(postgres18_url: str, tmp_path: Path) -> Iterator[str]:
     """A pooler in transaction mode in front of the server; its URL."""
-    if PGBOUNCER is None:
-        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     with pgbouncer(postgres18_url, tmp_path) as url:
         yield url
 

@@ -14,7 +14,7 @@ from ffcompletion.backends.postgres import PostgresCheckpoints
 from ffcompletion.testing import BackendContract, Options, Subject
 from tests.contract.test_conformance import Contract, PostgresAnnouncer
 from tests.worlds import PostgresWorld, done, eventually, some
-from tests.worlds.servers import PGBOUNCER, pgbouncer
+from tests.worlds.servers import pgbouncer
 
 
 @pytest.fixture(scope="module", params=["transaction", "session"])
@@ -22,8 +22,6 @@ def door(
     request: pytest.FixtureRequest, postgres18_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The pooler's address."""
-    if PGBOUNCER is None:
-        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     folder = tmp_path_factory.mktemp(request.param)
     # In session mode each connection of ours keeps one of the server's.
     with pgbouncer(postgres18_url, folder, request.param, default_pool_size=40) as url:

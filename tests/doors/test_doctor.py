@@ -24,7 +24,7 @@ from ffcompletion.backends.valkey import doctor as valkey_doctor
 from ffcompletion.contract.diagnosis import Finding, Verdict, exit_status
 from ffcompletion.doctor import examine
 from tests.doors.test_cli import FFC, raw_valkey
-from tests.worlds.servers import PGBOUNCER, free_ports, pgbouncer, standby_of
+from tests.worlds.servers import free_ports, pgbouncer, standby_of
 from tests.worlds.templates import postgres
 
 pytestmark = pytest.mark.timeout(150)
@@ -240,7 +240,6 @@ async def test_clocks_that_differ(
         assert (it.verdict, ("behind" if offset > 0 else "ahead") in it.found) == (WARNING, True)
 
 
-@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed (Debian: apt-get install pgbouncer)")
 async def test_behind_a_transaction_pooler(postgres18_url: str, tmp_path: Path) -> None:
     """It accepts LISTEN and hears nothing."""
     with pgbouncer(postgres18_url, tmp_path) as url:

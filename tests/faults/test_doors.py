@@ -32,7 +32,7 @@ from ffcompletion.cli.app import app
 from ffcompletion.contract.checkpoint import Checkpoint
 from tests.worlds import done
 from tests.worlds.proxy import Proxy
-from tests.worlds.servers import PGBOUNCER, Authority, ask, pgbouncer, postgres_with_passwords
+from tests.worlds.servers import Authority, ask, pgbouncer, postgres_with_passwords
 
 SECRET = "sEcReT"
 RIGHT, WRONG = f"{SECRET}-right", f"{SECRET}-wrong"
@@ -458,8 +458,6 @@ def _all_of(error: BaseException) -> str:
 def test_a_fault_at_a_door(
     made: Made, wanted: Fault, door: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if wanted.make.startswith("pooler") and PGBOUNCER is None:
-        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     where = made.where(wanted)
     caplog.set_level(logging.DEBUG, "ffcompletion")
 

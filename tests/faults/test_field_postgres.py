@@ -19,7 +19,7 @@ from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.backends.postgres.connection import Target, deadline
 from ffcompletion.contract.checkpoint import Checkpoint
 from tests.worlds import PostgresWorld, done, eventually, first, nothing, some
-from tests.worlds.servers import PGBOUNCER, pgbouncer, postgres_with_passwords
+from tests.worlds.servers import pgbouncer, postgres_with_passwords
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +119,9 @@ async def test_two_stores_behind_a_pooler_keep_apart(
     server: embedded.Server, world: PostgresWorld, tmp_path: Path, mode: str
 ) -> None:
     """Saving in turn through the same server sessions: each position lands in its own table."""
-    if PGBOUNCER is None:
-        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
-    for schema in ("t1", "t2"):
-        await world.sql(f"CREATE SCHEMA {schema}")
     with pgbouncer(server.url, tmp_path, mode, default_pool_size=3 if mode == "session" else 1) as url:
+        for schema in ("t1", "t2"):
+            await world.sql(f"CREATE SCHEMA {schema}")
         async with PostgresCheckpoints(url, schema="t1") as one, PostgresCheckpoints(url, schema="t2") as two:
             for number in range(1, 61):
                 for offset, store in ((0, one), (1_000, two)):

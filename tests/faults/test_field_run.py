@@ -20,7 +20,7 @@ from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.contract.checkpoint import Checkpoint
 from tests.worlds import PostgresWorld, done, eventually, first, nothing, some
 from tests.worlds.proxy import Proxy
-from tests.worlds.servers import PGBOUNCER, pgbouncer, postgres_with_passwords
+from tests.worlds.servers import pgbouncer, postgres_with_passwords
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +235,6 @@ async def test_nothing_listens_on_a_pooled_session(
     server: embedded.Server, world: PostgresWorld, tmp_path: Path
 ) -> None:
     """Five times subscribe and close through a pooler in transaction mode: no session of it was told to LISTEN."""
-    if PGBOUNCER is None:
-        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     with pgbouncer(server.url, tmp_path) as url:
         for _ in range(5):
             async with PostgresBackend(url, poll_interval=0.05) as backend, ffc.subscribe(backend) as stream:
@@ -253,8 +251,6 @@ async def test_a_session_pooler_is_listened_through(
     server: embedded.Server, world: PostgresWorld, tmp_path: Path
 ) -> None:
     """There a session is ours for good: live, not polled."""
-    if PGBOUNCER is None:
-        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     with pgbouncer(server.url, tmp_path, "session") as url:
         async with PostgresBackend(url, poll_interval=5) as backend, ffc.subscribe(backend) as stream:
             assert backend.stats().state is ffc.BackendState.LIVE

@@ -19,7 +19,7 @@ from ffcompletion.backends.postgres.holders import Holding
 from ffcompletion.backends.valkey import ValkeyBackend
 from tests import ROOT
 from tests.worlds import PostgresWorld, ValkeyWorld, World, done, eventually, first, insert
-from tests.worlds.servers import PGBOUNCER, pgbouncer, postgres_with_passwords
+from tests.worlds.servers import pgbouncer, postgres_with_passwords
 
 TABLE = re.search(
     r"## When something fails\n.*?\n\|---\|---\|---\|\n(.*?)\n\n", (ROOT / "docs/operations.md").read_text(), re.DOTALL
@@ -114,8 +114,6 @@ async def _waiting(field: Field) -> None:
 
 @row("a pooler in transaction mode is in between")
 async def _pooled(field: Field) -> None:
-    if PGBOUNCER is None:
-        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     with pgbouncer(field.server.url, field.folder) as url:
         async with PostgresBackend(url) as backend, ffc.subscribe(backend):
             pass
