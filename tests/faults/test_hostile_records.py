@@ -239,7 +239,8 @@ async def _described(backend: Any, id_: str, item: Stored, seen: Seen) -> None:
         assert found is None
         return
     disputed = _disputed(item, seen)
-    assert found.namespace == (seen.namespace if item.record and seen.namespace is not None else item.own)
+    own = item.own if item.row else None
+    assert found.namespace == (seen.namespace if item.record and seen.namespace is not None else own)
     for wanted in FILTERS:
         if wanted is not None and not disputed and (item.record or wanted.instance_tag is None):
             key = wanted.tag_key
