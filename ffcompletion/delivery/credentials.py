@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from ffcompletion.contract.errors import Transport, Validation
 
-__all__ = ["Password", "ask_password", "check_url"]
+__all__ = ["Password", "ask_password", "check_password", "check_url"]
 
 Password: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """The password itself, or what is called for it at each connect: a coroutine function, or a plain one, which runs in a
@@ -35,6 +35,12 @@ def check_url(url: str) -> None:
         raise Validation("url", "it holds bytes that are no UTF-8") from None
     if authority is not None and "@" in url[authority.end() :]:
         raise Validation("url", "an @ after a /, ? or #: percent-encode the password, as in p%2Fw or p%3Fw (@ is %40)")
+
+
+def check_password(password: object) -> None:
+    """Raises ``Validation`` for what is neither a string nor callable."""
+    if not (password is None or isinstance(password, str) or callable(password)):
+        raise Validation("password", f"a string or a callable is needed, not {type(password).__name__}")
 
 
 async def ask_password(password: Password, shown: str) -> str:

@@ -21,7 +21,7 @@ from typing_extensions import override
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN, LIMIT
 from ffcompletion.contract.errors import Validation
-from ffcompletion.delivery.credentials import Password, ask_password, check_url
+from ffcompletion.delivery.credentials import Password, ask_password, check_password, check_url
 
 __all__ = [
     "ONLY_WHEN_ASKED",
@@ -93,6 +93,7 @@ class Target:
     __slots__ = ("_password", "conninfo", "shown")
 
     def __init__(self, conninfo: str, connect_timeout_s: float, password: Password | None = None) -> None:
+        check_password(password)
         given = parsed(conninfo)
         if not all(port.isdigit() and int(port) < 65_536 for port in str(given.get("port") or "5432").split(",")):
             raise Validation("url", "a port must be a number from 0 to 65535")
