@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ffcompletion import attaching
-from ffcompletion.attaching import Definition, Recorded, attach_sql, detach_sql, load_preset, preset, preset_names
+from ffcompletion.attaching import Definition, attach_sql, detach_sql, load_preset, preset, preset_names
 from ffcompletion.cli.running import run
 from ffcompletion.contract.errors import Validation
 
@@ -162,7 +162,7 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str] | None:
     return pairs
 
 
-def _with_progress(url: str, definition: Definition, schema: str | None, record: bool) -> Recorded:
+def _with_progress(url: str, definition: Definition, schema: str | None, record: bool) -> attaching.Recorded:
     console = Console(stderr=True)
     if not (console.is_terminal and record and sys.stderr.isatty()):
         return attaching.attach(url, definition, schema=schema, record=record)
