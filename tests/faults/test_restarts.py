@@ -165,7 +165,7 @@ async def blocks() -> None:
     time.sleep(0.0005)  # a synchronous write, as people have them
 
 
-@pytest.mark.timeout(120 + 6 * RUNS)
+@pytest.mark.timeout(120 + 30 * RUNS)
 @pytest.mark.parametrize("filtered", [True, False], ids=["filtered", "everything"])
 @pytest.mark.parametrize(
     ("body", "concurrency"),
