@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.consumers import watch
-from tests.worlds import Done, ValkeyWorld, World, done, eventually
+from tests.worlds import Done, ValkeyWorld, World, done, eventually, member
 
 UNKNOWN = "{fp:9}:550e8400-e29b-41d4-a716-446655440099"
 NOWHERE = ["valkey://127.0.0.1:1", "postgresql://127.0.0.1:1/x", "memory://"]
@@ -209,25 +209,52 @@ async def test_wait_for_all(world: World) -> None:
         ]
 
 
+def looks_of(backend: ffc.Backend) -> Callable[[], Awaitable[None]]:
+    """To be awaited: until whoever waits has looked anew at what is stored, from the beginning of it to its end."""
+    looks = 0
+    members, describe = backend.flow_members, backend.describe_executions
+
+    async def counted_members(flow_id: str, /) -> Any:
+        nonlocal looks
+        looks += 1
+        return await members(flow_id)
+
+    async def counted(ids: Sequence[str], /, *, result: bool = False) -> Any:
+        nonlocal looks
+        looks += 1
+        return await describe(ids, result=result)
+
+    backend.flow_members = counted_members  # type: ignore[method-assign]  # the same
+    backend.describe_executions = counted  # type: ignore[method-assign]  # the same
+
+    async def looked() -> None:
+        # The one that is under way does not count; nor does the next, where one asks for members and one for states.
+        enough = looks + 5
+        await eventually(lambda: looks >= enough)
+
+    return looked
+
+
 async def test_wait_for_flow(world: World) -> None:
     """All members, one that joins while others run, one that is replayed meanwhile."""
     flow = "550e8400-e29b-41d4-a716-446655440000"
-    items = [done(flow_id=flow) for _ in range(3)]
-    late = done(flow_id=flow, outcome="failed")
+    items = [member(flow) for _ in range(3)]
+    late = member(flow, outcome="failed")
     async with world.backend() as backend:
         with pytest.raises(ffc.NotFound, match="flow"):
             await soon(ffc.wait_for_flow(backend, flow))
+        looked = looks_of(backend)
         await world.joins(flow, *items)
         waiting = asyncio.create_task(ffc.wait_for_flow(backend, flow, poll_interval=0.1))
         await world.ends(items[0])
         await world.ends(items[1])
-        await asyncio.sleep(0.3)
+        await looked()
         await world.begins(items[0])
         await world.joins(flow, late)
-        await asyncio.sleep(0.3)
+        await looked()
         await world.ends(items[2])
         await world.ends(late)
-        await asyncio.sleep(0.3)
+        await looked()
         assert not waiting.done()
         await world.ends(items[0])
         found = await soon(waiting)
@@ -242,7 +269,7 @@ async def test_wait_for_flow(world: World) -> None:
 async def test_a_flow_that_is_yet_to_be_made(world: World) -> None:
     """Waited for, where that is asked for; a time-out says which."""
     flow = "22222222-2222-4222-8222-222222222222"
-    item = done(flow_id=flow)
+    item = member(flow)
     async with world.backend() as backend:
         with pytest.raises(TimeoutError, match=flow):
             await ffc.wait_for_flow(backend, flow, missing="wait", timeout=0.3, poll_interval=0.1)

@@ -52,7 +52,7 @@ class Victim:
         await self.world.forget()
 
 
-@pytest.fixture(scope="module", params=["valkey", "postgres16", "postgres18"])
+@pytest.fixture(scope="module", params=["valkey", "postgres18"])
 def hurt(request: pytest.FixtureRequest) -> Iterator[Victim]:
     """One server for all the tests that hurt it: each leaves it running."""
     made = Victim(request.param)

@@ -166,6 +166,7 @@ async def blocks() -> None:
 
 
 @pytest.mark.timeout(120 + 6 * RUNS)
+@pytest.mark.parametrize("postgres", [18], indirect=True)
 @pytest.mark.parametrize("filtered", [True, False], ids=["filtered", "everything"])
 @pytest.mark.parametrize(
     ("body", "concurrency"),

@@ -18,8 +18,8 @@ from ffcompletion import embedded
 from ffcompletion.embedded import Server
 from tests import TESTS
 
-# As many partitions as the engine makes. Each session that reads them all pays for each of them once, so what is not about
-# their number has fewer.
+# As many partitions as the engine makes. Each session that reads them all pays for each of them, so what is not about their
+# number has fewer.
 ENGINE_PARTITIONS = 256
 FEW_PARTITIONS = 16
 ENGINE_SQL = (TESTS / "data" / "engine.sql").read_text()
