@@ -150,7 +150,7 @@ async def test_a_server_that_is_not_there_is_said_to_all(url: str) -> None:
         waits = [ffc.wait_for_completion(backend, UNKNOWN) for _ in range(100)]
         errors = await soon(asyncio.gather(*waits, return_exceptions=True))
         assert all(isinstance(error, ffc.EngineError) for error in errors)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 60, "one after the other would take minutes"
     await eventually(lambda: not tasks())
 
 
@@ -368,9 +368,9 @@ async def test_closing_the_backend_ends_the_waits(world: World) -> None:
     await asyncio.sleep(0.1)
     await backend.aclose()
     with pytest.raises(ffc.Unavailable, match="closed"):
-        await soon(waiting, 3)
+        await soon(waiting)
     with pytest.raises(ffc.Unavailable, match="closed"):
-        await soon(ffc.wait_for_completion(backend, item.execution_id), 3)
+        await soon(ffc.wait_for_completion(backend, item.execution_id))
 
 
 class _Listens:

@@ -265,9 +265,9 @@ def test_ctrl_c(valkey_url: str, what: str) -> None:
     time.sleep(0.5)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "interrupted\n"), out
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
