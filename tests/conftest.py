@@ -16,11 +16,12 @@ from ffcompletion import embedded
 from tests.worlds import MemoryWorld, PostgresWorld, ValkeyWorld, World
 from tests.worlds.emptying import forget_connections
 from tests.worlds.forking import close_source
-from tests.worlds.memory import keep_temporary_files_in_memory
 from tests.worlds.templates import ENGINE_PARTITIONS, FEW_PARTITIONS, engine_schema
 from tests.worlds.templates import postgres as postgres_server
+from tests.worlds.temporary import begin_run, keep_bytecode, left_behind
 
-keep_temporary_files_in_memory()
+begin_run()
+keep_bytecode()
 
 settings.register_profile("dev", max_examples=60, deadline=None)
 settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
@@ -53,10 +54,14 @@ def valkey_url() -> Iterator[str]:
         yield server.url
 
 
-def pytest_sessionfinish() -> None:
-    """What is kept between tests ends with them."""
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What is kept between tests ends with them; after the last process of pytest-xdist nothing is left."""
     forget_connections()
     close_source()
+    if "PYTEST_XDIST_WORKER" not in os.environ and (left := left_behind()):
+        print(f"\nleft behind: {left}")  # noqa: T201  # there is no test that could fail for it
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _postgres(version: int, partitions: int) -> Iterator[str]:

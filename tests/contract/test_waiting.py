@@ -280,9 +280,9 @@ async def test_a_flow_that_is_yet_to_be_made(world: World) -> None:
         assert list(await soon(waiting)) == [item.execution_id]
 
 
-async def test_a_thousand_waits_share(world: World) -> None:
+async def test_hundreds_of_waits_share(world: World) -> None:
     """One stream, and one exchange with the server at the start and at each tick."""
-    items = [done() for _ in range(1000)]
+    items = [done() for _ in range(400)]
     async with world.backend() as backend:
         await asyncio.gather(*(world.begins(item) for item in items[:1]))
         if isinstance(world, ValkeyWorld):
@@ -296,21 +296,21 @@ async def test_a_thousand_waits_share(world: World) -> None:
 
         backend.describe_executions = counted  # type: ignore[method-assign]  # the same
         waits = [
-            asyncio.create_task(ffc.wait_for_completion(backend, item.execution_id, missing="wait", poll_interval=0.5))
+            asyncio.create_task(ffc.wait_for_completion(backend, item.execution_id, missing="wait", poll_interval=0.2))
             for item in items
         ]
         await eventually(lambda: bool(asked))
         began = time.monotonic()
-        await asyncio.sleep(1.6)
-        ticks = (time.monotonic() - began) / (0.5 * 0.8)
-        assert asked[0] == 1000
+        await eventually(lambda: len(asked) >= 4)
+        ticks = (time.monotonic() - began) / (0.2 * 0.8)
+        assert asked[0] == len(items)
         if isinstance(world, ValkeyWorld):
             # As the server counts: each look at an execution is one HMGET.
             stats = await world.command("INFO", "commandstats")
             text = stats.decode() if isinstance(stats, bytes) else str(stats)
             calls = int(text.partition("cmdstat_hmget:calls=")[2].partition(",")[0])
-            assert 1000 <= calls <= 1000 * (ticks + 2)
-        assert 2 <= len(asked) - 1 <= ticks + 1
+            assert len(items) <= calls <= len(items) * (ticks + 2)
+        assert len(asked) - 1 <= ticks + 1
         assert backend.stats().streams == 1
         if world.networked:
             assert await world.connections() <= 3
@@ -322,9 +322,9 @@ async def test_a_thousand_waits_share(world: World) -> None:
     await eventually(lambda: not tasks())
 
 
-async def test_ten_thousand_ids(world: World) -> None:
+async def test_thousands_of_ids(world: World) -> None:
     """In one as_completed; every one answered once."""
-    items = [done() for _ in range(10_000)]
+    items = [done() for _ in range(4_000)]
     ids = {item.execution_id for item in items}
     async with world.backend() as backend:
         for item in items[:50]:
