@@ -60,7 +60,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     forget_connections()
     close_source()
     if "PYTEST_XDIST_WORKER" not in os.environ and (left := left_behind()):
-        print(f"\nleft behind: {left}")  # noqa: T201  # there is no test that could fail for it
+        print(f"\nleft behind: {left}")  # there is no test that could fail for it
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
