@@ -274,7 +274,8 @@ class TestServers(BackendContract):
                             unreachable=lambda: ffc.connect(nowhere),
                             connections=world.connections,
                             flood=1_200,
-                            remembers=10_000,
+                            # By time on the one, by number on the other.
+                            remembers=2_000 if isinstance(world, ValkeyWorld) else 10_000,
                             # Longer than it takes to notice that a connection is half open.
                             patience_s=20,
                         ),
