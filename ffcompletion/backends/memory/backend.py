@@ -103,7 +103,7 @@ class MemoryBackend(AsyncClosing):
                 None if flow_id is None else FlowId(flow_id),
                 records.cursor(records.end + 1),
             )
-            records.entries.append((payload, (namespace, dict(tags or {}))))
+            records.append((payload, (namespace, dict(tags or {}))))
             records.keep(
                 ExecutionSnapshot(
                     execution_id=payload.execution_id,
@@ -116,7 +116,6 @@ class MemoryBackend(AsyncClosing):
                     result=payload_bytes,
                 )
             )
-            records.end += 1
         records.signal.wake()
         return payload
 

@@ -18,6 +18,7 @@ from ffcompletion.backends.postgres.snapshots import outcome_of
 from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.batch import UNREADABLE, Facts
+from ffcompletion.delivery.buffer import Room
 from ffcompletion.delivery.hub import Selector
 
 __all__ = [
@@ -107,8 +108,8 @@ class Receiver(Protocol):
         ...
 
     @property
-    def room(self) -> int:
-        """How many it can take."""
+    def room(self) -> Room:
+        """What it can take."""
         ...
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:

@@ -21,7 +21,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.delivery.batch import Batch
-from ffcompletion.delivery.buffer import MOST_BYTES, Buffer, weight
+from ffcompletion.delivery.buffer import MOST_BYTES, Buffer, Hand, Room, weight
 from ffcompletion.delivery.hub import Group, Hub, Selector
 from ffcompletion.delivery.tenure import Leased
 
@@ -56,7 +56,6 @@ class Source:
         # What ended without a row in the outbox.
         self._silent: deque[Sequence[CompletionPayload]] = deque()
         self._silent_count = 0
-        self._silent_bytes = 0
         self._buffer = Buffer(limit, weighed=selector.results)
         self._limit = limit
         # Of what ended without a row: filtered (or given already), and undecided.
@@ -82,8 +81,16 @@ class Source:
 
     def deliver(self, payloads: Sequence[CompletionPayload], batch: Batch) -> None:
         """Take them. What does not fit puts this stream behind; nobody else notices."""
-        if not self._buffer.offer(payloads, batch.cursor):
+        if not (self._leaves_half(payloads) and self._buffer.offer(payloads, batch.cursor)):
             self.fall_behind(batch.ids)
+
+    def _leaves_half(self, payloads: Sequence[CompletionPayload]) -> bool:
+        # While it joins, what is stored is still to be read, and to be taken before anything of the buffer.
+        if self._standing.state is not StreamState.JOINING or not payloads:
+            return True
+        if self._buffer.size + len(payloads) > self._limit // 2:
+            return False
+        return not self.selector.results or self._buffer.bytes + weight(payloads) <= MOST_BYTES // 2
 
     def fall_behind(self, in_hand: Sequence[int]) -> None:
         """The rows that are being handed out, and what follows, are not for this stream: it reads what is stored."""
@@ -139,9 +146,9 @@ class Source:
         self.backlog = None if since_ms is None else Backlog(since_ms)
 
     @property
-    def room(self) -> int:
-        """How many it can take of what ended without a row."""
-        return max(0, self._limit - self._silent_count) if self._silent_bytes < MOST_BYTES else 0
+    def room(self) -> Room:
+        """What it can take of what ended without a row."""
+        return self._buffer.room
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
         """Those of the ends that are for it, and were not given to it."""
@@ -156,25 +163,33 @@ class Source:
         if chosen:
             self._silent.append(chosen)
             self._silent_count += len(chosen)
-            self._silent_bytes += weight(chosen)
+            self._keep(len(chosen), weight(chosen))
             self._buffer.wake()
+
+    def _keep(self, items: int, size: int) -> None:
+        """It holds so much more beside its buffer."""
+        self._buffer.beside += items
+        self._buffer.beside_bytes += size
 
     def _take_silent(self) -> Sequence[CompletionPayload]:
         batch = self._silent.popleft()
         self._silent_count -= len(batch)
-        self._silent_bytes -= weight(batch)
+        self._keep(-len(batch), -weight(batch))
         # They have no position of their own: to resume is to go on from the rows taken before.
         cursor = self.cursor
         return [msgspec.structs.replace(payload, cursor=cursor) for payload in batch]
 
     # ── the consumer's side ──────────────────────────────────────────────────────────────────────────────────────
 
-    def take(self) -> Sequence[CompletionPayload]:
+    def take(self) -> Hand:
+        hand = self._buffer.hand(self._take())
+        self._delivered += len(hand.batch)
+        self._read_ahead()
+        return hand
+
+    def _take(self) -> Sequence[CompletionPayload]:
         if self._silent:
-            batch = self._take_silent()
-            self._delivered += len(batch)
-            self._read_ahead()
-            return batch
+            return self._take_silent()
         if self._stored:
             batch = self._take_stored(self._stored[0])
         elif self._buffered:
@@ -185,8 +200,6 @@ class Source:
             batch = ()
         rows = self._given.without_given(batch)
         self._withheld = (self._withheld[0] + len(batch) - len(rows), self._withheld[1])
-        self._delivered += len(rows)
-        self._read_ahead()
         return rows
 
     @property
@@ -195,11 +208,15 @@ class Source:
         return bool(self._buffer.size) and self._standing.state is not StreamState.JOINING
 
     def _take_stored(self, page: StoredPage) -> Sequence[CompletionPayload]:
-        piece = page.take()
+        before = len(page)
+        # So that there is room for the next page before all of this is yielded.
+        piece = page.take(max(1, self._limit // 2))
+        self._keep(len(page) - before, 0)
         if page:
             self._standing.page_taken(piece.upto)
         else:
             self._stored.popleft()
+            self._keep(0, -page.bytes)
             self._standing.page_taken(None)
         self._filtered += piece.filtered
         self._undecided += piece.undecided
@@ -230,16 +247,22 @@ class Source:
 
     def _read_ahead(self) -> None:
         # What was buffered before it fell behind comes first, and is not to be overtaken.
-        if self._reading is None and self._standing.reads and len(self._stored) < _PAGES_AHEAD:
+        if self._reading is None and self._standing.reads and self._may_read:
             self._reading = asyncio.create_task(self._read(), name="ffcompletion-postgres-pages")
+
+    @property
+    def _may_read(self) -> bool:
+        """Whether there is room for a page: one that is read ahead is to be worth reading."""
+        items = self._buffer.room.items
+        return items > 0 if not self._stored else len(self._stored) < _PAGES_AHEAD and items * 4 >= self._limit
 
     async def _read(self) -> None:
         """Keep two pages ready, so that the server works while the consumer does, until the stream is live."""
         standing = self._standing
         try:
-            while len(self._stored) < _PAGES_AHEAD and (step := self._next_read()) is not None:
+            while self._may_read and (step := self._next_read()) is not None:
                 generation = standing.generation
-                page = await self._pages.read(self.selector, step.after, step.upto, step.limit)
+                page = await self._read_page(step)
                 if page is None:
                     return  # closed meanwhile
                 if generation != standing.generation:
@@ -247,10 +270,27 @@ class Source:
                 standing.page_read(step.after, page.reached, rows=bool(page))
                 if page:
                     self._stored.append(page)
+                    self._keep(len(page), page.bytes)
                     self._buffer.wake()
+                crowded = page.reached <= step.after or not (self._buffer.room.bytes or self._buffer.room.alone)
+                if crowded and standing.state is StreamState.JOINING and self._buffer.size:
+                    # A large result: what the hub brought meanwhile is read again behind it.
+                    self.fall_behind(())
+                elif crowded:
+                    return  # until what the consumer has in hand is gone
         finally:
             self._reading = None
             self._buffer.wake()
+
+    async def _read_page(self, step: Read) -> StoredPage | None:
+        room = self._buffer.room
+        if self._standing.state is StreamState.JOINING:
+            room = room.half()
+        self._keep(room.items, room.bytes)
+        try:
+            return await self._pages.read(self.selector, step, room)
+        finally:
+            self._keep(-room.items, -room.bytes)
 
     def _next_read(self) -> Read | None:
         tracker = self._reader.tracker

@@ -21,7 +21,7 @@ from ffcompletion.backends.valkey.index import IndexPage, TerminalIndex
 from ffcompletion.backends.valkey.options import Settings
 from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, Reconciliation
 from ffcompletion.backends.valkey.source import Source
-from ffcompletion.backends.valkey.states import Counters
+from ffcompletion.backends.valkey.states import Counters, Denied
 from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
@@ -263,24 +263,20 @@ class Reconciler:
         if backlog is None or source.closed:
             self._behind.pop(source, None)
             return
-        page, pending = await self._pending(backlog, source.room)
-        joining = page.complete and len(pending) <= source.room // 2
+        page, pending = await self._pending(backlog, source.room.items)
+        joining = page.complete and len(pending) <= source.room.items // 2
         if joining:
             # From now on it takes what is announced; what the index holds beyond that is read once more.
             source.join()
-            page, pending = await self._pending(backlog, source.room)
-        piece = pending[: source.room]
+            page, pending = await self._pending(backlog, source.room.items)
+        piece = pending[: source.room.items]
         if source.selector.results:
             piece = piece[: await self._filtering.fitting([name for name, _ in piece])]
-        payloads, _ = await self._index.payloads([Candidate(*entry) for entry in piece])
-        if joining:
-            received = {execution_id for batch in source.received for execution_id in batch.ids}
-            payloads = [payload for payload in payloads if payload.execution_id not in received]
-        batch, denied = await self._filtering.select(source.selector, payloads)
-        if joining:
-            # While it was being decided, more was announced.
-            received = {execution_id for batch in source.received for execution_id in batch.ids}
-            batch = [payload for payload in batch if payload.execution_id not in received]
+        batch, denied = await self._select(source, piece)
+        while len(piece) > 1 and not source.fits(batch):
+            # Results that are larger than was said, or whose sizes we may not ask for.
+            piece = piece[: len(piece) // 2]
+            batch, denied = await self._select(source, piece)
         all_of_it = joining and page.complete and len(piece) == len(pending)
         if source.recovered(batch, denied, all_of_it=all_of_it):
             # Not beyond the moment of asking: what is written while the keys are read has a higher score, and may be
@@ -288,6 +284,13 @@ class Reconciler:
             backlog.delivered(piece, min(_reached(piece, pending, page), page.asked_ms - 1 - self._clocks_ms))
         self._behind.pop(source, None)
         source.request()
+
+    async def _select(self, source: Source, piece: Sequence[Entry]) -> tuple[Sequence[CompletionPayload], Denied]:
+        """What of these is for the stream and was not announced to it since it began to join; and what is not."""
+        payloads, _ = await self._index.payloads([Candidate(*entry) for entry in piece])
+        batch, denied = await self._filtering.select(source.selector, source.without_received(payloads))
+        # While it was being decided, more was announced.
+        return source.without_received(batch), denied
 
     async def _pending(self, backlog: Backlog, room: int) -> tuple[IndexPage, Sequence[Entry]]:
         """A page, and what of it the stream is missing; something, unless there is nothing beyond."""
