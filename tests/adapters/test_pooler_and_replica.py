@@ -13,6 +13,7 @@ import pytest
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
 from tests.worlds import PostgresWorld, done, eventually, nothing, some
+from tests.worlds.proxy import proxied
 from tests.worlds.servers import pgbouncer, standby_of
 from tests.worlds.templates import postgres
 
@@ -42,6 +43,31 @@ async def test_a_transaction_pooler_is_noticed_and_polled(
     async with PostgresBackend(bouncer, poll_interval=0) as backend:
         with pytest.raises(ffc.Unavailable, match="polling is turned off"):
             await backend.subscribe_completions()
+    await world.close()
+
+
+async def test_a_listener_that_is_deaf_after_a_reconnect_is_no_connection_without_polling(
+    bouncer: str, postgres18_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody puts a pooler in between: it is said and tried again, and nothing is lost once the way is direct."""
+    world = PostgresWorld(18, postgres18_url)
+    await world.reset()
+    info = psycopg.conninfo.conninfo_to_dict(postgres18_url)
+    direct = f"{info['host']}/.s.PGSQL.{info['port']}"
+    deaf = ("127.0.0.1", int(psycopg.conninfo.conninfo_to_dict(bouncer)["port"] or 0))
+    with proxied(direct) as proxy:
+        url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
+        async with PostgresBackend(url, poll_interval=0) as backend, ffc.subscribe(backend) as stream:
+            proxy.lead_to(deaf)
+            proxy.cut()
+            await eventually(lambda: "polling is turned off" in caplog.text, 20)
+            assert backend.stats().state is ffc.BackendState.RECONNECTING
+            items = [done() for _ in range(20)]
+            await world.announce(*items)
+            proxy.lead_to(direct)
+            proxy.cut()
+            assert [p.execution_id for p in await some(stream, 20)] == [i.execution_id for i in items]
+            assert backend.stats().state is ffc.BackendState.LIVE
     await world.close()
 
 

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
 from ffcompletion.backends.postgres.changes import Changes
-from ffcompletion.backends.postgres.silent import Delivered, End, Silent
+from ffcompletion.backends.postgres.silent import DecidedEnds, End, Silent
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.producers import install
@@ -132,6 +132,24 @@ async def test_a_row_that_comes_later_for_the_same_completion_is_not_delivered_a
         assert stream.stats().filtered == 1
         await server.sql(row, (partition, bare, at_ms + 60_000))
         assert (await first(stream)).execution_id == item.execution_id
+
+
+async def test_a_row_whose_record_was_found_first_and_is_anothers_is_delivered(server: PostgresWorld) -> None:
+    """The end that a filter did not admit takes nothing away from the tenant that the row names."""
+    item = done(namespace="b", flow_id=None)
+    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend:
+        async with ffc.subscribe(backend, A) as mine, ffc.subscribe(backend, ffc.ScannerFilter("b")) as theirs:
+            await server.begins(item)
+            at_ms = await cancel(server, item)
+            assert (await first(theirs)).produced_at_ms == at_ms
+            await eventually(lambda: mine.stats().filtered == 1)
+            partition, _, bare = item.execution_id[4:].partition("}:")
+            await server.sql(
+                "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, namespace, occurred_at_ms)"
+                " VALUES (%s, %s, 'success', 'a', %s)",
+                (partition, bare, at_ms),
+            )
+            assert (await first(mine)).execution_id == item.execution_id
 
 
 async def test_results_of_what_ended_in_silence(server: PostgresWorld) -> None:
@@ -305,17 +323,19 @@ def test_only_partitions_that_were_written_to_are_looked_at_once_looking_is_dear
 
 def test_a_stream_is_given_each_end_once_and_no_row_for_it() -> None:
     """Not what ended before it was opened; not the row of the same time; its own memory is bounded."""
-    given = Delivered(10_000)
+    given = DecidedEnds(10_000)
     ends = [end("{fp:0}:a", 5_000), end("{fp:0}:b", 10_001)]
     mine = given.wanted(ends)
     assert names(mine) == ["{fp:0}:b"]
-    given.give(mine)
+    given.decide(mine, ())
     assert given.wanted(ends) == []
     assert names(given.wanted([end("{fp:0}:b", 10_500)])) == ["{fp:0}:b"]
     row = CompletionPayload(ExecutionId("{fp:0}:00000000-0000-4000-8000-000000000000"), "cancelled", None, 10_001)
-    given.give([end(row.execution_id, 10_003)])
+    given.decide([end(row.execution_id, 10_003)], ())
+    assert given.without_given([row]) == [row], "its filter did not admit the record; the row decides for itself"
+    given.decide([end(row.execution_id, 10_003)], [row])
     assert given.without_given([row]) == []
     others = [CompletionPayload(row.execution_id, "cancelled", None, 10_100)]
     assert given.without_given(others) is others
-    given.give(end(f"{{fp:0}}:{number}", 1) for number in range(200_000))
+    given.decide((end(f"{{fp:0}}:{number}", 1) for number in range(200_000)), ())
     assert names(given.wanted([end("{fp:0}:b", 10_001)])) == ["{fp:0}:b"]

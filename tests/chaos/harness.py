@@ -143,11 +143,16 @@ class Chaos(ABC):
         for ledger in self.ledgers:
             ledger.settle(everything)
             await asyncio.sleep(0)
-        end = time.monotonic() + self.patience_s
-        while any(ledger.lost and not ledger.may_lose for ledger in self.ledgers) and time.monotonic() < end:
+        # A consumer that is behind gets the time that it needs; one that stands still is waited for so long.
+        waited_for = [ledger for ledger in self.ledgers if not ledger.may_lose]
+        missing, since = sum(ledger.lost for ledger in waited_for), time.monotonic()
+        while missing and time.monotonic() < since + self.patience_s:
             await asyncio.sleep(0.2)
             for ledger in self.ledgers:
                 ledger.look_again()
+            before, missing = missing, sum(ledger.lost for ledger in waited_for)
+            if missing < before:
+                since = time.monotonic()
         for task in self.consumers:
             task.cancel()
         await asyncio.gather(*self.consumers, return_exceptions=True)

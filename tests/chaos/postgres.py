@@ -21,7 +21,7 @@ from tests.chaos.harness import Chaos, Fault
 from tests.chaos.ledger import Ledger
 from tests.chaos.poison import Held, kind_of, poisons
 from tests.worlds.proxy import Proxy
-from tests.worlds.templates import engine_schema, postgres
+from tests.worlds.templates import ENGINE_PARTITIONS, engine_schema, postgres
 
 WRITERS = 16
 ONE_ROW = (
@@ -68,7 +68,7 @@ class PostgresChaos(Chaos):
         self.name = f"PostgreSQL {version}, {WRITERS} writers" + (", SQL_ASCII" if any_bytes else "")
         self.writer_pause_s = pause_s
         self.any_bytes = any_bytes
-        self.server = postgres("max_connections=200", version=version)
+        self.server = postgres("max_connections=200", version=version, partitions=ENGINE_PARTITIONS)
         self.url = self.server.url
         self.database = "postgres"
         if any_bytes:

@@ -25,7 +25,7 @@ from ffcompletion.contract.diagnosis import Finding, Verdict, exit_status
 from ffcompletion.doctor import examine
 from tests.doors.test_cli import FFC, raw_valkey
 from tests.worlds.servers import free_ports, pgbouncer, standby_of
-from tests.worlds.templates import postgres
+from tests.worlds.templates import ENGINE_PARTITIONS, postgres
 
 pytestmark = pytest.mark.timeout(150)
 OK, NOTE, WARNING, FAILURE = Verdict.OK, Verdict.NOTE, Verdict.WARNING, Verdict.FAILURE
@@ -41,7 +41,7 @@ def sql(url: str, *texts: str) -> list[tuple[Any, ...]]:
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
     """A server of its own with the engine's tables: what is wrong with it is the test's doing alone."""
-    with postgres(version=18) as server:
+    with postgres(version=18, partitions=ENGINE_PARTITIONS) as server:
         sql(server.url, "ANALYZE")
         yield server.url
 

@@ -25,6 +25,7 @@ from ffcompletion.backends.valkey.connection import Client, make_client
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.protocols import Backend
+from tests.worlds.emptying import empty
 
 FLOW = "a76a8496-6e9c-457a-8727-b5169796f3cd"
 _numbers = itertools.count(1)
@@ -217,8 +218,7 @@ class PostgresWorld(World):
 
     @override
     async def reset(self) -> None:
-        await self.sql("DELETE FROM ff_completion_event")
-        await self.sql("DELETE FROM ff_exec_core")
+        empty(self.url)
 
     @override
     async def forget(self) -> None:

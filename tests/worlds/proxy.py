@@ -80,6 +80,10 @@ class Proxy:
         """Drop every connection; new ones are welcome."""
         self._call(self._cut())
 
+    def lead_to(self, target: tuple[str, int] | str) -> None:
+        """Where connections lead from now on; those that there are stay."""
+        self._target = target
+
     def refuse(self, refusing: bool = True) -> None:
         """Close new connections at once."""
         self._refusing = refusing

@@ -8,7 +8,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,25 +19,39 @@ import trustme
 
 from ffcompletion import embedded
 from ffcompletion.embedded import Server
+from ffcompletion.guardian import dismiss, guarded
 from tests.worlds.templates import postgres
 
 
 def standby_of(primary: Server) -> Server:
     """A streaming replica of an embedded Postgres, made with the same installation's pg_basebackup."""
     program, user = Path(primary._command[0]), primary._user
-    directory = Path(tempfile.mkdtemp(prefix="ffcompletion-pg-"))
-    if user is not None:
-        shutil.chown(directory, user)
-        directory.chmod(0o711)
-    backup = [str(program.with_name("pg_basebackup")), "-D", str(directory / "data"), "-R", "-c", "fast", "--no-sync"]
-    subprocess.run(
-        [*backup, "-h", str(primary.directory), "-U", "postgres"],
-        check=True, capture_output=True, cwd=directory, user=user, extra_groups=[] if user else None, timeout=60,
-    )  # fmt: skip
+    directory, guardian = guarded("ffcompletion-pg-", signal.SIGINT)
+    try:
+        if user is not None:
+            shutil.chown(directory, user)
+            directory.chmod(0o711)
+        backup = [
+            str(program.with_name("pg_basebackup")),
+            "-D",
+            str(directory / "data"),
+            "-R",
+            "-c",
+            "fast",
+            "--no-sync",
+        ]
+        subprocess.run(
+            [*backup, "-h", str(primary.directory), "-U", "postgres"],
+            check=True, capture_output=True, cwd=directory, user=user, extra_groups=[] if user else None, timeout=60,
+        )  # fmt: skip
+    except BaseException:
+        dismiss(directory, guardian)
+        raise
     old, new = str(primary.directory), str(directory)
     # The program itself may lie below the primary's directory, and stays there.
     command = [str(program), *(word.replace(old, new) for word in primary._command[1:])]
-    return Server("postgres", primary.url.replace(old, new), directory, command, signal.SIGINT, user).start()
+    url = primary.url.replace(old, new)
+    return embedded._started(Server("postgres", url, directory, command, signal.SIGINT, user, guardian))
 
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,46 +18,85 @@ from ffcompletion import embedded
 from ffcompletion.embedded import Server
 from tests import TESTS
 
+# As many partitions as the engine makes. Each session that reads them all pays for each of them once, so what is not about
+# their number has fewer.
+ENGINE_PARTITIONS = 256
+FEW_PARTITIONS = 16
 ENGINE_SQL = (TESTS / "data" / "engine.sql").read_text()
 # Beside pytest's own cache, and ignored by git as that is.
 CACHE = TESTS.parent / ".pytest_cache" / "postgres"
 
 
-def engine_schema(url: str) -> None:
+def _engine_sql(partitions: int) -> str:
+    return ENGINE_SQL.replace("MODULUS 256", f"MODULUS {partitions}").replace("0..255", f"0..{partitions - 1}")
+
+
+def engine_schema(url: str, partitions: int = ENGINE_PARTITIONS) -> None:
     """The engine's tables, as tests write them."""
     with psycopg.connect(url, autocommit=True) as conn:
         if conn.execute("SELECT to_regclass('ff_completion_event')").fetchone() == (None,):
-            conn.execute(ENGINE_SQL.encode())
+            conn.execute(_engine_sql(partitions).encode())
 
 
-def postgres(*options: str, version: int = 18) -> Server:
+def postgres(*options: str, version: int = 18, partitions: int = FEW_PARTITIONS) -> Server:
     """``embedded.postgres`` with the engine's tables, from a template that the first caller makes."""
-    return embedded._postgres(partial(_unpack, version), options, version)
+    return embedded._postgres(partial(_unpack, version, partitions), options, version, place=_placed)
 
 
-def _unpack(version: int, _install: Path, directory: Path, user: str | None) -> None:
-    with _template(version).open("rb") as archive:
-        # As root each file keeps its owner, who is the one that the server runs as.
-        subprocess.run(["tar", "-xzf", "-"], stdin=archive, cwd=directory, check=True)
+def _unpack(version: int, partitions: int, _install: Path, directory: Path, user: str | None) -> None:
+    # As root each file keeps its owner, who is the one that the server runs as.
+    subprocess.run(["tar", "-xf", str(_template(version, partitions))], cwd=directory, check=True)
     if user is not None:
         shutil.chown(directory / "data", user)
 
 
-def _template(version: int) -> Path:
+def _template(version: int, partitions: int) -> Path:
     """An archive for this wheel, this user and these tables; made once, however many processes want it."""
-    program = embedded.postgres_program("postgres", version)
-    facts = f"{program} {program.stat().st_mtime_ns} {os.getuid()} {ENGINE_SQL}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    path = CACHE / f"{version}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.tar.gz"
-    with (CACHE / f"{version}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
+    wheel = embedded.postgres_program("postgres", version)
+    facts = f"{wheel} {wheel.stat().st_mtime_ns} {os.getuid()} {_engine_sql(partitions)}"
+    path = CACHE / f"{version}-{partitions}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.tar"
+    with _once(path) as wanted:
+        if wanted:
             with embedded.postgres(version=version) as server:
-                engine_schema(server.url)
+                engine_schema(server.url, partitions)
                 server.stop()
-                # Under its own name only when it is whole. Quickly packed rather than small.
+                # Most of a new cluster is one segment of empty log.
+                program = str(Path(server._command[0]).with_name("pg_resetwal"))
+                reset = [program, "--wal-segsize=1", str(server.directory / "data")]
+                user = server._user
+                subprocess.run(
+                    reset, check=True, capture_output=True, cwd=server.directory, user=user,
+                    extra_groups=[] if user else None,
+                )  # fmt: skip
+                # Under its own name only when it is whole.
                 half = path.with_suffix(".half")
-                pack = ["tar", "--use-compress-program", "gzip -1", "-cf", str(half), "data"]
-                subprocess.run(pack, cwd=server.directory, check=True)
+                subprocess.run(["tar", "-cf", str(half), "data"], cwd=server.directory, check=True)
                 half.rename(path)
     return path
+
+
+def _placed(install: Path, directory: Path, user: str | None) -> Path:
+    """Where the wheel is out of the server's user's reach: one copy for all servers, if the cache is within it."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if user is None or embedded._reachable(install) or not embedded._reachable(CACHE):
+        return embedded._placed(install, directory, user)
+    shutil.chown(directory, user)
+    directory.chmod(0o711)
+    facts = f"{install} {(install / 'bin' / 'postgres').stat().st_mtime_ns}"
+    site = CACHE / f"site-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    with _once(site) as wanted:
+        if wanted:
+            half = site.with_suffix(".half")
+            shutil.rmtree(half, ignore_errors=True)
+            embedded._copied(install, half)
+            half.rename(site)
+    return site / install.parent.name / install.name
+
+
+@contextlib.contextmanager
+def _once(path: Path) -> Iterator[bool]:
+    """Whether it is still to be made, while nobody else makes it."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not path.exists()

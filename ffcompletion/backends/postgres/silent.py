@@ -24,7 +24,7 @@ from ffcompletion.delivery.hub import Selector
 __all__ = [
     "SLACK_MS",
     "Backlog",
-    "Delivered",
+    "DecidedEnds",
     "End",
     "EndRow",
     "Receiver",
@@ -113,7 +113,7 @@ class Receiver(Protocol):
         ...
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
-        """Those of the ends that are for it, and were not given to it."""
+        """Those of the ends that are for it, and were not decided for it."""
         ...
 
     def found(self, ends: Sequence[End], chosen: Sequence[CompletionPayload], withheld: tuple[int, int], /) -> None:
@@ -172,28 +172,30 @@ class Silent:
 
 
 @final
-class Delivered:
-    """The ends that one stream has been given: each once, and no row for the same completion afterwards. Bounded."""
+class DecidedEnds:
+    """The ends that were decided for one stream: each once, and no row for one that it was given. Bounded.
+
+    An end that its filter did not admit says nothing of a row that comes later: row and record may name different
+    namespaces, and the row decides for itself.
+    """
 
     __slots__ = ("_ends", "_opened_ms")
 
     def __init__(self, opened_ms: int) -> None:
         """``opened_ms``: what ended before is not for this stream."""
         self._opened_ms = opened_ms
-        self._ends: OrderedDict[str, int] = OrderedDict()
+        # When it ended, and whether the stream was given it.
+        self._ends: OrderedDict[str, tuple[int, bool]] = OrderedDict()
 
     def wanted(self, ends: Sequence[End]) -> list[End]:
-        """Those of the ends that are for this stream, and were not given to it."""
-        return [
-            end
-            for end in ends
-            if end.at_ms >= self._opened_ms - _JUST_BEFORE_MS and self._ends.get(end.name) != end.at_ms
-        ]
+        """Those of the ends that are for this stream, and were not decided for it."""
+        return [end for end in ends if end.at_ms >= self._opened_ms - _JUST_BEFORE_MS and not self._is_decided(end)]
 
-    def give(self, ends: Iterable[End]) -> None:
-        """They are given."""
+    def decide(self, ends: Iterable[End], chosen: Iterable[CompletionPayload]) -> None:
+        """They are decided; the stream is given the chosen ones."""
+        given = {payload.execution_id for payload in chosen}
         for end in ends:
-            self._ends[end.name] = end.at_ms
+            self._ends[end.name] = (end.at_ms, end.name in given)
             self._ends.move_to_end(end.name)
         while len(self._ends) > _REMEMBERED:
             self._ends.popitem(last=False)
@@ -205,6 +207,10 @@ class Delivered:
         rest = [payload for payload in payloads if not self._is_given(payload)]
         return payloads if len(rest) == len(payloads) else rest
 
+    def _is_decided(self, end: End) -> bool:
+        known = self._ends.get(end.name)
+        return known is not None and known[0] == end.at_ms
+
     def _is_given(self, payload: CompletionPayload) -> bool:
-        at_ms = self._ends.get(payload.execution_id)
-        return at_ms is not None and abs(payload.produced_at_ms - at_ms) <= SLACK_MS
+        known = self._ends.get(payload.execution_id)
+        return known is not None and known[1] and abs(payload.produced_at_ms - known[0]) <= SLACK_MS

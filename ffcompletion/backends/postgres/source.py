@@ -14,7 +14,7 @@ from typing import Final, final
 import msgspec
 
 from ffcompletion.backends.postgres.outbox import Outbox, Pages, StoredPage, Stream
-from ffcompletion.backends.postgres.silent import Backlog, Delivered, End
+from ffcompletion.backends.postgres.silent import Backlog, DecidedEnds, End
 from ffcompletion.backends.postgres.spans import union
 from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
 from ffcompletion.contract.cursor import StreamCursor
@@ -52,7 +52,7 @@ class Source:
         self.selector: Selector = selector
         self.backlog: Backlog | None = None
         """Ends that are still to be looked for on behalf of this stream alone."""
-        self._given = Delivered(0)
+        self._ends = DecidedEnds(0)
         # What ended without a row in the outbox.
         self._silent: deque[Sequence[CompletionPayload]] = deque()
         self._silent_count = 0
@@ -142,7 +142,7 @@ class Source:
 
     def opened(self, server_ms: int, since_ms: int | None) -> None:
         """When it was opened, by the server's clock; ``since_ms``: ends from then on were missed before, and are wanted."""
-        self._given = Delivered(server_ms if since_ms is None else since_ms)
+        self._ends = DecidedEnds(server_ms if since_ms is None else since_ms)
         self.backlog = None if since_ms is None else Backlog(since_ms)
 
     @property
@@ -151,14 +151,14 @@ class Source:
         return self._buffer.room
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
-        """Those of the ends that are for it, and were not given to it."""
-        return self._given.wanted(ends)
+        """Those of the ends that are for it, and were not decided for it."""
+        return self._ends.wanted(ends)
 
     def found(self, ends: Sequence[End], chosen: Sequence[CompletionPayload], withheld: tuple[int, int], /) -> None:
         """These ends were decided: what it admits of them, and how many are filtered and undecided."""
         if self.closed:
             return
-        self._given.give(ends)
+        self._ends.decide(ends, chosen)
         self._withheld = (self._withheld[0] + withheld[0], self._withheld[1] + withheld[1])
         if chosen:
             self._silent.append(chosen)
@@ -198,7 +198,7 @@ class Source:
                 self._standing.drained()
         else:
             batch = ()
-        rows = self._given.without_given(batch)
+        rows = self._ends.without_given(batch)
         self._withheld = (self._withheld[0] + len(batch) - len(rows), self._withheld[1])
         return rows
 

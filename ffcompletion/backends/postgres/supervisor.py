@@ -201,8 +201,7 @@ class Supervisor:
         self._echoes.restart(time.monotonic())
         if session.polling_reason:
             every = self._settings.poll_interval_s
-            how = f"polling every {every:g} s" if every else "and polling is turned off: nothing will be delivered"
-            self._connection.polling(f"{session.polling_reason}; {how}")
+            self._connection.polling(f"{session.polling_reason}; polling every {every:g} s")
         else:
             self._connection.live()
         self._changed.wake()
