@@ -15,7 +15,7 @@ from ffcompletion.backends.postgres.source import Source as PostgresSource
 from ffcompletion.backends.valkey.source import Source as ValkeySource
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery import buffer
-from ffcompletion.delivery.stream import Subscription
+from ffcompletion.delivery.stream import Subscription as Handle
 from tests.worlds import PostgresWorld, ValkeyWorld, done, eventually
 
 ROOM = 7
@@ -30,8 +30,9 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_source, "MOST_BYTES", BYTES)
 
 
-def held(stream: Subscription) -> list[int]:
+def held(stream: ffc.Subscription) -> list[int]:
     """Sizes of the results that the stream holds, wherever they wait."""
+    assert isinstance(stream, Handle)
     source = stream._source
     assert isinstance(source, PostgresSource | ValkeySource)
     batches: list[Sequence[CompletionPayload]] = [batch for batch, _, _ in source._buffer._queue]
@@ -48,7 +49,7 @@ def held(stream: Subscription) -> list[int]:
 
 
 @contextlib.asynccontextmanager
-async def watched(*streams: Subscription) -> AsyncGenerator[Callable[[], None]]:
+async def watched(*streams: ffc.Subscription) -> AsyncGenerator[Callable[[], None]]:
     """Look at these all the time."""
 
     def look() -> None:
@@ -78,7 +79,7 @@ def results(count: int) -> list[bytes]:
     return [bytes((1, 10, 40, 1, 100, 30, 0)[number % 7] * KIB + 1) for number in range(count)]
 
 
-async def read_all(stream: Subscription, wanted: dict[str, int], look: Callable[[], None]) -> None:
+async def read_all(stream: ffc.Subscription, wanted: dict[str, int], look: Callable[[], None]) -> None:
     """Until all of these have come, each with its result."""
     missing = dict(wanted)
     async with asyncio.timeout(60):

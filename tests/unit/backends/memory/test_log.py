@@ -12,6 +12,7 @@ from typing_extensions import override
 import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.delivery.buffer import MOST_BYTES
+from ffcompletion.delivery.stream import Subscription
 from tests.worlds import done, some
 
 ID = ffc.ExecutionId("{fp:7}:550e8400-e29b-41d4-a716-446655440000")
@@ -87,6 +88,7 @@ async def test_a_consumer_has_no_more_bytes_in_hand_than_a_stream_may_hold() -> 
         sizes: list[int] = []
         for _ in range(8):
             await anext(stream)
+            assert isinstance(stream, Subscription)
             sizes.append(sum(len(item.payload_bytes or b"") for item in stream._hand.batch))
         assert sizes == [len(large) * 3] * 3 + [len(large)] + [len(larger)] * 3 + [len(large)]
 
