@@ -59,7 +59,7 @@ class End(msgspec.Struct, frozen=True, gc=False):
     readable: bool = True
 
 
-# As it is read: partition, bare id, namespace, tags, size, time, flow, phase, cancellation's reason, failure, …
+# As it is read: partition, bare id, namespace, tags, size, time, flow, phase, cancellation's reason, failure, readable.
 EndRow = tuple[
     int, str, str | None, str | None, int | None, int, str | None, str, str | None, str | None, bool
 ]  # fmt: skip
@@ -67,9 +67,9 @@ EndRow = tuple[
 
 def end_of(row: EndRow, *, readable: bool) -> End:
     """The end that this record is."""
-    partition, bare, namespace, tags, size, at_ms, flow, phase, reason, failure, *_ = row
+    partition, bare, namespace, tags, size, at_ms, flow, phase, reason, failure, whole = row
     outcome = outcome_of(None, phase, reason, failure)
-    return End(f"{{fp:{partition}}}:{bare}", at_ms, outcome, flow, namespace, tags, size, readable)
+    return End(f"{{fp:{partition}}}:{bare}", at_ms, outcome, flow, namespace, tags, size, readable and whole)
 
 
 def payload_of(end: End) -> CompletionPayload:
