@@ -15,6 +15,7 @@ from hypothesis import settings
 from ffcompletion import embedded
 from tests.worlds import MemoryWorld, PostgresWorld, ValkeyWorld, World
 from tests.worlds.emptying import forget_connections
+from tests.worlds.forking import close_source
 from tests.worlds.memory import keep_temporary_files_in_memory
 from tests.worlds.templates import ENGINE_PARTITIONS, FEW_PARTITIONS, engine_schema
 from tests.worlds.templates import postgres as postgres_server
@@ -55,6 +56,7 @@ def valkey_url() -> Iterator[str]:
 def pytest_sessionfinish() -> None:
     """What is kept between tests ends with them."""
     forget_connections()
+    close_source()
 
 
 def _postgres(version: int, partitions: int) -> Iterator[str]:

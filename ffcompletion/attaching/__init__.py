@@ -15,11 +15,12 @@ from ffcompletion.attaching.scripts import attach_sql, detach_sql
 from ffcompletion.contract.errors import Unavailable
 
 if TYPE_CHECKING:
-    from ffcompletion.attaching.server import Attached, attach, attached, detach
+    from ffcompletion.attaching.server import Attached, Recorded, attach, attached, detach
 
 __all__ = [
     "Attached",
     "Definition",
+    "Recorded",
     "attach",
     "attach_sql",
     "attached",

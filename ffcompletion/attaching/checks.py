@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
 from psycopg import Connection, sql
 
 from ffcompletion.attaching.definition import Definition, table_parts
-from ffcompletion.attaching.rendering import identifier, table
+from ffcompletion.attaching.rendering import identifier, result_table, table
 from ffcompletion.contract.errors import Unavailable, Validation
 
 __all__ = ["Connected", "check_table", "check_tables_of_ours"]
@@ -42,10 +43,32 @@ def check_tables_of_ours(conn: Connected, schema: str) -> bool:
 
 def check_table(conn: Connected, definition: Definition) -> None:
     """The table is one, ours to attach, and has what is named. Raises ``Validation`` or ``Unavailable``."""
-    shown = definition.table
-    oid = _value(conn, "SELECT to_regclass(%s)::oid", table(definition))
+    oid = _attachable(conn, definition.table, table(definition))
+    types = _columns(conn, definition.table, definition.columns, oid)
+    never_null, kind = types[definition.key]
+    if not never_null:
+        raise Validation("key", f"{definition.key} may be null; a key is NOT NULL and unique")
+    if kind not in _KEYS:
+        raise Validation("key", f"{definition.key} is a {kind}; a key is a whole number, a UUID or a text")
+    if definition.history is None:
+        _unique(conn, definition, oid)
+    _states(conn, definition, oid)
+    if definition.result_table is not None:
+        _results(conn, definition, definition.result_table, kind)
+
+
+def _results(conn: Connected, definition: Definition, shown: str, key_kind: str) -> None:
+    oid = _attachable(conn, shown, result_table(definition) or "")
+    columns = definition.result_columns
+    _, kind = _columns(conn, shown, columns, oid)[columns[0]]
+    if kind != key_kind:
+        raise Validation("result_key", f"{shown}.{columns[0]} is a {kind}, and the key is a {key_kind}")
+
+
+def _attachable(conn: Connected, shown: str, quoted: str) -> int:
+    oid = _value(conn, "SELECT to_regclass(%s)::oid", quoted)
     if oid is None:
-        raise Validation("table", f"{shown} is not there{_similar(conn, definition)}")
+        raise Validation("table", f"{shown} is not there{_similar(conn, shown)}")
     row = conn.execute(
         "SELECT c.relkind::text, c.relpersistence::text, c.relispartition, n.nspname, c.relname,"
         " pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE') FROM pg_class c"
@@ -65,27 +88,21 @@ def check_table(conn: Connected, definition: Definition) -> None:
         raise Validation("table", f"{shown} is a partition; attach the table that it is a part of")
     if not owned:
         raise Unavailable("attach", f"{shown} belongs to {owner}; attach it as that role")
-    _columns(conn, definition, oid)
-    if definition.history is None:
-        _unique(conn, definition, oid)
-    _states(conn, definition, oid)
+    return oid
 
 
-def _columns(conn: Connected, definition: Definition, oid: int) -> None:
+def _columns(conn: Connected, shown: str, columns: Sequence[str], oid: int) -> dict[str, tuple[bool, str]]:
+    """Whether it is never null, and its type, of each column that is there; those that are named must be."""
     rows = conn.execute(
         "SELECT attname, attnotnull, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL) FROM pg_attribute"
         " JOIN pg_type t ON t.oid = atttypid WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         (oid,),
     ).fetchall()
     there = {name: (never_null, kind) for name, never_null, kind in rows}
-    for column in definition.columns:
+    for column in columns:
         if column not in there:
-            raise Validation("column", f"{definition.table} has no column {column!r}; it has {', '.join(there)}")
-    never_null, kind = there[definition.key]
-    if not never_null:
-        raise Validation("key", f"{definition.key} may be null; a key is NOT NULL and unique")
-    if kind not in _KEYS:
-        raise Validation("key", f"{definition.key} is a {kind}; a key is a whole number, a UUID or a text")
+            raise Validation("column", f"{shown} has no column {column!r}; it has {', '.join(there)}")
+    return there
 
 
 def _unique(conn: Connected, definition: Definition, oid: int) -> None:
@@ -136,8 +153,8 @@ def _parts(definition: Definition) -> list[str]:
     return [name] if schema is None else [schema, name]
 
 
-def _similar(conn: Connected, definition: Definition) -> str:
-    schema, name = table_parts(definition.table)
+def _similar(conn: Connected, shown: str) -> str:
+    schema, name = table_parts(shown)
     rows = conn.execute(
         "SELECT quote_ident(nspname) || '.' || quote_ident(relname) FROM pg_class c"
         " JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%%'"

@@ -48,6 +48,11 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     result: str | None = None
     error: str | None = None
     """The result of what did not succeed."""
+    result_table: str | None = None
+    """Where ``result`` and ``error`` are, if not in the table of jobs: one row a job, written with the state, in one
+    transaction and behind it."""
+    result_key: str | None = None
+    """Its column with the job's key; None if it has the same name."""
     tags: Mapping[str, str] = {}
     """Tag → column. The tag ``key`` always has the key's text, ``attachment`` the name."""
     history: str | None = None
@@ -72,7 +77,13 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def _check_names(self) -> None:
         _name("name", self.name)
         table_parts(self.table)
-        for column in self.columns:
+        if self.result_table is not None:
+            table_parts(self.result_table)
+            if self.result is None and self.error is None:
+                raise Validation("result", "of a table of results, the result's column or the error's is needed")
+        elif self.result_key is not None:
+            raise Validation("result_key", "belongs to a result_table")
+        for column in [*self.columns, *self.result_columns]:
             _name("column", column)
         if "key" in self.tags or "attachment" in self.tags:
             raise Validation("tag", "the tags `key` and `attachment` are every job's already")
@@ -81,9 +92,19 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def columns(self) -> list[str]:
-        """Every column that is read, once."""
-        named = [self.key, self.state, self.namespace, self.flow, self.result, self.error, self.history]
-        return list(dict.fromkeys(column for column in [*named, *self.tags.values()] if column is not None))
+        """Every column of the table of jobs that is read, once."""
+        named = [self.key, self.state, self.namespace, self.flow, self.history, *self.tags.values()]
+        if self.result_table is None:
+            named += [self.result, self.error]
+        return list(dict.fromkeys(column for column in named if column is not None))
+
+    @property
+    def result_columns(self) -> list[str]:
+        """Every column that is read of the table of results, its key first; none where there is no such table."""
+        if self.result_table is None:
+            return []
+        named = [self.result_key or self.key, self.result, self.error]
+        return list(dict.fromkeys(column for column in named if column is not None))
 
     def is_pending(self, state: str) -> bool:
         """Whether a job in this state has not finished; "" stands for null."""

@@ -4,8 +4,11 @@ CREATE TABLE IF NOT EXISTS {schema}.ff_attachment (
     relation_schema text NOT NULL,
     relation_name   text NOT NULL,
     definition      jsonb NOT NULL,
-    attached_at     timestamptz NOT NULL DEFAULT now()
+    attached_at     timestamptz NOT NULL DEFAULT now(),
+    -- Whether every job of the table has had its record: then one without came and went unseen.
+    whole           boolean NOT NULL DEFAULT false
 );
+ALTER TABLE {schema}.ff_attachment ADD COLUMN IF NOT EXISTS whole boolean NOT NULL DEFAULT false;
 
 -- The UUID of a job (or, with flow, of the flow that a value stands for); ffcompletion.attached_id says the same.
 CREATE OR REPLACE FUNCTION {schema}.ff_attached_uuid(attachment text, key text, flow boolean DEFAULT false) RETURNS uuid
@@ -86,3 +89,28 @@ END $ff$;
 
 -- Nobody but the triggers announces a job, and they run with their owner's rights.
 REVOKE ALL ON FUNCTION {schema}.ff_attached_record FROM PUBLIC;
+
+-- Records that are pruned or deleted: from then on, a job without one is no news.
+CREATE OR REPLACE FUNCTION {schema}.ff_attached_forgotten() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, {schema}, pg_temp AS $ff$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        UPDATE ff_attachment SET whole = false WHERE whole;
+    ELSE
+        UPDATE ff_attachment SET whole = false
+        WHERE whole AND name IN (SELECT DISTINCT raw_fields->>'attachment' FROM forgotten);
+    END IF;
+    RETURN NULL;
+END $ff$;
+REVOKE ALL ON FUNCTION {schema}.ff_attached_forgotten() FROM PUBLIC;
+DO $ff$ BEGIN
+    IF to_regclass({regclass}) IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = to_regclass({regclass}) AND tgname = 'ff_attached_emptied') THEN
+        -- Before there was one, nobody took note.
+        UPDATE {schema}.ff_attachment SET whole = false;
+        CREATE TRIGGER ff_attached_forgotten AFTER DELETE ON {schema}.ff_exec_core REFERENCING OLD TABLE AS forgotten
+            FOR EACH STATEMENT EXECUTE FUNCTION {schema}.ff_attached_forgotten();
+        CREATE TRIGGER ff_attached_emptied AFTER TRUNCATE ON {schema}.ff_exec_core
+            FOR EACH STATEMENT EXECUTE FUNCTION {schema}.ff_attached_forgotten();
+    END IF;
+END $ff$;

@@ -18,13 +18,17 @@ from ffcompletion.attaching.definition import PENDING_WORDS, Definition, table_p
 
 __all__ = [
     "LOCK",
-    "batch",
     "definition_json",
     "detaching",
+    "facts_of",
     "function_name",
     "identifier",
     "literal",
+    "outcome_of",
+    "result_of",
+    "result_table",
     "shared",
+    "stored_result",
     "table",
     "triggers",
 ]
@@ -49,6 +53,14 @@ def table(definition: Definition) -> str:
     return identifier(name) if schema is None else f"{identifier(schema)}.{identifier(name)}"
 
 
+def result_table(definition: Definition) -> str | None:
+    """The table that its results are in, quoted, where that is another one."""
+    if definition.result_table is None:
+        return None
+    schema, name = table_parts(definition.result_table)
+    return identifier(name) if schema is None else f"{identifier(schema)}.{identifier(name)}"
+
+
 def function_name(name: str) -> str:
     """Of the trigger function and the triggers of an attachment: names may be as long as identifiers."""
     return f"ff_attached_{sha256(name.encode()).hexdigest()[:16]}"
@@ -66,7 +78,8 @@ LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('ffcompletion produ
 def shared(schema: str) -> str:
     """What all attachments share; safe to run again."""
     text = files("ffcompletion.attaching").joinpath("functions.sql").read_text(encoding="utf-8")
-    return text.format(schema=identifier(schema))
+    inside = identifier(schema)
+    return text.format(schema=inside, regclass=literal(f"{inside}.ff_exec_core"))
 
 
 def triggers(definition: Definition, schema: str) -> str:
@@ -90,6 +103,8 @@ def triggers(definition: Definition, schema: str) -> str:
             f"CREATE TRIGGER {identifier(name + '_delete')} AFTER DELETE ON {on}\n"
             f"    FOR EACH ROW EXECUTE FUNCTION {function}();",
         ]
+    if definition.result_table is not None:
+        parts += _results(definition, schema)
     parts.append(
         f"INSERT INTO {identifier(schema)}.ff_attachment (name, relation_schema, relation_name, definition)\n"
         f"SELECT {literal(definition.name)}, n.nspname, c.relname, {literal(definition_json(definition))}::jsonb\n"
@@ -104,9 +119,12 @@ def detaching(definition: Definition, schema: str) -> str:
     """What undoes it: triggers, function, what was recorded, the entry; and, with the last one, what all share."""
     on, name, inside = table(definition), function_name(definition.name), identifier(schema)
     of = f"raw_fields->>'attachment' = {literal(definition.name)}"
+    results = result_table(definition)
     return "\n".join([
         *(f"DROP TRIGGER IF EXISTS {identifier(name + kind)} ON {on};" for kind in ("_insert", "_update", "_delete")),
+        *([] if results is None else [f"DROP TRIGGER IF EXISTS {identifier(name + '_result')} ON {results};"]),
         f"DROP FUNCTION IF EXISTS {inside}.{identifier(name)}();",
+        f"DROP FUNCTION IF EXISTS {inside}.{identifier(name + '_result')}();",
         f"DELETE FROM {inside}.ff_completion_event e USING {inside}.ff_exec_core c WHERE c.{of}\n"
         "    AND e.partition_key = c.partition_key AND e.execution_id = c.execution_id;",
         f"DELETE FROM {inside}.ff_exec_core WHERE {of};",
@@ -114,6 +132,9 @@ def detaching(definition: Definition, schema: str) -> str:
         "DO $detach$ BEGIN",
         f"    IF NOT EXISTS (SELECT FROM {inside}.ff_attachment) THEN",
         f"        DROP TABLE {inside}.ff_attachment;",
+        f"        DROP TRIGGER IF EXISTS ff_attached_forgotten ON {inside}.ff_exec_core;",
+        f"        DROP TRIGGER IF EXISTS ff_attached_emptied ON {inside}.ff_exec_core;",
+        f"        DROP FUNCTION IF EXISTS {inside}.ff_attached_forgotten;",
         f"        DROP FUNCTION {inside}.ff_attached_record;",
         f"        DROP FUNCTION {inside}.ff_attached_id;",
         f"        DROP FUNCTION {inside}.ff_attached_uuid;",
@@ -123,43 +144,7 @@ def detaching(definition: Definition, schema: str) -> str:
     ])  # fmt: skip
 
 
-def batch(definition: Definition, schema: str, after: str, limit: str) -> str:
-    """Records up to ``limit`` jobs whose key lies after ``after`` (SQL, or empty for the first), without announcing.
-
-    One row: how many were read, and the last key, as text. What a trigger has recorded meanwhile stays. When a job has
-    finished is not known: with a time, those that look for ends that nobody announced would take it for one.
-    """
-    key, state = identifier(definition.key), f"format('%s', j.{identifier(definition.state)})"
-    once = f"DISTINCT ON (j.{key}) " if definition.history is not None else ""
-    newest = f", j.{identifier(definition.history)} DESC" if definition.history is not None else ""
-    where = f" WHERE j.{key} > {after}" if after else ""
-    flow = f"format('%s', j.{identifier(definition.flow)})" if definition.flow else "NULL"
-    inside, name = identifier(schema), literal(definition.name)
-    outcome = _outcome(definition, "state")
-    return f"""WITH page AS MATERIALIZED (
-    SELECT {once}j.{key} AS ordered, format('%s', j.{key}) AS key, {state} AS state,
-        {inside}.ff_attached_uuid({name}, format('%s', j.{key})) AS id,
-        {inside}.ff_attached_uuid({name}, nullif({flow}, ''), true) AS flow_id,
-        {_facts(definition, "j")} AS facts,
-        {_result(definition, "j", _outcome(definition, state))} AS result
-    FROM {table(definition)} j{where} ORDER BY j.{key}{newest} LIMIT {limit}
-), known AS (
-    SELECT *, {outcome} AS outcome, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms FROM page
-), recorded AS (
-    INSERT INTO {inside}.ff_exec_core (partition_key, execution_id, flow_id, lifecycle_phase, public_state,
-        cancellation_reason, created_at_ms, terminal_at_ms, result, raw_fields)
-    SELECT get_byte(uuid_send(id), 15), id, flow_id,
-        CASE WHEN outcome IS NULL THEN 'submitted' WHEN outcome = 'cancelled' THEN 'cancelled' ELSE 'terminal' END,
-        CASE WHEN outcome = 'success' THEN 'completed' ELSE coalesce(outcome, 'waiting') END,
-        CASE outcome WHEN 'cancelled' THEN 'requested' END, now_ms, NULL,
-        CASE WHEN outcome IS NOT NULL THEN result END,
-        facts || CASE WHEN outcome IS NULL THEN '{{}}' ELSE jsonb_build_object('attached_outcome', outcome) END
-    FROM known ON CONFLICT (partition_key, execution_id) DO NOTHING
-)
-SELECT count(*), (SELECT key FROM page ORDER BY ordered DESC LIMIT 1) FROM page"""
-
-
-def _outcome(definition: Definition, state: str) -> str:
+def outcome_of(definition: Definition, state: str) -> str:
     """The outcome of a state, NULL while it has not finished."""
     finished = "".join(f" WHEN {literal(s)} THEN {literal(o)}" for s, o in definition.outcomes.items())
     # In parentheses: PL/pgSQL takes the first bare THEN for its own.
@@ -172,7 +157,7 @@ def _pending(definition: Definition, state: str) -> str:
     return f"{read} IN ({', '.join(map(literal, ['', *words]))})"
 
 
-def _facts(definition: Definition, row: str) -> str:
+def facts_of(definition: Definition, row: str) -> str:
     pairs: Mapping[str, str] = {"key": definition.key, **definition.tags}
     tags = ", ".join(
         f"{literal(tag)}, CASE WHEN {row}.{identifier(c)} IS NOT NULL THEN format('%s', {row}.{identifier(c)}) END"
@@ -185,10 +170,28 @@ def _facts(definition: Definition, row: str) -> str:
     return f"jsonb_strip_nulls(jsonb_build_object('namespace', CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END)) || {facts}"
 
 
-def _result(definition: Definition, row: str, outcome: str) -> str:
-    """Bytes: those of a bytea, the text of anything else."""
+def result_of(definition: Definition, row: str, outcome: str) -> str:
+    """Bytes: those of a bytea, the text of anything else. NULL where they are in another table, which tells them itself."""
+    if definition.result_table is not None:
+        return "NULL::bytea"
     good, bad = _bytes(definition.result, row), _bytes(definition.error or definition.result, row)
     return good if good == bad else f"CASE WHEN {outcome} = 'success' THEN {good} ELSE {bad} END"
+
+
+def stored_result(definition: Definition, row: str, outcome: str) -> str:
+    """The same, of a job that was there before: from the other table, where it is in one."""
+    results = result_table(definition)
+    if results is None:
+        return result_of(definition, row, outcome)
+    return f"(SELECT {_either(definition, 'r')} FROM {results} r WHERE r.{_result_key(definition)} = {row}.{identifier(definition.key)} LIMIT 1)"
+
+
+def _either(definition: Definition, row: str) -> str:
+    return f"coalesce({_bytes(definition.result, row)}, {_bytes(definition.error, row)})"
+
+
+def _result_key(definition: Definition) -> str:
+    return identifier(definition.result_key or definition.key)
 
 
 def _bytes(column: str | None, row: str) -> str:
@@ -202,6 +205,30 @@ def _bytes(column: str | None, row: str) -> str:
     )
 
 
+def _results(definition: Definition, schema: str) -> list[str]:
+    """The trigger of the table that results are in: whoever writes both does so in one transaction, the state first."""
+    inside, name = identifier(schema), function_name(definition.name) + "_result"
+    function, results = f"{inside}.{identifier(name)}", result_table(definition)
+    id_ = f"{inside}.ff_attached_uuid({literal(definition.name)}, format('%s', NEW.{_result_key(definition)}))"
+    body = f"""
+BEGIN
+    BEGIN
+        UPDATE {inside}.ff_exec_core c SET result = {_either(definition, "NEW")}
+        WHERE c.execution_id = {id_} AND c.partition_key = get_byte(uuid_send({id_}), 15)
+            AND c.raw_fields->>'attachment' = {literal(definition.name)};
+    EXCEPTION WHEN OTHERS THEN
+        RAISE WARNING 'ffcompletion: %: a result could not be recorded: %', {literal(definition.name)}, SQLERRM;
+    END;
+    RETURN NULL;
+END """
+    return [
+        _definer(function, body),
+        f"DROP TRIGGER IF EXISTS {identifier(name)} ON {results};",
+        f"CREATE TRIGGER {identifier(name)} AFTER INSERT OR UPDATE ON {results}\n"
+        f"    FOR EACH ROW EXECUTE FUNCTION {function}();",
+    ]
+
+
 def _function(definition: Definition, schema: str, function: str) -> str:
     inside, name, q = identifier(schema), literal(definition.name), identifier
     state, key = q(definition.state), q(definition.key)
@@ -210,9 +237,9 @@ def _function(definition: Definition, schema: str, function: str) -> str:
         flow = f"format('%s', {row}.{q(definition.flow)})" if definition.flow else "NULL"
         facts = "facts->>'namespace', facts->'tags'"
         return (
-            f"facts := {_facts(definition, row)};\n"
+            f"facts := {facts_of(definition, row)};\n"
             f"            PERFORM {inside}.ff_attached_record({name}, format('%s', {row}.{key}), {outcome}, {flow}, {facts},\n"
-            f"                CASE WHEN {outcome} IS NOT NULL THEN {_result(definition, row, outcome)} END, {came}, {gone});"
+            f"                CASE WHEN {outcome} IS NOT NULL THEN {result_of(definition, row, outcome)} END, {came}, {gone});"
         )
 
     deleted = "".join(f" WHEN {literal(s)} THEN {literal(o)}" for s, o in definition.deleted.items() if s != "*")
@@ -235,7 +262,7 @@ BEGIN
         END IF;
         IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND format('%s', OLD.{key}) <> format('%s', NEW.{key})) THEN
             -- What had finished stays known; what had not will not any more.
-            IF {_outcome(definition, "before")} IS NULL THEN
+            IF {outcome_of(definition, "before")} IS NULL THEN
             outcome := {gone};
             {record("OLD", "outcome", "false", "true")}
             END IF;
@@ -248,13 +275,13 @@ BEGIN
             RAISE WARNING 'ffcompletion: %: a job without a key is not announced', {name};
             RETURN NULL;
         END IF;
-        outcome := {_outcome(definition, "after")};
+        outcome := {outcome_of(definition, "after")};
         IF outcome IS NULL AND NOT {_pending(definition, "after")} THEN
             RAISE WARNING 'ffcompletion: %: job % has the state %, which no outcome is given for', {name},
                 format('%s', NEW.{key}), left(after, 80);
             RETURN NULL;
         END IF;
-        IF before IS NOT NULL AND outcome IS NOT DISTINCT FROM {_outcome(definition, "before")} THEN
+        IF before IS NOT NULL AND outcome IS NOT DISTINCT FROM {outcome_of(definition, "before")} THEN
             RETURN NULL;
         END IF;
             {record("NEW", "outcome", "before IS NULL", "false")}
@@ -263,6 +290,10 @@ BEGIN
     END;
     RETURN NULL;
 END """
+    return _definer(function, body)
+
+
+def _definer(function: str, body: str) -> str:
     mark = "$ff$"
     while mark in body:
         mark = f"$f{mark[1:]}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ffcompletion.attaching.definition import Definition
-from ffcompletion.attaching.rendering import LOCK, batch, detaching, identifier, shared, triggers
+from ffcompletion.attaching.recording import completed, gone, mended, recorded
+from ffcompletion.attaching.rendering import LOCK, detaching, identifier, shared, triggers
 from ffcompletion.producers import text
 
 __all__ = ["attach_sql", "detach_sql"]
@@ -12,13 +13,15 @@ __all__ = ["attach_sql", "detach_sql"]
 def attach_sql(definition: Definition, *, schema: str = "public") -> str:
     """Everything that ``attach`` would run, but its checks, in one transaction. Raises ``Validation``.
 
-    What is in the table already is recorded in one statement; with a large table run ``attach`` afterwards instead, which
-    does it in batches.
+    What is in the table already is recorded in one go, which keeps writers waiting; with a large table run ``attach``
+    instead, which does it in batches.
     """
     definition.checked()
+    everything = ("", "", "ALL")
     return "\n".join([
         f"-- ffcompletion: attach {definition.table!r} as {definition.name!r}. Safe to run again.",
-        "BEGIN;",
+        # Each statement sees what was committed before it; and creating the triggers has locked out all writers.
+        "BEGIN ISOLATION LEVEL READ COMMITTED;",
         LOCK,
         f"SET LOCAL search_path = {identifier(schema)};",
         text("postgres"),
@@ -26,7 +29,10 @@ def attach_sql(definition: Definition, *, schema: str = "public") -> str:
         "SET LOCAL bytea_output = 'hex';",
         shared(schema),
         triggers(definition, schema),
-        batch(definition, schema, "", "ALL") + ";",
+        recorded(definition, schema, everything, again=True) + ";",
+        mended(definition, schema, everything, None) + ";",
+        gone(definition, schema, None) + ";",
+        completed(definition, schema) + ";",
         "COMMIT;",
         "",
     ])  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final, final
 
@@ -12,13 +12,15 @@ import psycopg
 
 from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours
 from ffcompletion.attaching.definition import Definition
+from ffcompletion.attaching.recorder import Progress, Recorded
+from ffcompletion.attaching.recorder import record as _record
 from ffcompletion.attaching.rendering import (
     LOCK,
-    batch,
     detaching,
     function_name,
     identifier,
     literal,
+    result_table,
     shared,
     table,
     triggers,
@@ -29,16 +31,12 @@ from ffcompletion.contract.errors import NotFound, Transport, Unavailable, Valid
 from ffcompletion.producers import text
 from ffcompletion.urls import scheme_of
 
-__all__ = ["Attached", "Progress", "attach", "attached", "detach"]
-
-Progress = Callable[[int, int], None]
-"""Called after each batch of recording: how many jobs were read, and about how many there are."""
+__all__ = ["Attached", "Progress", "Recorded", "attach", "attached", "detach"]
 
 _OLDEST: Final = 150_000
 # Creating a trigger has to wait for whoever writes to the table, and meanwhile everybody else waits for us.
 _LOCK_MS: Final = 500
 _TRIES: Final = 20
-_BATCH: Final = 5_000
 
 
 @final
@@ -62,27 +60,23 @@ def attach(
     schema: str | None = None,
     record: bool = True,
     progress: Progress | None = None,
-) -> int:
-    """Attach a table of jobs; how many jobs that were there already have been recorded. Safe to run again.
+) -> Recorded:
+    """Attach a table of jobs; what was found in it. Safe to run again.
 
     Our tables, the triggers and the entry come in one transaction, after everything has been checked; what is in the
-    table is recorded afterwards, in batches, without announcing it (``record=False`` leaves that out). ``schema`` is
-    where our tables are or are to be: None is the first of ``search_path``. Cancelled half-way, it may be run again.
-    Raises ``EngineError`` before anything is changed.
+    table is recorded afterwards, in batches, without announcing it (``record=False`` leaves that out). Attached again
+    under the same name, it brings records up to date that no trigger has (disabled, dropped, at fault), and announces
+    each end that was missed, once; a job whose row has vanished meanwhile is told as skipped. ``schema`` is where our
+    tables are or are to be: None is the first of ``search_path``. Cancelled half-way, it may be run again. Raises
+    ``EngineError`` before anything is changed, and ``Unavailable`` when somebody's transaction keeps it from recording.
     """
     definition.checked()
     with _connected(url, "attach") as conn:
         inside = _schema(conn, schema, "attach")
-        for left in range(_TRIES, 0, -1):
-            try:
-                _attach(conn, definition, inside)
-                break
-            except psycopg.errors.LockNotAvailable as exc:
-                if left == 1:
-                    reason = f"{definition.table} is written to by a transaction that does not end"
-                    raise Unavailable("attach", reason) from exc
-                time.sleep(_LOCK_MS / 1000)
-        return _record(conn, definition, inside, progress) if record else 0
+        before = _patiently(conn, definition, inside)
+        if not record:
+            return Recorded()
+        return _record(conn, definition, inside, before, _about(conn, definition), progress)
 
 
 def detach(url: str, name: str, *, schema: str | None = None) -> None:
@@ -99,7 +93,8 @@ def detach(url: str, name: str, *, schema: str | None = None) -> None:
             script = detaching(definition, inside)
             if oid is None:
                 # The table is gone, and its triggers with it.
-                script = "\n".join(line for line in script.splitlines() if not line.startswith("DROP TRIGGER"))
+                of_it = f" ON {table(definition)};"
+                script = "\n".join(line for line in script.splitlines() if not line.endswith(of_it))
             _execute(conn, script)
 
 
@@ -113,7 +108,20 @@ def attached(url: str, *, schema: str | None = None) -> list[Attached]:
         return [each for (name,) in names if (each := _state(conn, inside, name)) is not None]
 
 
-def _attach(conn: Connected, definition: Definition, schema: str) -> None:
+def _patiently(conn: Connected, definition: Definition, schema: str) -> Definition | None:
+    for _ in range(_TRIES - 1):
+        try:
+            return _attach(conn, definition, schema)
+        except psycopg.errors.LockNotAvailable:
+            time.sleep(_LOCK_MS / 1000)
+    try:
+        return _attach(conn, definition, schema)
+    except psycopg.errors.LockNotAvailable as exc:
+        raise Unavailable("attach", f"{definition.table} is written to by a transaction that does not end") from exc
+
+
+def _attach(conn: Connected, definition: Definition, schema: str) -> Definition | None:
+    """What was attached under this name before."""
     with conn.transaction():
         _execute(conn, LOCK)
         installed = check_tables_of_ours(conn, schema)
@@ -128,26 +136,19 @@ def _attach(conn: Connected, definition: Definition, schema: str) -> None:
             _execute(conn, f"SET LOCAL search_path = {identifier(schema)}")
             _execute(conn, text("postgres"))
             _execute(conn, "RESET search_path")
-        _execute(conn, shared(schema))
         _execute(conn, f"SET LOCAL lock_timeout = '{_LOCK_MS}ms'")
+        _execute(conn, shared(schema))
+        if before is not None and (results := result_table(before[0])) not in {None, result_table(definition)}:
+            _execute(
+                conn, f"DROP TRIGGER IF EXISTS {identifier(function_name(definition.name) + '_result')} ON {results}"
+            )
         _execute(conn, triggers(definition, schema))
+    return before[0] if before is not None else None
 
 
-def _record(conn: Connected, definition: Definition, schema: str, progress: Progress | None) -> int:
+def _about(conn: Connected, definition: Definition) -> int:
     row = conn.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = %s", (_oid(conn, definition),)).fetchone()
-    about = max(0, int(row[0])) if row else 0
-    # As the triggers read bytes.
-    _execute(conn, "SET bytea_output = 'hex'")
-    total, after = 0, ""
-    while True:
-        found = conn.execute(_composed(batch(definition, schema, after, str(_BATCH)))).fetchone()
-        count, last = found or (0, None)
-        total += int(count)
-        if progress is not None and count:
-            progress(total, max(about, total))
-        if count < _BATCH or last is None:
-            return total
-        after = literal(last)
+    return max(0, int(row[0])) if row else 0
 
 
 def _state(conn: Connected, schema: str, name: str) -> Attached | None:
@@ -156,8 +157,9 @@ def _state(conn: Connected, schema: str, name: str) -> Attached | None:
         return None
     definition, oid = found
     enabled = conn.execute(
-        "SELECT count(*) FROM pg_trigger WHERE tgrelid = %s AND tgname LIKE %s AND tgenabled <> 'D'",
-        (oid, function_name(name).replace("_", "\\_") + "%"),
+        "SELECT count(*) FROM pg_trigger WHERE (tgrelid = %s OR tgrelid = to_regclass(%s)) AND tgname LIKE %s"
+        " AND tgenabled <> 'D'",
+        (oid, result_table(definition), function_name(name).replace("_", "\\_") + "%"),
     ).fetchone()
     counts = conn.execute(
         _composed(
@@ -166,7 +168,7 @@ def _state(conn: Connected, schema: str, name: str) -> Attached | None:
         )
     ).fetchone()
     jobs, finished = counts or (0, 0)
-    needed = 1 if definition.history is not None else 3
+    needed = (1 if definition.history is not None else 3) + (definition.result_table is not None)
     return Attached(
         definition=definition,
         schema=schema,
@@ -195,7 +197,6 @@ def _there(conn: Connected, schema: str) -> bool:
 
 
 def _oid(conn: Connected, definition: Definition) -> int | None:
-
     row = conn.execute("SELECT to_regclass(%s)::oid", (table(definition),)).fetchone()
     return row[0] if row else None
 

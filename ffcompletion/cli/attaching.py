@@ -52,6 +52,12 @@ def _attach(
     result: Annotated[str | None, typer.Option(metavar="COLUMN")] = None,
     error: Annotated[str | None, typer.Option(metavar="COLUMN", help="The result of what did not succeed.")] = None,
     tag: Annotated[_Pairs, typer.Option(metavar="TAG=COLUMN", help="A tag; repeated.")] = None,
+    result_table: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Where results and errors are, if in another table.")
+    ] = None,
+    result_key: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Its column with the job's key, if named otherwise.")
+    ] = None,
     history: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="A row for each change of state; the newest by this column.")
     ] = None,
@@ -63,6 +69,7 @@ def _attach(
     given: dict[str, object] = {
         "name": name, "table": table, "key": key, "state": state, "namespace": namespace, "flow": flow,
         "result": result, "error": error, "history": history, "pending": pending,
+        "result_table": result_table, "result_key": result_key,
         "outcomes": _pairs("--outcome", outcome), "deleted": _pairs("--deleted", deleted), "tags": _pairs("--tag", tag),
     }  # fmt: skip
     changes = {field: value for field, value in given.items() if value is not None}
@@ -72,10 +79,11 @@ def _attach(
         if sql:
             typer.echo(attach_sql(definition, schema=schema or "public"), nl=False)
             return 0
-        recorded = await asyncio.to_thread(_with_progress, url, definition, schema, record)
+        found = await asyncio.to_thread(_with_progress, url, definition, schema, record)
         typer.echo(
             f"{definition.table} is attached as {definition.name}"
-            + (f"; {recorded} jobs that were there have been recorded" if record else "")
+            + (f"; {found.jobs} jobs that were there have been recorded" if record else "")
+            + (f"; {found.missed} ends that had been missed have been announced" if found.missed else "")
         )
         return 0
 
@@ -154,7 +162,7 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str] | None:
     return pairs
 
 
-def _with_progress(url: str, definition: Definition, schema: str | None, record: bool) -> int:
+def _with_progress(url: str, definition: Definition, schema: str | None, record: bool) -> attaching.Recorded:
     console = Console(stderr=True)
     if not (console.is_terminal and record and sys.stderr.isatty()):
         return attaching.attach(url, definition, schema=schema, record=record)

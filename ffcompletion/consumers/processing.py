@@ -21,6 +21,7 @@ from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease,
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.loops import running_loop
+from ffcompletion.contract.numbers import check_count, check_seconds
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream, Subscription
 from ffcompletion.contract.stats import Lag
@@ -60,8 +61,7 @@ class Checkpointed:
         """The options of ``CheckpointedOptions``; the defaults are here."""
         if lease not in ("none", "raise", "wait"):
             raise Validation("lease", f"{lease!r} is none of none, raise, wait")
-        if not save_interval >= 0:
-            raise Validation("save_interval", "must be at least 0 seconds")
+        save_interval = check_seconds("save_interval", save_interval)
         self._backend = backend
         self._store = store
         self._name = check_text("checkpoint", "the name", name)
@@ -203,8 +203,7 @@ class Checkpointed:
         goes to ``failed``, with the last error; once that has returned it counts as done. Without ``failed`` (and where
         that raises) the error cancels the others and is raised here: nothing is skipped.
         """
-        if concurrency < 1 or attempts < 1:
-            raise Validation("concurrency", "concurrency and attempts must be at least 1")
+        concurrency, attempts = check_count("concurrency", concurrency), check_count("attempts", attempts)
         slots = asyncio.Semaphore(concurrency)
         processed = given_up = 0
 

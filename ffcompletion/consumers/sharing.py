@@ -15,6 +15,7 @@ from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import ResourceExhausted, Unavailable, Validation
 from ffcompletion.contract.loops import running_loop
+from ffcompletion.contract.numbers import check_count
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionStream
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
@@ -135,11 +136,9 @@ class Broadcast(CompletionBackend, AsyncClosing):
     def __init__(self, stream: CompletionStream, *, overflow: Overflow, buffer_size: int) -> None:
         if overflow not in _POLICIES:
             raise Validation("overflow", f"{overflow!r} is none of {', '.join(_POLICIES)}")
-        if buffer_size < 1:
-            raise Validation("buffer_size", "must be at least 1")
         self._stream = stream
         self._overflow = overflow
-        self._limit = buffer_size
+        self._limit = check_count("buffer_size", buffer_size)
         self._queues: dict[_Queue, None] = {}
         self._wanted = asyncio.Event()
         self._ended = False

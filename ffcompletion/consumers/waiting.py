@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Final, TypeVar, final
@@ -15,6 +16,7 @@ from ffcompletion.consumers.watch import Watch, watching
 from ffcompletion.contract.errors import NotFound, ResourceExhausted, StateUnknown, Transport, Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.loops import running_loop
+from ffcompletion.contract.numbers import check_seconds
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader, FlowReader
 
@@ -163,10 +165,9 @@ def _wait(
     poll_interval: float = 1.0,
 ) -> Wait:
     """The options of ``WaitOptions``, checked; the defaults are here."""
-    if timeout is not None and not timeout >= 0:
-        raise Validation("timeout", "must be at least 0 seconds")
-    if not poll_interval > 0:
-        raise Validation("poll_interval", "must be above 0 seconds")
+    if timeout is not None:
+        timeout = check_seconds("timeout", timeout, most=math.inf)
+    poll_interval = check_seconds("poll_interval", poll_interval, above_zero=True, most=math.inf)
     if missing not in ("error", "wait"):
         raise Validation("missing", f"{missing!r} is neither 'error' nor 'wait'")
     if result and not isinstance(backend, ExecutionReader):

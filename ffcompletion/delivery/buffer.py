@@ -201,6 +201,11 @@ class Buffer:
         """Whether all of these fit."""
         return self.fit(batch) == len(batch)
 
+    def keep(self, items: int, size: int) -> None:
+        """The stream holds so much more elsewhere, or less."""
+        self.beside += items
+        self.beside_bytes += size
+
     def hand(self, batch: Sequence[CompletionPayload]) -> Hand:
         """Hand a batch to the consumer, who has yielded all of the one before."""
         self._hand_bytes = weight(batch) if self._weighed else 0

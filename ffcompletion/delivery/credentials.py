@@ -6,24 +6,41 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from ffcompletion.contract.errors import Transport, Validation
 
-__all__ = ["Password", "ask_password", "check_url"]
+__all__ = ["Password", "ask_password", "check_password", "check_url"]
 
 Password: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """The password itself, or what is called for it at each connect: a coroutine function, or a plain one, which runs in a
 thread because it may well ask a vault over the network."""
 
 
-_STRAY_AT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*[/?#].*@", re.DOTALL)
+_AUTHORITY: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*")
 
 
 def check_url(url: str) -> None:
-    """Raises ``Validation`` where part of a password may be taken for a path or an option, and shown in messages."""
-    if _STRAY_AT.match(url):
+    """Raises ``Validation`` for what is no text, and where part of a password may be taken for a path or an
+    option, and shown in messages.
+    """
+    authority = _AUTHORITY.match(url)
+    try:
+        url.encode()
+        if authority is not None:
+            unquote_to_bytes(url).decode()
+    except UnicodeError:
+        # Its own text quotes what it could not read.
+        raise Validation("url", "it holds bytes that are no UTF-8") from None
+    if authority is not None and "@" in url[authority.end() :]:
         raise Validation("url", "an @ after a /, ? or #: percent-encode the password, as in p%2Fw or p%3Fw (@ is %40)")
+
+
+def check_password(password: object) -> None:
+    """Raises ``Validation`` for what is neither a string nor callable."""
+    if not (password is None or isinstance(password, str) or callable(password)):
+        raise Validation("password", f"a string or a callable is needed, not {type(password).__name__}")
 
 
 async def ask_password(password: Password, shown: str) -> str:

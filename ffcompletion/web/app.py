@@ -17,6 +17,7 @@ from typing_extensions import override
 from ffcompletion.consumers.waiting import wait_for_completion
 from ffcompletion.contract.errors import CursorExpired, EngineError, NotFound, Validation
 from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.numbers import check_count, check_seconds
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader
 from ffcompletion.foreign.logs import logger
@@ -63,14 +64,14 @@ def completions_app(
     close. Under uvicorn every answer ends by itself when the server wants to stop; elsewhere call ``stop()``.
     Raises ``Validation`` for options that cannot be.
     """
-    if buffer_size < 1 or max_clients < 1:
-        raise Validation("option", "buffer_size and max_clients must be at least 1")
-    if not (keepalive > 0 and reauthorize > 0 and max_wait >= 0):
-        raise Validation("option", "keepalive and reauthorize must be above 0 seconds, max_wait at least 0")
-    options = _Options(max_clients=max_clients, max_wait=max_wait, keepalive_s=keepalive, reauthorize_s=reauthorize)
-    return CompletionsApp(
-        backend, authorize, Channels(backend, buffer_size=buffer_size, namespaces=namespaces), options
+    options = _Options(
+        max_clients=check_count("max_clients", max_clients),
+        max_wait=check_seconds("max_wait", max_wait),
+        keepalive_s=check_seconds("keepalive", keepalive, above_zero=True),
+        reauthorize_s=check_seconds("reauthorize", reauthorize, above_zero=True),
     )
+    channels = Channels(backend, buffer_size=check_count("buffer_size", buffer_size), namespaces=namespaces)
+    return CompletionsApp(backend, authorize, channels, options)
 
 
 class _Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from ffcompletion.attaching import attach, preset
 from tests import ROOT
 from tests.adapters.test_attach_presets import run, url_of
 from tests.worlds.attaching import database
+from tests.worlds.forking import Interpreter
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def server(postgres18_url: str) -> Iterator[str]:
 
 def example(name: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", f"examples.{name}", *words], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        [*Interpreter(), "-W", "error", "-m", f"examples.{name}", *words], cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 

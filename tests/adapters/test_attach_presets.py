@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 import ffcompletion as ffc
 from ffcompletion.attaching import Definition, attach, attached, detach, preset
 from ffcompletion.attaching.definition import table_parts
+from ffcompletion.attaching.rendering import function_name
 from ffcompletion.backends.postgres import PostgresBackend
 from tests import ROOT
 from tests.worlds.attaching import database, rows, told
@@ -149,6 +153,34 @@ async def test_a_worker_that_is_killed(server: str, attach_preset: psycopg.Conne
     agrees(attach_preset, definition, before)
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_was_missed_is_told_when_it_is_attached_again(
+    server: str, attach_preset: psycopg.Connection, name: str
+) -> None:
+    """The library's own worker finishes its jobs while the triggers are off: each end is told once, as the library says."""
+    definition = preset(name)
+    before = outcomes_by_table(attach_preset, definition)
+    attach(server, definition)
+    table = psycopg.sql.Identifier(*(part for part in table_parts(definition.table) if part))
+    attach_preset.execute(psycopg.sql.SQL("ALTER TABLE {} DISABLE TRIGGER USER").format(table))
+    if name == "procrastinate":
+        # Its own triggers stay.
+        attach_preset.execute("ALTER TABLE procrastinate_jobs ENABLE TRIGGER USER")
+        for kind in ("insert", "update", "delete"):
+            trigger = psycopg.sql.Identifier(f"{function_name(name)}_{kind}")
+            attach_preset.execute(psycopg.sql.SQL("ALTER TABLE {} DISABLE TRIGGER {}").format(table, trigger))
+    run(name, server, "story")
+    assert told(attach_preset) == []
+    ended = [
+        key for key, outcome in outcomes_by_table(attach_preset, definition).items() if outcome and key not in before
+    ]
+    assert ended
+    assert attach(server, definition).missed == len(ended)
+    agrees(attach_preset, definition, before)
+    assert sorted(key for key, _ in told(attach_preset)) == sorted(ended)
+    assert attach(server, definition).missed == 0
+
+
 def test_a_worker_that_deletes_what_has_finished(server: str, attach_preset: psycopg.Connection) -> None:
     """procrastinate with delete_jobs = "successful": the success is told by the deletion, the failure by its state."""
     attach(server, preset("procrastinate"), record=False)
@@ -180,3 +212,27 @@ def test_results_and_tags(server: str, attach_preset: psycopg.Connection) -> Non
     assert b"as it should" in found["failed"][0]
     assert found["success"][1]["task"] == "tests.programs.attach_django_tasks.succeed"
     assert found["success"][1]["queue"] == "default"
+
+
+async def test_what_a_workflow_returned(server: str, attach_preset: psycopg.Connection) -> None:
+    """DBOS's outputs and errors, as DBOS wrote them: told with the end, and of what was there before as well."""
+    for again in (False, True):
+        if again:
+            detach(server, "dbos")
+        attach(server, preset("dbos"))
+        if not again:
+            run("dbos", server, "results")
+        async with PostgresBackend(server) as backend:
+            found = {}
+            for key in ("returns-json", "returns-pickle", "raises"):
+                id_ = ffc.attached_id("dbos", key)
+                done = await ffc.wait_for_completion(backend, id_, timeout=20, result=True)
+                described = await backend.describe_execution(id_)
+                assert described is not None
+                found[key] = done.outcome, described.tags["serialization"], done.payload_bytes or b""
+        assert found["returns-json"] == ("success", "portable_json", b'{"total":42,"said":"\xc3\xa9"}')
+        outcome, serialization, result = found["returns-pickle"]
+        assert (outcome, serialization) == ("success", "py_pickle")
+        assert pickle.loads(base64.b64decode(result)) == {"total": 42, "said": "é"}
+        outcome, serialization, result = found["raises"]
+        assert (outcome, serialization, json.loads(result)["message"]) == ("failed", "portable_json", "as it should")

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.attaching import Definition, attach, attach_sql, attached, detach, detach_sql
+from ffcompletion.attaching import Definition, Recorded, attach, attach_sql, attached, detach, detach_sql
 from ffcompletion.backends.postgres import PostgresBackend
 from tests.worlds.attaching import clean, database, rows, told
 
@@ -168,7 +168,7 @@ def test_a_history_table(url: str, conn: psycopg.Connection) -> None:
         history="id",
         outcomes={"done": "success", "error": "failed"},
     )
-    assert attach(url, definition) == 2
+    assert attach(url, definition).jobs == 2
     assert told(conn) == []
     phases = "SELECT raw_fields->'tags'->>'key', lifecycle_phase FROM ff_exec_core ORDER BY 1"
     assert rows(conn, phases) == [("1", "terminal"), ("2", "submitted")]
@@ -304,10 +304,8 @@ async def test_what_is_there_already_is_recorded_and_not_announced(url: str, con
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        assert (
-            await asyncio.to_thread(attach, url, REPORTS, progress=lambda done, about: seen.append((done, about)))
-            == 12_000
-        )
+        found = await asyncio.to_thread(attach, url, REPORTS, progress=lambda done, about: seen.append((done, about)))
+        assert found == Recorded(jobs=12_000)
     finally:
         ended.set()
         writer.join()
@@ -322,7 +320,7 @@ async def test_what_is_there_already_is_recorded_and_not_announced(url: str, con
     assert wrong == [(0,)]
     assert (attached(url)[0].jobs, attached(url)[0].working) == (12_000, True)
     before = len(told(conn))
-    assert attach(url, REPORTS) == 12_000
+    assert attach(url, REPORTS) == Recorded(jobs=12_000)
     assert (len(told(conn)), attached(url)[0].jobs) == (before, 12_000)
     async with PostgresBackend(url) as backend:
         for key, outcome in ((4, "success"), (5, "failed"), (6, "cancelled")):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncGenerator
 
@@ -17,6 +16,7 @@ from ffcompletion.attaching import Definition, attach, attached, detach
 from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.producers import install, uninstall
 from tests.worlds import PostgresWorld, ValkeyWorld
+from tests.worlds.forking import Interpreter
 
 AT_ONCE = 5
 JOBS = Definition(name="jobs", table="made.jobs", key="id", state="status", outcomes={"done": "success"})
@@ -85,7 +85,7 @@ async def test_processes_that_start_at_once(schema: str) -> None:
         "asyncio.run(main(sys.argv[1]))\n"
     )
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, schema], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen([*Interpreter(), "-c", program, schema], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(AT_ONCE)
     ]
     ended = await asyncio.gather(*(asyncio.to_thread(process.communicate, b"go\n", 60) for process in processes))

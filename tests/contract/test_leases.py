@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +19,7 @@ import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.backends.postgres import PostgresCheckpoints
 from tests.worlds import PostgresWorld
+from tests.worlds.forking import Interpreter
 
 ID = "{fp:7}:550e8400-e29b-41d4-a716-%012d"
 BEGINNING = ffc.StreamCursor.beginning()
@@ -270,7 +270,7 @@ async def test_a_lease_is_gone_with_its_holder_s_process(tmp_path: Path) -> None
         "asyncio.run(main())\n"
     )
     path = tmp_path / "position"
-    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen([*Interpreter(), "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         store = ffc.FileCheckpoints(path)

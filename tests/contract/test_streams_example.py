@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from ffcompletion.backends.valkey.options import Options as ValkeyOptions
 from ffcompletion.embedded import Server
 from ffcompletion.testing import BackendContract, Execution, Options, Subject, fresh
 from tests import ROOT
+from tests.worlds.forking import Interpreter
 from tests.worlds.proxy import Proxy
 
 PROGRAM = ROOT / "examples" / "streams_backend.py"
@@ -115,7 +115,7 @@ async def test_it_runs_as_a_program(server: Server) -> None:
     """As its first lines say."""
     port = server.url.rpartition(":")[2]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(PROGRAM), "127.0.0.1", port, stdout=asyncio.subprocess.PIPE
+        *Interpreter(), str(PROGRAM), "127.0.0.1", port, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     assert await asyncio.wait_for(process.stdout.readline(), 20) == b"listening\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -12,6 +11,7 @@ import pytest
 
 from tests import ROOT
 from tests.doors.test_cli import announce, psql
+from tests.worlds.forking import Interpreter
 
 DOCUMENTS = [
     ROOT / "README.md",
@@ -67,7 +67,7 @@ def test_python_blocks_run(text: str, urls: dict[str, str]) -> None:
     """As a program, warnings being errors."""
     program = _here(text, urls)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [*Interpreter(), "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -76,7 +76,7 @@ def test_python_blocks_run(text: str, urls: dict[str, str]) -> None:
 def test_shell_blocks_run(text: str, urls: dict[str, str]) -> None:
     """Line by line; the tables of the engine are there, so installing producers changes nothing."""
     for line in _here(text, urls).strip().splitlines():
-        command = line.replace("ffcompletion", f"{sys.executable} -m ffcompletion", 1)
+        command = line.replace("ffcompletion", " ".join(Interpreter("-m", "ffcompletion")), 1)
         done = subprocess.run(
             ["bash", "-c", command.replace("?host", "\\?host").replace("&port", "\\&port")],
             capture_output=True,

@@ -10,7 +10,6 @@ import random
 import re
 import signal
 import socket
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 from ffcompletion import ExecutionId
 from tests import ROOT
 from tests.worlds import Done, PostgresWorld, done, eventually
+from tests.worlds.forking import Interpreter
 
 EXAMPLES = ROOT / "examples"
 
@@ -30,7 +30,7 @@ EXAMPLES = ROOT / "examples"
 async def running(*words: str, **environment: str) -> AsyncGenerator[asyncio.subprocess.Process]:
     """A program, killed at the end if it has not ended by itself."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        *Interpreter(), *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **environment}, limit=1 << 20,
     )  # fmt: skip
     try:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,6 +27,7 @@ from ffcompletion.web.board import board_app
 from tests import ROOT
 from tests.doors.test_web import anybody
 from tests.worlds import PostgresWorld, ValkeyWorld, done, eventually
+from tests.worlds.forking import Interpreter
 from tests.worlds.servers import free_ports
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -56,7 +56,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 async def command(*words: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str]]:
     """``ffcompletion …``, and the address that it prints."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "ffcompletion", *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        *Interpreter("-m", "ffcompletion"), *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}, limit=1 << 20,
     )  # fmt: skip
     try:

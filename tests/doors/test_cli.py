@@ -16,8 +16,9 @@ import pexpect
 import pytest
 
 from ffcompletion import embedded
+from tests.worlds.forking import Interpreter
 
-FFC = [sys.executable, "-m", "ffcompletion"]
+FFC = Interpreter("-m", "ffcompletion")
 E = "{fp:7}:550e8400-e29b-41d4-a716-44665544%04d"
 F = "a76a8496-6e9c-457a-8727-b5169796f3cd"
 
@@ -233,5 +234,6 @@ def test_help_and_version() -> None:
     for words in ([], ["tail"], ["wait"], ["demo"], ["producers"], ["producers", "install"]):
         done = subprocess.run([*FFC, *words, "--help"], capture_output=True, text=True, timeout=30, check=True)
         assert "Usage" in done.stdout
-    done = subprocess.run([*FFC, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    plain = [sys.executable, "-m", "ffcompletion", "--version"]
+    done = subprocess.run(plain, capture_output=True, text=True, timeout=30, check=True)
     assert re.fullmatch(r"ffcompletion \d+\.\d+\.\d+\n", done.stdout)

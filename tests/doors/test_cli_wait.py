@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,16 @@ import typer
 
 from ffcompletion.cli.app import partitions_of
 from tests.worlds import Done, PostgresWorld, ValkeyWorld, done, eventually
+from tests.worlds.forking import Interpreter
 
-FFC = f"{sys.executable} -m ffcompletion"
+FFC = Interpreter("-m", "ffcompletion")
 on_servers = pytest.mark.parametrize("world", ["valkey", "postgres18"], indirect=True)
 
 
 async def sh(script: str, *words: str) -> tuple[int, str, str]:
     """Run it as somebody's script; exit status, stdout, stderr."""
     process = await asyncio.create_subprocess_exec(
-        "bash", "-uc", f'ffcompletion() {{ {FFC} "$@"; }}\n{script}', "script", *words,
+        "bash", "-uc", f'ffcompletion() {{ {" ".join(FFC)} "$@"; }}\n{script}', "script", *words,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(), 40)
@@ -79,7 +79,7 @@ async def test_waiting_and_interrupted(world: ValkeyWorld | PostgresWorld) -> No
     """It waits while it runs; Ctrl-C ends it without a word."""
     item = done()
     await world.begins(item)
-    command = [sys.executable, "-m", "ffcompletion", "wait", world.url, item.execution_id]
+    command = [*FFC, "wait", world.url, item.execution_id]
     waiting = [await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE) for _ in range(2)]
 
     async def both_listen() -> bool:
@@ -106,17 +106,35 @@ async def test_tail_from_and_checkpoint(postgres: PostgresWorld, tmp_path: Path)
         assert status == 0, err
         return [json.loads(line) for line in out.splitlines()]
 
+    async def tail_until(last: str, *words: str) -> list[str]:
+        """Interrupted once it has shown this execution; the executions that it has shown."""
+        process = await asyncio.create_subprocess_exec(
+            *FFC, "tail", postgres.url, "--json", *words, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        shown: list[str] = []
+        async with asyncio.timeout(40):
+            while not shown or shown[-1] != last:
+                shown.append(json.loads(await process.stdout.readline())["execution_id"])
+            process.send_signal(signal.SIGINT)
+            rest, _ = await process.communicate()
+        assert (process.returncode, rest) == (0, b"")
+        return shown
+
     lines = await tail("--from", "beginning", "--count", "6")
     assert [line["execution_id"] for line in lines] == ids
-    later = await tail("--from", lines[3]["cursor"], "--timeout", "2")
-    assert [line["execution_id"] for line in later][-2:] == ids[4:]
+    later = await tail_until(ids[5], "--from", lines[3]["cursor"])
+    assert later[-2:] == ids[4:]
     file = str(tmp_path / "checkpoint")
     lines = await tail("--checkpoint", file, "--from", "beginning", "--count", "4")
     assert [line["execution_id"] for line in lines] == ids[:4]
-    await postgres.announce(Done(execution_id=ids[0]))
-    lines = await tail("--checkpoint", file, "--timeout", "2")
-    assert [line["execution_id"] for line in lines][-3:] == [ids[4], ids[5], ids[0]]
-    assert await tail("--checkpoint", file, "--timeout", "1") == []
+    again = Done(execution_id=done().execution_id)
+    await postgres.announce(again)
+    assert (await tail_until(again.execution_id, "--checkpoint", file))[-3:] == [*ids[4:], again.execution_id]
+    # What is shown next is what comes next.
+    newest = done()
+    await postgres.announce(newest)
+    assert await tail_until(newest.execution_id, "--checkpoint", file) == [newest.execution_id]
     status, _, err = await sh('ffcompletion tail "$@"', postgres.url, "--checkpoint", file, "--namespace", "a")
     assert (status, "everything" in err) == (2, True)
     status, _, err = await sh('ffcompletion tail "$@"', postgres.url, "--from", "xyz")

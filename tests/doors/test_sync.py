@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 import ffcompletion as ffc
 from tests import TESTS
 from tests.worlds import Done, MemoryWorld, PostgresWorld, ValkeyWorld, World, done
+from tests.worlds.forking import Interpreter
 from tests.worlds.proxy import Proxy
 
 UNKNOWN = "{fp:9}:550e8400-e29b-41d4-a716-446655440099"
@@ -223,7 +223,7 @@ async def test_not_from_a_coroutine() -> None:
 
 def _start(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", str(PROGRAM), *words],
+        [*Interpreter(), "-W", "error", str(PROGRAM), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

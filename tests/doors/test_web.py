@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,6 +26,7 @@ from ffcompletion.web import CompletionsApp, Grant, completions_app
 from ffcompletion.web.outbox import Outbox
 from tests import ROOT, TESTS
 from tests.worlds import PostgresWorld, ValkeyWorld, done, eventually
+from tests.worlds.forking import Interpreter
 from tests.worlds.servers import free_ports
 
 PROGRAM = TESTS / "programs" / "webservice.py"
@@ -398,7 +398,7 @@ async def test_stop_ends_everything_where_the_server_says_nothing() -> None:
 @asynccontextmanager
 async def program(url: str, port: int) -> AsyncGenerator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(PROGRAM), url, str(port),
+        *Interpreter(), str(PROGRAM), url, str(port),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
@@ -16,6 +15,7 @@ import ffcompletion as ffc
 from ffcompletion import embedded
 from tests import TESTS
 from tests.worlds import PostgresWorld, ValkeyWorld, World, done, eventually, first
+from tests.worlds.forking import Interpreter
 from tests.worlds.proxy import Proxy
 from tests.worlds.templates import postgres
 
@@ -220,7 +220,7 @@ async def test_fork_after_use(valkey_url: str, postgres18_url: str) -> None:
     script = TESTS / "programs" / "forks.py"
     for url in (valkey_url, postgres18_url):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(script), url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *Interpreter(), str(script), url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
         out, _ = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == 0, out.decode()

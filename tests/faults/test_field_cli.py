@@ -16,15 +16,18 @@ import psycopg
 import pytest
 
 from ffcompletion import embedded
-from tests.doors.test_cli import announce
+from tests.doors.test_cli import FFC, announce
 from tests.worlds.proxy import Proxy
+
+# What an interpreter does with its environment is the subject of some.
+PLAIN = [sys.executable, "-m", "ffcompletion"]
 
 ID = "{fp:7}:550e8400-e29b-41d4-a716-446655440000"
 
 
 def run(*words: str, stdout: Any = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ffcompletion", *words],
+        [*(PLAIN if env else FFC), *words],
         stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False, env={**os.environ, **env},
     )  # fmt: skip
 
@@ -76,7 +79,7 @@ def test_tail_says_when_it_is_live_again(kind: str, request: pytest.FixtureReque
     socket = str(psycopg.conninfo.conninfo_to_dict(url).get("host")) + "/.s.PGSQL.5432" if kind != "valkey" else ""
     with Proxy(socket or (host, int(port))) as proxy:
         scheme, path = ("valkey://", "") if kind == "valkey" else ("postgresql://postgres@", "/postgres")
-        words = [sys.executable, "-m", "ffcompletion", "tail", f"{scheme}127.0.0.1:{proxy.port}{path}", "--json"]
+        words = [*FFC, "tail", f"{scheme}127.0.0.1:{proxy.port}{path}", "--json"]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         shown, said = Lines(process.stdout), Lines(process.stderr)
         shown.expect("execution_id", lambda: announce(url, 41))

@@ -39,7 +39,7 @@ def held(stream: ffc.Subscription) -> list[int]:
     batches.append(stream._hand.batch)
     found: list[bytes | None] = []
     if isinstance(source, PostgresSource):
-        batches += source._silent
+        batches += source._found._queue
         for page in source._stored:
             assert isinstance(page, Page)
             found += [result.data for result in (page._answers.results or {}).values()]

@@ -1,4 +1,4 @@
-"""DBOS's own executor: ``schema``, ``story``, ``hang`` or ``recover``."""
+"""DBOS's own executor: ``schema``, ``story``, ``results``, ``hang`` or ``recover``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 
-from dbos import DBOS, DBOSConfig, SetWorkflowID, SetWorkflowTimeout
+from dbos import DBOS, DBOSConfig, SetWorkflowID, SetWorkflowTimeout, WorkflowSerializationFormat
 
 config: DBOSConfig = {
     "name": "attached",
@@ -26,6 +26,18 @@ def succeed() -> str:
 @DBOS.workflow()
 def fail() -> None:
     raise ValueError("as it should")
+
+
+@DBOS.workflow(serialization_type=WorkflowSerializationFormat.PORTABLE)
+def portable(*, fails: bool) -> dict[str, object]:
+    if fails:
+        raise ValueError("as it should")
+    return {"total": 42, "said": "é"}
+
+
+@DBOS.workflow()
+def pickled() -> dict[str, object]:
+    return {"total": 42, "said": "é"}
 
 
 @DBOS.workflow()
@@ -70,9 +82,21 @@ def story() -> None:
     DBOS.delete_workflow(finished.workflow_id)
 
 
+def results() -> None:
+    """What is returned and raised, in each way that it is written down."""
+    with SetWorkflowID("returns-json"):
+        portable(fails=False)
+    with SetWorkflowID("returns-pickle"):
+        pickled()
+    with SetWorkflowID("raises"), contextlib.suppress(Exception):
+        portable(fails=True)
+
+
 DBOS.launch()
 if COMMAND == "story":
     story()
+elif COMMAND == "results":
+    results()
 elif COMMAND == "hang":
     with SetWorkflowID("hangs"):
         hang()

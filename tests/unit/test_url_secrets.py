@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresCheckpoints
+from ffcompletion.doctor import examine
 from ffcompletion.producers import install
 
 PIECES = ["abc{}S3cret@db", "abc{}S3cret@db:6379/0", "1{}S3cret@db/app", "abc{}S3cret@more@db"]
@@ -31,6 +34,26 @@ async def test_a_password_that_is_not_encoded(scheme: str, rest: str, mark: str)
         assert "S3cret" not in f"{error} {error!r} {error.__cause__!r} {error.__context__!r}"
     encoded = f"{scheme}://app:abc%{ord(mark):02X}S3cret%40x@db:6379/0"
     assert "S3cret" not in repr(ffc.connect(encoded))
+
+
+@pytest.mark.parametrize(
+    "rest", ["ab@S3cret@db/x", "S3cret@@db/x", "a@S3cret@one,two/x", "S3cret%FF@db/x", "S3cret\udc80@db/x"]
+)
+async def test_a_password_whose_rest_would_be_a_host_and_one_that_is_no_text(rest: str) -> None:
+    """On Postgres, where libpq takes the first @ for the last; bytes that are no text on both servers."""
+    schemes = ["postgresql"] if rest.count("@") > 1 else ["postgresql", "valkey"]
+    for scheme in schemes:
+        url = f"{scheme}://app:{rest}"
+        with pytest.raises(ffc.Validation, match=r"more than one @|no UTF-8") as caught:
+            ffc.connect(url)
+        with pytest.raises(ffc.Validation, match=r"more than one @|no UTF-8") as examined:
+            await examine(url)
+        for error in (caught.value, examined.value):
+            assert "S3cret" not in f"{error} {error!r} {error.__cause__!r} {traceback.format_exception(error)}".replace(
+                url, ""
+            )
+    assert "S3cret" not in repr(ffc.connect("valkey://app:ab@S3cret@db"))
+    assert "%FF" not in repr(ffc.connect("host=db password=%FF dbname=x")), "no URL, so nothing is encoded"
 
 
 def test_an_option_with_an_at_sign_is_written_encoded() -> None:

@@ -22,6 +22,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.loops import running_loop
+from ffcompletion.contract.numbers import check_count, check_seconds
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
@@ -57,11 +58,9 @@ class MemoryBackend(AsyncClosing):
         setup_timeout: float = 8.0,
         observer: Observer | None = None,
     ) -> None:
-        if retention < 1 or buffer_size < 1 or setup_timeout <= 0:
-            raise Validation("option", "retention ≥ 1, buffer_size ≥ 1 and setup_timeout > 0 are needed")
-        self._buffer_size = buffer_size
-        self._setup_s = setup_timeout
-        self._records = Log(retention)
+        self._buffer_size = check_count("buffer_size", buffer_size)
+        self._setup_s = check_seconds("setup_timeout", setup_timeout, above_zero=True)
+        self._records = Log(check_count("retention", retention))
         self._readers: set[Reader] = set()
         self._observer = contained_observer(observer, log)
         self._state = BackendState.IDLE

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import final
 
-from ffcompletion.contract.errors import EngineError, Transport, Validation
+from ffcompletion.contract.errors import EngineError, Transport
+from ffcompletion.contract.numbers import check_seconds
 
 __all__ = ["Faults"]
 
@@ -37,9 +38,7 @@ class Faults:
 
     def slow(self, seconds: float, /) -> None:
         """Subscribing and questions take so long; beyond ``setup_timeout`` they raise ``Transport``. 0 ends it."""
-        if not seconds >= 0:
-            raise Validation("faults", "must be at least 0 seconds")
-        self._delay_s = seconds
+        self._delay_s = check_seconds("faults", seconds)
 
     def fail(self, error: EngineError | None = None, /) -> None:
         """Subscribing and questions raise this; ``Transport`` if it is not said what. Open streams are not concerned."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar, final
@@ -26,6 +25,7 @@ from ffcompletion.backends.postgres.supervisor import Supervisor
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
+from ffcompletion.contract.numbers import check_count, check_seconds
 from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendStats, Observer
@@ -93,31 +93,19 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         linger: float = 2.0,
         observer: Observer | None = None,
     ) -> None:
-        finite = map(
-            math.isfinite, (poll_interval, buffer_size, setup_timeout, read_timeout, reconcile_interval, linger)
-        )
-        if not all(finite) or (
-            min(reconcile_interval, poll_interval, linger) < 0
-            or buffer_size < 1
-            or setup_timeout <= 0
-            or read_timeout <= 0
-            or pool_size < 2
-        ):
-            raise Validation(
-                "option",
-                "poll_interval, reconcile_interval and linger ≥ 0, buffer_size ≥ 1, pool_size ≥ 2, and timeouts above 0 are needed, all finite",
-            )
+        setup_timeout = check_seconds("setup_timeout", setup_timeout, above_zero=True)
+        linger = check_seconds("linger", linger)
         target = Target(conninfo, setup_timeout, password)
         self._settings = Settings(
             target=target,
             queries=Queries(schema),
-            poll_interval_s=poll_interval,
-            read_timeout_s=read_timeout,
-            buffer_size=buffer_size,
-            reconcile_interval_s=reconcile_interval,
+            poll_interval_s=check_seconds("poll_interval", poll_interval),
+            read_timeout_s=check_seconds("read_timeout", read_timeout, above_zero=True),
+            buffer_size=check_count("buffer_size", buffer_size),
+            reconcile_interval_s=check_seconds("reconcile_interval", reconcile_interval),
         )
         self._given_pool = pool
-        self._pool_size = pool_size
+        self._pool_size = check_count("pool_size", pool_size, 2)
         self._counters = Counters()
         super().__init__(ConnectionState("postgres", log, observer, Backoff()), target.shown, setup_timeout, linger)
 

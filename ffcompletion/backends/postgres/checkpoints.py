@@ -19,6 +19,7 @@ from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.loops import running_loop
+from ffcompletion.contract.numbers import check_seconds
 from ffcompletion.delivery.credentials import Password
 
 __all__ = ["PostgresCheckpoints"]
@@ -62,11 +63,11 @@ class PostgresCheckpoints(AsyncClosing):
         timeout: float = 10.0,
         password: Password | None = None,
     ) -> None:
-        self._target = Target(conninfo, timeout, password)
+        self._timeout_s = check_seconds("timeout", timeout, above_zero=True)
+        self._target = Target(conninfo, self._timeout_s, password)
         names = (table,) if schema is None else (checked("schema", schema), checked("table", table))
         self._table = in_statement(*names)
         self._shown_table = quoted(*names)
-        self._timeout_s = timeout
         self._turn = asyncio.Lock()
         self._conn: Connection | None = None
         self._closed = False

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import socket
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, final
 
@@ -21,7 +21,7 @@ from typing_extensions import override
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN, LIMIT
 from ffcompletion.contract.errors import Validation
-from ffcompletion.delivery.credentials import Password, ask_password, check_url
+from ffcompletion.delivery.credentials import Password, ask_password, check_password, check_url
 
 __all__ = [
     "ONLY_WHEN_ASKED",
@@ -33,6 +33,7 @@ __all__ = [
     "end_task",
     "is_direct",
     "make_ready",
+    "parsed",
     "server_limit",
     "shut_down",
 ]
@@ -69,6 +70,22 @@ class _Owned(AsyncConnection[tuple[Any, ...]]):
             raise
 
 
+def parsed(conninfo: str) -> Mapping[str, str | int | None]:
+    """What a conninfo or URL names. Raises ``Validation``, which quotes nothing of it."""
+    check_url(conninfo)
+    try:
+        given = conninfo_to_dict(conninfo)
+    except psycopg.Error:
+        # The driver's text quotes the conninfo, password included: neither text nor cause may go on.
+        raise Validation(
+            "url", "not a libpq connection string; use postgresql://user@host:5432/database or key=value pairs"
+        ) from None
+    if "://" in conninfo and "@" in str(given.get("host")):
+        # libpq ends the password at the first one; the rest of it would be shown as the host's name.
+        raise Validation("url", "more than one @: percent-encode the password, in which @ is %40")
+    return given
+
+
 @final
 class Target:
     """Where to connect to: any libpq conninfo or ``postgresql://`` URL. Its repr shows no secret."""
@@ -76,14 +93,8 @@ class Target:
     __slots__ = ("_password", "conninfo", "shown")
 
     def __init__(self, conninfo: str, connect_timeout_s: float, password: Password | None = None) -> None:
-        check_url(conninfo)
-        try:
-            given = conninfo_to_dict(conninfo)
-        except psycopg.Error:
-            # The driver's text quotes the conninfo, password included: neither text nor cause may go on.
-            raise Validation(
-                "url", "not a libpq connection string; use postgresql://user@host:5432/database or key=value pairs"
-            ) from None
+        check_password(password)
+        given = parsed(conninfo)
         if not all(port.isdigit() and int(port) < 65_536 for port in str(given.get("port") or "5432").split(",")):
             raise Validation("url", "a port must be a number from 0 to 65535")
         defaults: dict[str, str] = dict(_KEEPALIVES)

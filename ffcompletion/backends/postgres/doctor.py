@@ -8,15 +8,16 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, final
 
 import psycopg
 from psycopg import AsyncConnection, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from ffcompletion.backends.postgres import doctor_queries as ask
+from ffcompletion.backends.postgres.connection import parsed
 from ffcompletion.backends.postgres.doctor_findings import (
     CONNECT_S,
     FREE_QUEUE,
@@ -37,7 +38,6 @@ from ffcompletion.backends.postgres.doctor_findings import (
 )
 from ffcompletion.backends.postgres.holders import HOLDERS, Holder
 from ffcompletion.contract.diagnosis import Finding, Verdict, about_clocks, about_no_encryption
-from ffcompletion.contract.errors import Validation
 
 __all__ = ["checks"]
 
@@ -50,10 +50,7 @@ OK, NOTE, WARNING, FAILURE = Verdict.OK, Verdict.NOTE, Verdict.WARNING, Verdict.
 
 async def checks(url: str, schema: str | None) -> AsyncGenerator[Finding]:
     """Each finding as it comes; ends after the first that makes the rest unanswerable."""
-    try:
-        given = conninfo_to_dict(url)
-    except psycopg.Error:
-        raise Validation("url", "not a libpq connection string") from None
+    given = parsed(url)
     defaults = {"connect_timeout": str(CONNECT_S), "application_name": "ffcompletion doctor"}
     conninfo = make_conninfo(url, **{name: value for name, value in defaults.items() if name not in given})
     shown = f"{given.get('host') or given.get('hostaddr') or 'local socket'}:{given.get('port') or 5432}"
@@ -75,7 +72,7 @@ async def checks(url: str, schema: str | None) -> AsyncGenerator[Finding]:
         conn.pgconn.finish()
 
 
-def _tls(conn: Connection, given: dict[str, Any]) -> Finding:
+def _tls(conn: Connection, given: Mapping[str, object]) -> Finding:
     if conn.pgconn.ssl_in_use:
         mode = given.get("sslmode") or "prefer"
         if mode in ("verify-full", "verify-ca"):

@@ -43,7 +43,7 @@ _LONG_S: Final = 60.0
 OK, NOTE, WARNING, FAILURE = Verdict.OK, Verdict.NOTE, Verdict.WARNING, Verdict.FAILURE
 
 
-def not_connected(exc: BaseException, shown: str, given: dict[str, Any]) -> Finding:
+def not_connected(exc: BaseException, shown: str, given: Mapping[str, object]) -> Finding:
     text, user = first_line(exc), given.get("user") or "<user>"
     state = getattr(exc, "sqlstate", None) or ""
     remedy = f"is a server listening there, and does a firewall let you? pg_isready -h {given.get('host') or 'localhost'} -p {given.get('port') or 5432}"

@@ -7,18 +7,15 @@ from typing import LiteralString, cast
 from psycopg import sql
 
 from ffcompletion.contract.errors import Validation
+from ffcompletion.contract.text import check_text
 
 __all__ = ["checked", "in_statement", "quoted"]
 
 
 def checked(kind: str, name: str) -> str:
     """The name itself. Raises ``Validation`` for what no identifier can be."""
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        size = 0
-    if not size or "\0" in name:
-        raise Validation(kind, f"{name[:80]!r} is no name that Postgres can have")
+    if not check_text(kind, "a name", name):
+        raise Validation(kind, "a name must not be empty")
     return name
 
 

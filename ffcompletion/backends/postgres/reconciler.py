@@ -32,7 +32,7 @@ from ffcompletion.backends.postgres.silent import (
     facts_of,
     payload_of,
 )
-from ffcompletion.backends.postgres.silent_queries import SilentQueries
+from ffcompletion.backends.postgres.silent_queries import ENGINE_PARTITIONS, SilentQueries
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.hub import Group
 from ffcompletion.foreign.logs import logger
@@ -171,7 +171,8 @@ class Reconciler:
             self._say("no index on the records' (partition_key, lane_id, lifecycle_phase): whole partitions are read")
         text, core = self._silent_queries.partitions(), self._queries.core_text
         ((count,),) = await (await conn.execute(text, (core,), prepare=False)).fetchall()
-        self._plan, self._tables = Plan(range(count), lanes), {}
+        # The engine's keys are as many as its partitions; a table that was made with fewer of those has as many keys.
+        self._plan, self._tables = Plan(range(count and max(count, ENGINE_PARTITIONS)), lanes), {}
         self._planned = True
         return self._plan
 

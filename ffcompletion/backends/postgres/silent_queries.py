@@ -7,7 +7,10 @@ from typing import Final, LiteralString, final
 from ffcompletion.backends.postgres.columns import RAW_RECORD, READ_RECORD, READABLE, RECORD, WHOLE
 from ffcompletion.backends.postgres.queries import OWN_MARK, Queries, Query
 
-__all__ = ["SilentQueries"]
+__all__ = ["ENGINE_PARTITIONS", "SilentQueries"]
+
+ENGINE_PARTITIONS: Final = 256
+"""As many partition keys has the engine, whatever the number of tables that they are spread over."""
 
 
 # The words that tell an expiry have no more characters.
@@ -68,7 +71,7 @@ class SilentQueries:
             "SELECT k, l.relid::oid::bigint FROM (SELECT t.relid, m[1]::int AS modulus, m[2]::int AS remainder"
             " FROM pg_partition_tree(to_regclass(%s)) t JOIN pg_class p ON p.oid = t.relid,"
             " regexp_match(pg_get_expr(p.relpartbound, p.oid), 'modulus ([0-9]+), remainder ([0-9]+)') m"
-            " WHERE t.isleaf AND m IS NOT NULL) l, generate_series(0, l.modulus - 1) k"
+            " WHERE t.isleaf AND m IS NOT NULL) l, generate_series(0, greatest(l.modulus, 256) - 1) k"
             " WHERE satisfies_hash_partition(to_regclass(%s)::oid, l.modulus, l.remainder, k::smallint)"
         )
 

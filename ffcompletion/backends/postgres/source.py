@@ -11,15 +11,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, final
 
-import msgspec
-
+from ffcompletion.backends.postgres.found import FoundEnds
 from ffcompletion.backends.postgres.outbox import Outbox, Pages, StoredPage, Stream
-from ffcompletion.backends.postgres.silent import Backlog, DecidedEnds, End
+from ffcompletion.backends.postgres.silent import Backlog, End
 from ffcompletion.backends.postgres.spans import union
 from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
+from ffcompletion.contract.stats import Lag, StreamStats
 from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.buffer import MOST_BYTES, Buffer, Hand, Room, weight
 from ffcompletion.delivery.hub import Group, Hub, Selector
@@ -52,14 +51,9 @@ class Source:
         self.selector: Selector = selector
         self.backlog: Backlog | None = None
         """Ends that are still to be looked for on behalf of this stream alone."""
-        self._ends = DecidedEnds(0)
-        # What ended without a row in the outbox.
-        self._silent: deque[Sequence[CompletionPayload]] = deque()
-        self._silent_count = 0
         self._buffer = Buffer(limit, weighed=selector.results)
+        self._found = FoundEnds(self._buffer, 0)
         self._limit = limit
-        # Of what ended without a row: filtered (or given already), and undecided.
-        self._withheld = (0, 0)
         self._on_close = on_close
         self._group: Group[Stream] | None = None
         self._before = (0, 0)
@@ -88,9 +82,8 @@ class Source:
         # While it joins, what is stored is still to be read, and to be taken before anything of the buffer.
         if self._standing.state is not StreamState.JOINING or not payloads:
             return True
-        if self._buffer.size + len(payloads) > self._limit // 2:
-            return False
-        return not self.selector.results or self._buffer.bytes + weight(payloads) <= MOST_BYTES // 2
+        items, size = self._buffer.size + len(payloads), self._buffer.bytes + weight(payloads)
+        return items <= self._limit // 2 and (size <= MOST_BYTES // 2 or not self.selector.results)
 
     def fall_behind(self, in_hand: Sequence[int]) -> None:
         """The rows that are being handed out, and what follows, are not for this stream: it reads what is stored."""
@@ -142,7 +135,7 @@ class Source:
 
     def opened(self, server_ms: int, since_ms: int | None) -> None:
         """When it was opened, by the server's clock; ``since_ms``: ends from then on were missed before, and are wanted."""
-        self._ends = DecidedEnds(server_ms if since_ms is None else since_ms)
+        self._found = FoundEnds(self._buffer, server_ms if since_ms is None else since_ms)
         self.backlog = None if since_ms is None else Backlog(since_ms)
 
     @property
@@ -152,32 +145,12 @@ class Source:
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
         """Those of the ends that are for it, and were not decided for it."""
-        return self._ends.wanted(ends)
+        return self._found.unseen(ends)
 
     def found(self, ends: Sequence[End], chosen: Sequence[CompletionPayload], withheld: tuple[int, int], /) -> None:
         """These ends were decided: what it admits of them, and how many are filtered and undecided."""
-        if self.closed:
-            return
-        self._ends.decide(ends, chosen)
-        self._withheld = (self._withheld[0] + withheld[0], self._withheld[1] + withheld[1])
-        if chosen:
-            self._silent.append(chosen)
-            self._silent_count += len(chosen)
-            self._keep(len(chosen), weight(chosen))
-            self._buffer.wake()
-
-    def _keep(self, items: int, size: int) -> None:
-        """It holds so much more beside its buffer."""
-        self._buffer.beside += items
-        self._buffer.beside_bytes += size
-
-    def _take_silent(self) -> Sequence[CompletionPayload]:
-        batch = self._silent.popleft()
-        self._silent_count -= len(batch)
-        self._keep(-len(batch), -weight(batch))
-        # They have no position of their own: to resume is to go on from the rows taken before.
-        cursor = self.cursor
-        return [msgspec.structs.replace(payload, cursor=cursor) for payload in batch]
+        if not self.closed:
+            self._found.add(ends, chosen, withheld)
 
     # ── the consumer's side ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -188,19 +161,16 @@ class Source:
         return hand
 
     def _take(self) -> Sequence[CompletionPayload]:
-        if self._silent:
-            return self._take_silent()
+        if self._found:
+            return self._found.take(self.cursor)
         if self._stored:
-            batch = self._take_stored(self._stored[0])
-        elif self._buffered:
-            batch = self._buffer.take()
-            if not self._buffer.size:
-                self._standing.drained()
-        else:
-            batch = ()
-        rows = self._ends.without_given(batch)
-        self._withheld = (self._withheld[0] + len(batch) - len(rows), self._withheld[1])
-        return rows
+            return self._found.without_given(self._take_stored(self._stored[0]))
+        if not self._buffered:
+            return ()
+        batch = self._buffer.take()
+        if not self._buffer.size:
+            self._standing.drained()
+        return self._found.without_given(batch)
 
     @property
     def _buffered(self) -> bool:
@@ -211,12 +181,12 @@ class Source:
         before = len(page)
         # So that there is room for the next page before all of this is yielded.
         piece = page.take(max(1, self._limit // 2))
-        self._keep(len(page) - before, 0)
+        self._buffer.keep(len(page) - before, 0)
         if page:
             self._standing.page_taken(piece.upto)
         else:
             self._stored.popleft()
-            self._keep(0, -page.bytes)
+            self._buffer.keep(0, -page.bytes)
             self._standing.page_taken(None)
         self._filtered += piece.filtered
         self._undecided += piece.undecided
@@ -243,7 +213,7 @@ class Source:
 
     def _something(self) -> bool:
         self._read_ahead()
-        return self.closed or bool(self._silent) or bool(self._stored) or self._buffered
+        return self.closed or bool(self._found) or bool(self._stored) or self._buffered
 
     def _read_ahead(self) -> None:
         # What was buffered before it fell behind comes first, and is not to be overtaken.
@@ -270,7 +240,7 @@ class Source:
                 standing.page_read(step.after, page.reached, rows=bool(page))
                 if page:
                     self._stored.append(page)
-                    self._keep(len(page), page.bytes)
+                    self._buffer.keep(len(page), page.bytes)
                     self._buffer.wake()
                 crowded = page.reached <= step.after or not (self._buffer.room.bytes or self._buffer.room.alone)
                 if crowded and standing.state is StreamState.JOINING and self._buffer.size:
@@ -286,11 +256,11 @@ class Source:
         room = self._buffer.room
         if self._standing.state is StreamState.JOINING:
             room = room.half()
-        self._keep(room.items, room.bytes)
+        self._buffer.keep(room.items, room.bytes)
         try:
             return await self._pages.read(self.selector, step, room)
         finally:
-            self._keep(-room.items, -room.bytes)
+            self._buffer.keep(-room.items, -room.bytes)
 
     def _next_read(self) -> Read | None:
         tracker = self._reader.tracker
@@ -331,13 +301,13 @@ class Source:
 
     def stats(self) -> StreamStats:
         filtered, undecided = self._counts()
-        buffered = self._buffer.size + sum(map(len, self._stored)) + self._silent_count
+        buffered = self._buffer.size + sum(map(len, self._stored)) + len(self._found)
         behind = buffered + self._standing.unread(self._reader.tracker.high)
         return StreamStats(
             delivered=self._delivered,
             buffered=buffered,
-            filtered=filtered + self._withheld[0],
-            undecided=undecided + self._withheld[1],
+            filtered=filtered + self._found.filtered,
+            undecided=undecided + self._found.undecided,
             overflows=self._overflows,
             catching_up=self._standing.catching_up,
             lag=Lag(completions=behind, seconds=self._age_s()) if behind else Lag(),
@@ -345,6 +315,6 @@ class Source:
 
     def _age_s(self) -> float | None:
         """How old the next is, where it is in memory: not while it is still to be read, or decoded."""
-        if self._silent:
-            return seconds_since(self._silent[0][0].produced_at_ms)
+        if self._found:
+            return self._found.age_s
         return self._buffer.age_s if self._buffered and not self._stored else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from ffcompletion.backends.valkey.states import Counters
 from ffcompletion.backends.valkey.supervisor import Supervisor
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
+from ffcompletion.contract.numbers import check_count, check_seconds
 from ffcompletion.contract.protocols import Backend, CompletionFilter
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendStats, Observer
@@ -82,12 +82,10 @@ class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
         linger: float = 2.0,
         observer: Observer | None = None,
     ) -> None:
-        finite = map(math.isfinite, (buffer_size, setup_timeout, reconcile_interval, clock_skew, linger))
-        if not all(finite) or buffer_size < 1 or setup_timeout <= 0 or min(reconcile_interval, clock_skew, linger) < 0:
-            raise Validation(
-                "option",
-                "buffer_size ≥ 1, setup_timeout > 0, reconcile_interval, clock_skew and linger ≥ 0 are needed, all finite",
-            )
+        setup_timeout = check_seconds("setup_timeout", setup_timeout, above_zero=True)
+        linger = check_seconds("linger", linger)
+        if isinstance(lanes, str):
+            raise Validation("lanes", "names of lanes are needed, not one string")
         for lane in lanes:
             if not is_lane(lane):
                 raise Validation("lane", f"{lane[:80]!r} is not 1 to 64 bytes of printable ASCII")
@@ -103,9 +101,9 @@ class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
         self._settings = Settings(
             options=options,
             lanes=tuple(lanes),
-            reconcile_interval_s=reconcile_interval,
-            clock_skew_ms=round(clock_skew * 1000),
-            buffer_size=buffer_size,
+            reconcile_interval_s=check_seconds("reconcile_interval", reconcile_interval),
+            clock_skew_ms=round(check_seconds("clock_skew", clock_skew) * 1000),
+            buffer_size=check_count("buffer_size", buffer_size),
         )
         self._counters = Counters()
         super().__init__(ConnectionState("valkey", _log, observer, Backoff()), options.shown, setup_timeout, linger)

@@ -11,7 +11,8 @@ import msgspec
 from typing_extensions import override
 
 from ffcompletion.contract.errors import Validation
-from ffcompletion.delivery.credentials import Password, check_url
+from ffcompletion.contract.numbers import check_count
+from ffcompletion.delivery.credentials import Password, check_password, check_url
 
 __all__ = ["Options", "Settings"]
 
@@ -64,6 +65,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         Keyword arguments take precedence. Raises ``Validation``; no message quotes a password.
         """
         check_url(url)
+        check_password(password)
         try:
             parts = urlsplit(url)
         except ValueError:
@@ -85,7 +87,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         username, password = username or unquote(user) or None, password or unquote(secret) or None
         if username is not None and password is None:
             raise Validation("url", "a user needs a password; use valkey://user:password@host")
-        number = _database(parts) if database is None else database
+        number = _database(parts) if database is None else check_count("database", database, 0)
         if cluster and number:
             raise Validation("url", "a cluster has database 0 only; leave the number out")
         return cls(

@@ -1,0 +1,130 @@
+"""Recording what is in a table of jobs: page by page, beside its writers, none of whom waits for longer than a moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, final
+
+import msgspec
+import psycopg
+
+from ffcompletion.attaching.checks import Connected
+from ffcompletion.attaching.definition import Definition
+from ffcompletion.attaching.recording import Span, completed, differing, gone, mended, recorded, vanished
+from ffcompletion.attaching.rendering import literal
+from ffcompletion.contract.errors import Unavailable
+
+__all__ = ["Progress", "Recorded", "record"]
+
+Progress = Callable[[int, int], None]
+"""Called after each batch of recording: how many jobs were read, and about how many there are."""
+
+_BATCH: Final = 5_000
+# Below the server's deadlock_timeout of a second: it is us who give way, never a worker.
+_LOCK_MS: Final = 500
+_TRIES: Final = 40
+_PAUSE_S: Final = 0.25
+
+
+@final
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``attach`` found in the table."""
+
+    jobs: int = 0
+    """How many were there, recorded now or before."""
+    missed: int = 0
+    """Ends that nobody had been told of since it was attached before; each has been announced now."""
+
+
+def record(
+    conn: Connected,
+    definition: Definition,
+    schema: str,
+    before: Definition | None,
+    about: int,
+    progress: Progress | None,
+) -> Recorded:
+    """Everything in the table; ``before``: what was attached under this name. Raises ``Unavailable``."""
+    # As the triggers read bytes; and each statement sees what others have committed before it.
+    _run(conn, "SET bytea_output = 'hex'; SET default_transaction_isolation = 'read committed'")
+    _run(conn, f"SET lock_timeout = '{_LOCK_MS}ms'")
+    jobs, missed, behind = 0, 0, ""
+    while True:
+        page = recorded(definition, schema, (behind, "", str(_BATCH)), again=before is not None)
+        count, last, told, differ = _patiently(conn, definition, page)
+        jobs += count
+        missed += told
+        if differ:
+            missed += _mend(conn, definition, schema, (behind, literal(last), "ALL"), before)
+        if progress is not None and count:
+            progress(jobs, max(about, jobs))
+        if count < _BATCH:
+            break
+        behind = literal(last)
+    if before is not None:
+        missed += _tell_vanished(conn, definition, schema)
+    _run(conn, completed(definition, schema))
+    return Recorded(jobs=jobs, missed=missed)
+
+
+def _mend(conn: Connected, definition: Definition, schema: str, span: Span, before: Definition | None) -> int:
+    total = 0
+    for _ in range(_TRIES):
+        total += _told(
+            conn, differing(definition, schema, span), lambda ids: mended(definition, schema, span, ids, before)
+        )
+        _, _, told, differ = _patiently(conn, definition, recorded(definition, schema, span, again=True))
+        total += told
+        if not differ:
+            return total
+        time.sleep(_PAUSE_S)
+    raise _busy(definition)
+
+
+def _tell_vanished(conn: Connected, definition: Definition, schema: str) -> int:
+    total = 0
+    # Those that others hold are being told of by their triggers.
+    while told := _told(conn, vanished(definition, schema, str(_BATCH)), lambda ids: gone(definition, schema, ids)):
+        total += told
+    return total
+
+
+def _told(conn: Connected, locking: str, telling: Callable[[list[str]], str]) -> int:
+    """How many were told, in one transaction: of those that could be locked at once."""
+    count = 0
+    with conn.transaction():
+        if ids := _ids(conn, locking):
+            count = _number(conn, telling(ids))
+    return count
+
+
+def _patiently(conn: Connected, definition: Definition, script: str) -> tuple[int, str, int, int]:
+    for _ in range(_TRIES):
+        try:
+            row = conn.execute(script.encode()).fetchone()
+        except psycopg.errors.LockNotAvailable:
+            time.sleep(_PAUSE_S)
+            continue
+        count, last, told, differ = row or (0, None, 0, 0)
+        return int(count), str(last), int(told), int(differ)
+    raise _busy(definition)
+
+
+def _busy(definition: Definition) -> Unavailable:
+    return Unavailable(
+        "attach", f"{definition.table} is written to by a transaction that does not end; attach it again"
+    )
+
+
+def _ids(conn: Connected, script: str) -> list[str]:
+    return [str(id_) for (id_,) in conn.execute(script.encode()).fetchall()]
+
+
+def _number(conn: Connected, script: str) -> int:
+    row = conn.execute(script.encode()).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _run(conn: Connected, script: str) -> None:
+    conn.execute(script.encode())
