@@ -125,7 +125,8 @@ async def test_large_texts_stay_at_the_server(counting: tuple[PostgresWorld, Cou
         assert {item.execution_id for item in await some(streams["mallory"], 3)} == its
         whole = {item.execution_id for item in (*victims[1:], tagged, named, endless, *silent)}
         assert {item.execution_id for item in await some(everything, len(whole))} == whole
-        await eventually(lambda: streams["a"].stats().undecided == 3)
+        print("STATS", {n: x.stats() for n, x in streams.items()}, backend.stats())
+        await eventually(lambda: streams["a"].stats().undecided == 3, 3)
         assert streams["tag"].stats().undecided >= 4
         assert backend.stats().malformed == 2
 

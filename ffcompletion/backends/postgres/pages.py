@@ -175,7 +175,7 @@ class PageReader:
         return None
 
     async def _attempt(self, selector: Selector, step: Read, room: Room) -> Page:
-        async with self._pool.connection(timeout=self._timeout_s) as conn:
+        async with self._pool.connection(timeout=self._timeout_s, results=selector.results) as conn:
             self._conn = conn
             try:
                 with deadline(conn, self._timeout_s):

@@ -257,7 +257,8 @@ class Reconciler:
         """To each of these. False: somebody could not take all that was for it; the rest is its backlog."""
         payloads = {end: payload_of(end) for end in ends}
         whole = True
-        for receiver in receivers:
+        # Who wants results, which may take long, comes last: nobody else waits for them.
+        for receiver in sorted(receivers, key=lambda receiver: receiver.selector.results):
             mine = list(receiver.unseen(ends))
             while mine and (most := receiver.room.items) and not receiver.closed:
                 given = await self._give(conn, lookups, mine[:most], payloads, seconds, receiver)
