@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.lookups import Lookups, Result
-from tests.worlds import PostgresWorld, done, eventually, first, some
+from ffcompletion.backends.valkey.lookups import Lookups as ValkeyLookups
+from tests.worlds import PostgresWorld, ValkeyWorld, done, eventually, first, some
 
 A = ffc.ScannerFilter("a", ("k", "v"))
 MINE = {"namespace": "a", "tags": {"k": "v"}}
@@ -101,3 +103,43 @@ async def test_ends_without_a_row_reach_those_first_who_want_no_result(
             assert slow.stats().delivered == 0
             held.go_on.set()
             assert {(p.execution_id, p.payload_bytes) for p in await some(slow, 3)} == {(id_, b"r") for id_ in mine}
+
+
+@pytest.mark.parametrize("push", [True, False], ids=["announced", "found"])
+async def test_on_valkey_too_nobody_waits_for_anothers_results(
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch, push: bool
+) -> None:
+    """Batch after batch while questions about results are not answered: announced, or met in the index."""
+    go_on, asked = asyncio.Event(), 0
+    real = ValkeyLookups.results
+
+    async def results(lookups: ValkeyLookups, payloads: Sequence[ffc.CompletionPayload]) -> list[ffc.CompletionPayload]:
+        nonlocal asked
+        asked += 1
+        await go_on.wait()
+        return await real(lookups, payloads)
+
+    monkeypatch.setattr(ValkeyLookups, "results", results)
+    async with valkey.backend(reconcile_interval=0.1) as backend:
+        async with (
+            ffc.subscribe(backend, A, results=True) as slow,
+            ffc.subscribe(backend, results=True) as slow_too,
+            ffc.subscribe(backend, A) as stream,
+            ffc.subscribe(backend) as everything,
+        ):
+            every: set[str] = set()
+            for _ in range(3):
+                items = {item.execution_id: item for item in (done(**MINE, result=b"r") for _ in range(20))}
+                every |= set(items)
+                for item in items.values():
+                    await valkey.finish(item, push=push)
+                for one in (stream, everything):
+                    assert {p.execution_id for p in await some(one, 20)} == set(items)
+            assert asked > 0
+            assert slow.stats().delivered == slow_too.stats().delivered == 0
+            go_on.set()
+            for one in (slow, slow_too):
+                assert {(p.execution_id, p.payload_bytes) for p in await some(one, 60)} == {
+                    (id_, b"r") for id_ in every
+                }
+                assert one.stats().lost == 0

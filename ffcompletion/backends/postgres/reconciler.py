@@ -247,7 +247,12 @@ class Reconciler:
         if plan.lanes is not None:
             values.append(plan.lanes)
         rows, unreadable = await fetch_rows(
-            conn, query, [*values, since_ms, SLACK_MS], prepare=lookups.prepare, tuned_already=lookups.tuned
+            conn,
+            query,
+            [*values, since_ms, self.now_ms + _OVERLAP_MS, SLACK_MS],
+            # What is to end in the future would be read in each look until then.
+            prepare=lookups.prepare,
+            tuned_already=lookups.tuned,
         )
         return [end_of(cast("EndRow", row), readable=at not in unreadable) for at, row in enumerate(rows)]
 

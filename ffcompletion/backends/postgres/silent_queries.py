@@ -26,7 +26,7 @@ class SilentQueries:
 
     def silent(self, *, lanes: bool, keys: bool) -> Query:
         """Terminal records without a row in the outbox; of lanes ``%s`` (text[]), with ``keys`` in the partitions ``%s``
-        (smallint[]); all that ended at ``%s`` (ms) or later, and whose row would be no older than ``%s`` ms before.
+        (smallint[]); all that ended from ``%s`` to ``%s`` (ms), and whose row would be no older than ``%s`` ms before.
         """
         where: LiteralString = " AND c.lane_id = ANY(%s)" if lanes else ""
         if keys:
@@ -36,7 +36,9 @@ class SilentQueries:
             inner: LiteralString = (
                 "SELECT c.partition_key, c.execution_id::text AS execution_id, " + record + ", c.terminal_at_ms,"  # noqa: S608  # literals only
                 " c.flow_id::text AS flow_id, c.lifecycle_phase, " + outcome + " FROM {core} c"
-                " WHERE c.lifecycle_phase IN ('terminal', 'cancelled')" + where + " AND c.terminal_at_ms >= %s"
+                " WHERE c.lifecycle_phase IN ('terminal', 'cancelled')"
+                + where
+                + " AND c.terminal_at_ms BETWEEN %s AND %s"
                 " AND c.partition_key >= 0 AND NOT EXISTS (SELECT FROM {outbox} e"
                 " WHERE e.partition_key = c.partition_key AND e.execution_id = c.execution_id"
                 " AND e.outcome <> 'resumable' AND e.occurred_at_ms >= c.terminal_at_ms - %s"

@@ -126,9 +126,9 @@ class Reconciler:
         since_ms = self.reconciliation.settled_ms
         pending = 1
         if needs_lookup(selector):
-            pending = self._filtering.pending
+            pending = self._filtering.pending(selector)
             # Some may have waited for longer than since the last pass, for which they counted as announced.
-            waiting_since = self._filtering.settled_ms
+            waiting_since = self._filtering.settled_ms(selector)
             since_ms = since_ms if waiting_since is None else min(since_ms, waiting_since)
         while recent and pending > 0:
             pending -= recent.pop().count
@@ -237,7 +237,7 @@ class Reconciler:
             self._counters.malformed += without_record
             unreadable += page.unreadable
             if payloads:
-                await self._filtering.found(payloads)
+                await self._filtering.found(payloads, reconciliation.settled_ms)
             since, complete = page.upto + 1, page.complete
         # Entries that make no sense are met again in each pass, and counted once.
         self._counters.malformed += max(0, unreadable - self._unreadable)
