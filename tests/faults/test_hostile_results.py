@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 import ffcompletion as ffc
+from ffcompletion.backends.postgres import PostgresBackend
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.valkey.lookups import Lookups as ValkeyLookups
@@ -64,7 +65,7 @@ async def test_many_who_read_results_leave_a_connection_to_the_others(
     """More streams that catch up with slow results than the pool has connections."""
     held = Held(monkeypatch)
     await postgres.announce(*[done(**MINE, result=b"r") for _ in range(3)])
-    async with postgres.backend(pool_size=2) as backend:
+    async with PostgresBackend(postgres.url, pool_size=2) as backend:
         streams = [
             await backend.subscribe_completions_from(ffc.StreamCursor.beginning(), A, results=True) for _ in range(4)
         ]

@@ -139,12 +139,12 @@ class _Line:
         if not self._results:
             self._hub.publish(Batch(payloads, facts=facts), only=self._concerns, fit=fit)
             return
-        wanted: set[str] = set()
+        names: set[str] = set()
         for selector in selectors:
             # A group of its own, so that nothing is counted twice.
-            wanted.update(payload.execution_id for payload in Group[Source](selector).select(payloads, facts))
+            names.update(payload.execution_id for payload in Group[Source](selector).select(payloads, facts))
         while payloads:
-            count, rich = await self._asking.with_results(payloads, wanted)
+            count, rich = await self._asking.with_results(payloads, names)
             decided = None if facts is None else facts[:count]
             # Who joined meanwhile may want other results than these, and is younger than they are.
             self._hub.publish(Batch(payloads[:count], rich, decided), only=selectors.__contains__, fit=fit)

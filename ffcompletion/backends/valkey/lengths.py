@@ -84,7 +84,7 @@ class Lengths:
         short = {
             at: [field for field in command[2:] if field not in long.get(at, ())] for at, command in enumerate(commands)
         }
-        asked = [at for at, command in enumerate(commands) if at not in long or short[at]]
+        asked = [at for at in range(len(commands)) if at not in long or short[at]]
         replies = await execute([
             [*commands[at][:2], *short[at]] if at in long else commands[at] for at in asked
         ])  # fmt: skip

@@ -42,6 +42,8 @@ _APART_TIMES: Final = 4.0
 _CLOCKS_MS: Final = 100
 # Of so many keys the first look is part of subscribing; more are looked at afterwards, in their own time.
 _KEYS_AT_SUBSCRIBING: Final = 20_000
+# Entries that lie ahead of the server's clock, of which so many are looked at in a pass.
+_MOST_AHEAD: Final = 10_000
 # Where the index may not be read, one look in so many intervals whether it may be by now.
 _INTERVALS_WHILE_OFF: Final = 4
 
@@ -223,9 +225,11 @@ class Reconciler:
         reconciliation.begin(*await self._index.look())
         if reconciliation.stepped_back:
             self._follow_clock()
-        since, complete, unreadable = reconciliation.since_ms, False, 0
-        while not complete:
+        since, complete, unreadable, ahead = reconciliation.since_ms, False, 0, 0
+        # A clock that was put back leaves some of the future; whoever writes more of it takes nobody else's time.
+        while not complete and ahead <= _MOST_AHEAD:
             page = await self._index.page(since)
+            ahead += reconciliation.ahead(page.entries)
             candidates = [] if old else reconciliation.candidates(page.entries)
             payloads, without_record = await self._index.payloads(candidates)
             # Some may have been announced while their records were read.
