@@ -148,11 +148,31 @@ async def test_a_trigger_that_is_disabled_or_missing(database: str) -> None:
     assert (it.verdict, "ff_completion_event_p17" in it.found) == (WARNING, True)
     sql(database, it.remedy)
     assert (await found(database, "trigger")).verdict is OK
-    sql(database, "DROP TRIGGER ff_notify_completion ON ff_completion_event_p18")
-    it = await found(database, "trigger")
-    assert (it.verdict, "missing on ff_completion_event_p18:" in it.found) == (WARNING, True)
-    sql(database, it.remedy)
-    assert (await found(database, "trigger")).verdict is OK
+    ((made,),) = sql(
+        database,
+        "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'ff_notify_completion'"
+        " AND tgrelid = 'ff_completion_event'::regclass",
+    )
+    each = (
+        "DO $$ DECLARE leaf regclass; BEGIN FOR leaf IN SELECT relid FROM pg_partition_tree('ff_completion_event') WHERE isleaf"
+        " AND relid <> 'ff_completion_event_p18'::regclass LOOP EXECUTE format('%s', leaf); END LOOP; END $$"
+    )
+    sql(database, "DROP TRIGGER ff_notify_completion ON ff_completion_event")
+    try:
+        it = await found(database, "trigger")
+        assert (it.verdict, "none announces" in it.found, "producers install" in it.remedy) == (WARNING, True, True)
+        # On each partition by itself, but one.
+        sql(
+            database,
+            each.replace("%s", str(made).replace(" ON public.ff_completion_event ", " ON %s ").replace("'", "''")),
+        )
+        it = await found(database, "trigger")
+        assert (it.verdict, "missing on ff_completion_event_p18:" in it.found) == (WARNING, True)
+        sql(database, it.remedy)
+        assert (await found(database, "trigger")).verdict is OK
+    finally:
+        sql(database, each.replace("%s", "DROP TRIGGER IF EXISTS ff_notify_completion ON %s"))
+        sql(database, "DROP TRIGGER IF EXISTS ff_notify_completion ON ff_completion_event_p18", str(made))
 
 
 async def test_tables_of_jobs_that_are_attached(database: str) -> None:
