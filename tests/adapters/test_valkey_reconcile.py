@@ -47,7 +47,7 @@ async def test_what_is_never_announced_is_found(valkey: ValkeyWorld, fields: dic
         async with await backend.subscribe_completions(results=True) as stream:
             item = done(**fields)
             score = await valkey.finish(item, push=False, skew_ms=-3_000 if item.outcome == "skipped" else 0)
-            found = await first(stream, 3)
+            found = await first(stream)
             assert (found.execution_id, found.outcome, found.flow_id) == (item.execution_id, item.outcome, item.flow_id)
             assert (found.payload_bytes, found.produced_at_ms) == (item.result, score)
             assert backend.stats().reconciled == 1
@@ -170,7 +170,7 @@ async def test_a_replayed_execution_is_announced_again(valkey: ValkeyWorld) -> N
         await asyncio.sleep(0.02)
         await valkey.replay(item)
         await valkey.finish(Done(execution_id=item.execution_id, outcome="failed"), push=False)
-        assert (await first(stream, 3)).outcome == "failed"
+        assert (await first(stream)).outcome == "failed"
 
 
 async def test_a_new_stream_is_not_told_of_what_came_before_it(valkey: ValkeyWorld) -> None:
@@ -218,7 +218,7 @@ async def test_lanes_and_partitions_are_the_engine_s(valkey: ValkeyWorld) -> Non
             for lane in ("from-the-set", "by-option"):
                 item = Done(execution_id=f"{{fp:299}}:{done().execution_id.partition('}:')[2]}", flow_id=None)
                 await valkey.finish(item, lane=lane)
-                assert (await first(stream, 3)).execution_id == item.execution_id
+                assert (await first(stream)).execution_id == item.execution_id
 
 
 async def test_where_the_index_may_not_be_read_it_says_so_once(
@@ -300,7 +300,7 @@ async def test_a_core_that_is_gone_is_no_completion(valkey: ValkeyWorld) -> None
     """An entry without a core record (retention took it), one of another type, one that is no id: passed over."""
     async with ValkeyBackend(valkey.url, reconcile_interval=SOON) as backend, ffc.subscribe(backend) as stream:
         score = await valkey.finish(done(flow_id=None))
-        await first(stream, 3)
+        await first(stream)
         gone, odd = done(), done()
         await valkey.command(
             "SET", f"ff:exec:{odd.execution_id[: odd.execution_id.index('}') + 1]}:{odd.execution_id}:core", "x"
@@ -310,7 +310,7 @@ async def test_a_core_that_is_gone_is_no_completion(valkey: ValkeyWorld) -> None
         await valkey.command("SET", "ff:idx:{fp:4}:lane:default:terminal", "no index")
         item = done(flow_id=None)
         await valkey.finish(item)
-        assert (await first(stream, 3)).execution_id == item.execution_id
+        assert (await first(stream)).execution_id == item.execution_id
 
 
 async def test_what_waits_to_be_decided_while_a_pass_ends_is_owed_as_well(valkey: ValkeyWorld) -> None:

@@ -120,7 +120,8 @@ def test_the_plugin_sums_up_by_clause(tmp_path: Path) -> None:
     )
     root = str(ROOT)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", str(tmp_path), "-p", "no:cacheprovider", "--rootdir", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-q", "-rs", str(tmp_path), "-p", "no:cacheprovider", "--rootdir", str(tmp_path),
+         "-k", "test_5_ or test_2_6_"],
         cwd=root, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert "TestMine: broken clauses 5.3, 5.4" in done.stdout, done.stdout

@@ -81,7 +81,7 @@ async def test_clause_3_close_twice_and_while_waiting(world: World) -> None:
         started = time.monotonic()
         await stream.aclose()
         await stream.aclose()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10
         assert await asyncio.gather(*waiting) == ["stopped", "stopped"]
         assert await _next(stream) == "stopped"
 

@@ -119,4 +119,4 @@ async def test_signal_wakes_all_and_survives_cancellation() -> None:
     await asyncio.sleep(0)
     wake: Callable[[], None] = signal.wake
     await asyncio.to_thread(wake)
-    await asyncio.wait_for(asyncio.gather(waiters[0], waiters[2]), 1)
+    await asyncio.wait_for(asyncio.gather(waiters[0], waiters[2]), 20)
