@@ -154,7 +154,7 @@ class TestMemory(BackendContract):
         @asynccontextmanager
         async def subject() -> AsyncGenerator[Subject]:
             announcer = _MemoryAnnouncer()
-            yield Subject(announcer.factory, announcer, Options(flood=600))
+            yield Subject(announcer.factory, announcer, Options(flood=600, holds=300))
 
         return subject
 
@@ -274,6 +274,7 @@ class TestServers(BackendContract):
                             unreachable=lambda: ffc.connect(nowhere),
                             connections=world.connections,
                             flood=1_200,
+                            holds=300,
                             remembers=10_000,
                             # Longer than it takes to notice that a connection is half open.
                             patience_s=20,
