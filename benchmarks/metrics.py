@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import ffcompletion as ffc
 from benchmarks.table import Row, consume, median
+from ffcompletion.contract.stats import StreamStats
 from ffcompletion.otel import metered
 
 _COUNT = 100_000
@@ -30,6 +31,9 @@ class _Bare:
 
     async def __anext__(self) -> ffc.CompletionPayload:
         return self._item
+
+    def stats(self) -> StreamStats:
+        return StreamStats()
 
     async def aclose(self) -> None:
         return

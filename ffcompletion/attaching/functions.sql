@@ -94,7 +94,9 @@ REVOKE ALL ON FUNCTION {schema}.ff_attached_record FROM PUBLIC;
 CREATE OR REPLACE FUNCTION {schema}.ff_attached_forgotten() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, {schema}, pg_temp AS $ff$
 BEGIN
-    IF TG_OP = 'TRUNCATE' THEN
+    IF to_regclass('ff_attachment') IS NULL THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'TRUNCATE' THEN
         UPDATE ff_attachment SET whole = false WHERE whole;
     ELSE
         UPDATE ff_attachment SET whole = false
@@ -104,8 +106,9 @@ BEGIN
 END $ff$;
 REVOKE ALL ON FUNCTION {schema}.ff_attached_forgotten() FROM PUBLIC;
 DO $ff$ BEGIN
-    IF to_regclass({regclass}) IS NOT NULL AND NOT EXISTS (
-        SELECT FROM pg_trigger WHERE tgrelid = to_regclass({regclass}) AND tgname = 'ff_attached_emptied') THEN
+    -- Without the owner's rights there is none: then it is never known that every job has had its record.
+    IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass({regclass}) AND pg_has_role(relowner, 'USAGE'))
+       AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({regclass}) AND tgname = 'ff_attached_emptied') THEN
         -- Before there was one, nobody took note.
         UPDATE {schema}.ff_attachment SET whole = false;
         CREATE TRIGGER ff_attached_forgotten AFTER DELETE ON {schema}.ff_exec_core REFERENCING OLD TABLE AS forgotten

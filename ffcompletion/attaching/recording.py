@@ -111,8 +111,13 @@ SELECT count(*) FROM told"""
 
 
 def completed(definition: Definition, schema: str) -> str:
-    """Notes that every job of the table has its record."""
-    return f"UPDATE {identifier(schema)}.ff_attachment SET whole = true WHERE name = {literal(definition.name)}"
+    """Notes that every job of the table has its record, if it would be noticed that one goes."""
+    inside = identifier(schema)
+    return (
+        f"UPDATE {inside}.ff_attachment SET whole = EXISTS (SELECT FROM pg_trigger"
+        f" WHERE tgrelid = {literal(f'{inside}.ff_exec_core')}::regclass AND tgname = 'ff_attached_emptied')"
+        f" WHERE name = {literal(definition.name)}"
+    )
 
 
 def _page(definition: Definition, schema: str, span: Span, *, again: bool) -> str:

@@ -119,7 +119,8 @@ def detaching(definition: Definition, schema: str) -> str:
     """What undoes it: triggers, function, what was recorded, the entry; and, with the last one, what all share."""
     on, name, inside = table(definition), function_name(definition.name), identifier(schema)
     of = f"raw_fields->>'attachment' = {literal(definition.name)}"
-    results = result_table(definition)
+    results, core = result_table(definition), literal(f"{inside}.ff_exec_core")
+    forgotten = literal(f"{inside}.ff_attached_forgotten")
     return "\n".join([
         *(f"DROP TRIGGER IF EXISTS {identifier(name + kind)} ON {on};" for kind in ("_insert", "_update", "_delete")),
         *([] if results is None else [f"DROP TRIGGER IF EXISTS {identifier(name + '_result')} ON {results};"]),
@@ -132,9 +133,13 @@ def detaching(definition: Definition, schema: str) -> str:
         "DO $detach$ BEGIN",
         f"    IF NOT EXISTS (SELECT FROM {inside}.ff_attachment) THEN",
         f"        DROP TABLE {inside}.ff_attachment;",
-        f"        DROP TRIGGER IF EXISTS ff_attached_forgotten ON {inside}.ff_exec_core;",
-        f"        DROP TRIGGER IF EXISTS ff_attached_emptied ON {inside}.ff_exec_core;",
-        f"        DROP FUNCTION IF EXISTS {inside}.ff_attached_forgotten;",
+        f"        IF EXISTS (SELECT FROM pg_class WHERE oid = {core}::regclass AND pg_has_role(relowner, 'USAGE')) THEN",
+        f"            DROP TRIGGER IF EXISTS ff_attached_forgotten ON {inside}.ff_exec_core;",
+        f"            DROP TRIGGER IF EXISTS ff_attached_emptied ON {inside}.ff_exec_core;",
+        "        END IF;",
+        f"        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgfoid = to_regproc({forgotten})) THEN",
+        f"            DROP FUNCTION IF EXISTS {inside}.ff_attached_forgotten;",
+        "        END IF;",
         f"        DROP FUNCTION {inside}.ff_attached_record;",
         f"        DROP FUNCTION {inside}.ff_attached_id;",
         f"        DROP FUNCTION {inside}.ff_attached_uuid;",

@@ -158,7 +158,7 @@ def _state(conn: Connected, schema: str, name: str) -> Attached | None:
     definition, oid = found
     enabled = conn.execute(
         "SELECT count(*) FROM pg_trigger WHERE (tgrelid = %s OR tgrelid = to_regclass(%s)) AND tgname LIKE %s"
-        " AND tgenabled <> 'D'",
+        " AND tgenabled IN ('O', 'A')",
         (oid, result_table(definition), function_name(name).replace("_", "\\_") + "%"),
     ).fetchone()
     counts = conn.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,10 @@ def _attach(
     record: Annotated[bool, typer.Option("--record/--no-record", help="Record what is in the table already.")] = True,
     sql: _Sql = False,
 ) -> None:
-    """Make a table of jobs a source: its rows are executions, announced inside the transaction that finishes them."""
+    """Make a table of jobs a source: its rows are executions, announced inside the transaction that finishes them.
+
+    Run again, it announces ends that its triggers have missed; --name alone attaches again what is attached under it.
+    """
     given: dict[str, object] = {
         "name": name, "table": table, "key": key, "state": state, "namespace": namespace, "flow": flow,
         "result": result, "error": error, "history": history, "pending": pending,
@@ -75,7 +79,10 @@ def _attach(
     changes = {field: value for field, value in given.items() if value is not None}
 
     async def work() -> int:
-        definition = _definition(preset_name, preset_file, changes)
+        known = None
+        if preset_name is None and preset_file is None and set(changes) == {"name"}:
+            known = next((it.definition for it in await _all(url, schema) if it.definition.name == name), None)
+        definition = known or _definition(preset_name, preset_file, changes)
         if sql:
             typer.echo(attach_sql(definition, schema=schema or "public"), nl=False)
             return 0
@@ -94,9 +101,10 @@ def _attached(url: _Url, schema: _Schema = None) -> None:
     """Show what is attached: name, table, whether its triggers work, how many jobs are known and have finished."""
 
     async def work() -> int:
-        found = await asyncio.to_thread(attaching.attached, url, schema=schema)
+        found = await _all(url, schema)
         for each in found:
-            working = "working" if each.working else "NOT WORKING: attach it again"
+            again = f"NOT WORKING: ffcompletion attach … --name {shlex.quote(each.definition.name)}"
+            working = "working" if each.working else again
             typer.echo(
                 f"{each.definition.name}\t{each.definition.table}\t{working}\t{each.jobs} jobs, {each.finished} finished"
             )
@@ -118,11 +126,7 @@ def _detach(
     async def work() -> int:
         if sql:
             inside = schema or "public"
-            found = [
-                each.definition
-                for each in await asyncio.to_thread(attaching.attached, url, schema=inside)
-                if each.definition.name == name
-            ]
+            found = [each.definition for each in await _all(url, inside) if each.definition.name == name]
             if not found:
                 raise Validation("name", f"{name!r} is not attached here")
             typer.echo(detach_sql(found[0], schema=inside), nl=False)
@@ -132,6 +136,10 @@ def _detach(
         return 0
 
     run(work())
+
+
+async def _all(url: str, schema: str | None) -> list[attaching.Attached]:
+    return await asyncio.to_thread(attaching.attached, url, schema=schema)
 
 
 def _definition(name: str | None, file: Path | None, changes: dict[str, object]) -> Definition:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import length_hint
 from typing import Final, final
 
 import msgspec
@@ -14,10 +15,10 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import seconds_since
 
-__all__ = ["MOST_BYTES", "Buffer", "Signal", "weight"]
+__all__ = ["MOST_BYTES", "Buffer", "Hand", "Room", "Signal", "weight"]
 
 MOST_BYTES: Final = 32 << 20
-"""Of results that wait for one consumer; one batch more may."""
+"""Of results that one stream holds; a single one that is larger, it holds alone."""
 
 
 @final
@@ -73,20 +74,83 @@ def weight(batch: Sequence[CompletionPayload]) -> int:
 
 
 @final
-class Buffer:
-    """Batches waiting for one consumer: at most ``limit`` completions, or one batch.
+class Hand:
+    """A batch that a consumer was handed, and what of it is still to be yielded."""
 
-    ``weighed``: their results count too. A batch comes in while fewer than ``MOST_BYTES`` wait; and a batch has few of
-    them, because whoever asks a server for results asks for few at a time.
+    __slots__ = ("batch", "items")
+
+    def __init__(self, batch: Sequence[CompletionPayload] = ()) -> None:
+        self.batch: Sequence[CompletionPayload] = batch
+        self.items: Iterator[CompletionPayload] = iter(batch)
+        """Whoever yields takes from here."""
+
+    @property
+    def left(self) -> int:
+        """How many are still to be yielded."""
+        return length_hint(self.items)
+
+
+@final
+class Room(msgspec.Struct, frozen=True, gc=False):
+    """How much more a stream may hold."""
+
+    items: int
+    bytes: int = MOST_BYTES
+    """Of results."""
+    alone: bool = True
+    """It holds no result now: one fits, whatever its size."""
+
+    def fit(self, sizes: Sequence[int | None]) -> int:
+        """How many completions with results of these sizes fit, from the first on; None is one without a result."""
+        most = min(len(sizes), self.items)
+        total, found = 0, False
+        for count, size in enumerate(sizes[:most]):
+            if size:
+                total += size
+                if total > self.bytes and (found or not self.alone):
+                    return count
+                found = True
+        return most
+
+    def half(self) -> Room:
+        """Half of it, and something unless there is nothing."""
+        return Room((self.items + 1) // 2, self.bytes // 2, self.alone)
+
+
+@final
+class Buffer:
+    """Batches waiting for one consumer, and the account of all that its stream holds: at most ``limit`` completions.
+
+    What is held is what waits here, what of the last batch is not yielded yet, and what the stream says it has
+    ``beside``. ``weighed``: results count too, by their bytes, at most ``MOST_BYTES`` of them.
 
     Batches are shared between the buffers of many streams and never copied, so a buffer costs its own references.
     """
 
-    __slots__ = ("_limit", "_queue", "_weighed", "bytes", "cursor", "signal", "size", "taken")
+    __slots__ = (
+        "_hand",
+        "_hand_bytes",
+        "_limit",
+        "_queue",
+        "_weighed",
+        "beside",
+        "beside_bytes",
+        "bytes",
+        "cursor",
+        "signal",
+        "size",
+        "taken",
+    )
 
     def __init__(self, limit: int, *, weighed: bool = False) -> None:
         self._limit = limit
         self._weighed = weighed
+        self._hand = Hand()
+        self._hand_bytes = 0
+        self.beside: int = 0
+        """Completions that the stream holds elsewhere."""
+        self.beside_bytes: int = 0
+        """Bytes of their results."""
         self.bytes: int = 0
         """Bytes of results waiting, where they are weighed."""
         self._queue: deque[tuple[Sequence[CompletionPayload], StreamCursor | None, float]] = deque()
@@ -104,7 +168,7 @@ class Buffer:
         if not count:
             self._advance(cursor)
             return True
-        if self.size and (self.size + count > self._limit or self.bytes >= MOST_BYTES):
+        if self.size + count > self._limit - self.beside - self._hand.left or (self._weighed and not self.fits(batch)):
             return False
         self.size += count
         if self._weighed:
@@ -114,9 +178,39 @@ class Buffer:
         return True
 
     @property
-    def room(self) -> int:
-        """How many more fit."""
-        return max(0, self._limit - self.size) if self.bytes < MOST_BYTES else 0
+    def room(self) -> Room:
+        """How much more fits."""
+        items = max(0, self._limit - self.size - self.beside - self._hand.left)
+        held = self.bytes + self.beside_bytes + self._hand_bytes
+        return Room(items, max(0, MOST_BYTES - held), not held)
+
+    @property
+    def at_ease(self) -> bool:
+        """Half of it is free."""
+        room = self.room
+        return room.items * 2 >= self._limit and room.bytes * 2 >= MOST_BYTES
+
+    def fit(self, batch: Sequence[CompletionPayload]) -> int:
+        """How many of these fit, from the first on."""
+        room = self.room
+        if not self._weighed:
+            return min(len(batch), room.items)
+        return room.fit([None if item.payload_bytes is None else len(item.payload_bytes) for item in batch])
+
+    def fits(self, batch: Sequence[CompletionPayload]) -> bool:
+        """Whether all of these fit."""
+        return self.fit(batch) == len(batch)
+
+    def keep(self, items: int, size: int) -> None:
+        """The stream holds so much more elsewhere, or less."""
+        self.beside += items
+        self.beside_bytes += size
+
+    def hand(self, batch: Sequence[CompletionPayload]) -> Hand:
+        """Hand a batch to the consumer, who has yielded all of the one before."""
+        self._hand_bytes = weight(batch) if self._weighed else 0
+        self._hand = Hand(batch)
+        return self._hand
 
     def _advance(self, cursor: StreamCursor | None) -> None:
         # Nothing for this consumer, but the position moves: behind what still waits, if anything does.
@@ -135,10 +229,16 @@ class Buffer:
         return time.monotonic() - since if age_s is None else age_s
 
     def take(self) -> Sequence[CompletionPayload]:
-        """The oldest batch, or an empty one."""
+        """The oldest batch, or an empty one; of a large one the beginning: there is room again before all is yielded."""
         if not self._queue:
             return ()
-        batch, self.cursor, _ = self._queue.popleft()
+        batch, cursor, since = self._queue.popleft()
+        most = max(1, self._limit // 2)
+        if len(batch) > most:
+            self._queue.appendleft((batch[most:], cursor, since))
+            batch = batch[:most]
+            cursor = batch[-1].cursor
+        self.cursor = cursor
         self.size -= len(batch)
         self.taken += len(batch)
         if self._weighed:

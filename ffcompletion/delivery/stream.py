@@ -11,8 +11,7 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from operator import length_hint
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
 import msgspec
@@ -25,6 +24,7 @@ from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
+from ffcompletion.delivery.buffer import Hand
 
 __all__ = ["Source", "Subscription"]
 
@@ -36,8 +36,8 @@ _ITEMS_BETWEEN_YIELDS: Final = 256
 class Source(Protocol):
     """Where a stream's completions come from. All on the loop's thread; only ``ready`` and ``released`` wait."""
 
-    def take(self) -> Sequence[CompletionPayload]:
-        """The next batch, moved out of the buffer; empty if there is none now."""
+    def take(self) -> Hand:
+        """The next batch, moved out of the buffer; empty if there is none now. What was taken before is all yielded."""
         ...
 
     async def ready(self) -> None:
@@ -80,10 +80,9 @@ class Subscription(AsyncClosing):
 
     __slots__ = (
         "__weakref__",
-        "_batch",
         "_before",
+        "_hand",
         "_items",
-        "_left",
         "_loop",
         "_name",
         "_pid",
@@ -97,10 +96,9 @@ class Subscription(AsyncClosing):
         self._loop = running_loop("subscribe")
         self._source = source
         self._name = name
-        self._batch: Sequence[CompletionPayload] = ()
-        self._items: Iterator[CompletionPayload] = iter(())
-        # The same iterator until this handle is closed: what is left in it was taken, and never yielded.
-        self._left: Iterator[CompletionPayload] = self._items
+        # What is left in it once this handle is closed was taken, and never yielded.
+        self._hand = Hand()
+        self._items: Iterator[CompletionPayload] = self._hand.items
         # Where to resume before the first of the batch has been yielded.
         self._before: StreamCursor | None = None
         self._unyielded = 0
@@ -124,11 +122,11 @@ class Subscription(AsyncClosing):
                 return item
             if self._source.closed:
                 raise StopAsyncIteration
-            self._unyielded += len(self._batch)
+            self._unyielded += len(self._hand.batch)
             self._before = self._source.cursor
-            batch = self._batch = self._source.take()
-            self._items = self._left = iter(batch)
-            if not batch:
+            hand = self._hand = self._source.take()
+            self._items = hand.items
+            if not hand.batch:
                 self._unyielded = 0
                 await self._source.ready()
                 continue
@@ -147,18 +145,19 @@ class Subscription(AsyncClosing):
         completions were filtered out since.
         """
         reached = self._source.cursor
-        left = length_hint(self._left)
+        hand = self._hand
+        left = hand.left
         if not left or reached is None:
             return reached
-        done = len(self._batch) - left
-        last = self._batch[done - 1].cursor if done else self._before
+        done = len(hand.batch) - left
+        last = hand.batch[done - 1].cursor if done else self._before
         # The source's is the further one, unless the history behind it was replaced since the batch was taken.
         return last if last is None or last.position <= reached.position else reached
 
     def stats(self) -> StreamStats:
         """Counters of this stream, now."""
         stats = self._source.stats()
-        left = length_hint(self._left)
+        left = self._hand.left
         behind = stats.lag.completions + left
         if not behind:
             return stats
@@ -171,10 +170,11 @@ class Subscription(AsyncClosing):
 
     def _behind_s(self, source_s: float | None, left: int) -> float | None:
         """How far behind in time; ``source_s``: how old what the source holds is, where it can tell."""
-        if not self._batch or (not left and source_s is not None):
+        batch = self._hand.batch
+        if not batch or (not left and source_s is not None):
             return source_s
         # What is in hand is older than what the source holds. With nothing in hand, the rest came after the last of it.
-        age_s = seconds_since(self._batch[-left].produced_at_ms if left else self._batch[-1].produced_at_ms)
+        age_s = seconds_since(batch[-left].produced_at_ms if left else batch[-1].produced_at_ms)
         if age_s is None and left:
             return max(time.monotonic() - self._taken_at, source_s or 0.0)
         return age_s

@@ -8,7 +8,7 @@ from typing import Final, Literal, final
 import msgspec
 from typing_extensions import override
 
-from ffcompletion.testing import filters, live, positions, resuming, streams
+from ffcompletion.testing import buffers, filters, live, positions, resuming, streams
 from ffcompletion.testing.check import Check
 from ffcompletion.testing.subject import Announcer, Factory, Options
 from ffcompletion.testing.violation import ContractViolation, NotChecked
@@ -24,7 +24,7 @@ CHECKS: Final[Sequence[Check]] = tuple(
     sorted(
         (
             thing
-            for module in (live, streams, filters, resuming, positions)
+            for module in (live, streams, buffers, filters, resuming, positions)
             for thing in vars(module).values()
             if isinstance(thing, Check)
         ),

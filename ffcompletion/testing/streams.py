@@ -1,11 +1,9 @@
-"""Clauses 3 and 4: streams are independent, close cleanly, and a slow one is nobody else's trouble."""
+"""Clause 3: streams are independent, and close cleanly."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
-import tracemalloc
 import warnings
 
 from ffcompletion.contract.protocols import CompletionStream
@@ -16,7 +14,6 @@ from ffcompletion.testing.violation import NotChecked
 
 __all__ = [
     "check_again",
-    "check_bounded",
     "check_close_one",
     "check_close_twice",
     "check_close_while_mute",
@@ -24,15 +21,9 @@ __all__ = [
     "check_closed_is_over",
     "check_dropped",
     "check_independent",
-    "check_loss_is_visible",
     "check_no_connection_left",
     "check_no_task_left",
-    "check_slow_goes_on",
-    "check_slow_one",
 ]
-
-# What one completion costs at the very least where it is kept: the payload, its id, a place in a queue.
-_KEPT_BYTES = 120
 
 
 @clause("3.1", "every stream gets every completion")
@@ -197,87 +188,3 @@ async def check_close_while_mute(bench: Bench) -> None:
         await bench.tidy()
     finally:
         await bench.faults.unmute()
-
-
-@clause("4.1", "a consumer that does not read delays nobody else")
-async def check_slow_one(bench: Bench) -> None:
-    """The others get everything meanwhile."""
-    slow, quick = await bench.stream(), await bench.stream()
-    expected = "a consumer that does not read delays nobody else"
-    for _ in range(0, bench.options.flood, 100):
-        items = [fresh() for _ in range(100)]
-        await bench.announce(*items)
-        # Whether all of them have come is another clause's business.
-        came = await bench.until_now(quick, expected)
-        if not {item.execution_id for item in items} & set(came):
-            raise bench.broken(expected, "none of the last hundred has come")
-    del slow
-
-
-@clause("4.2", "a slow consumer's stream goes on when it reads again")
-async def check_slow_goes_on(bench: Bench) -> None:
-    """Whatever the backend does with what did not fit, it neither raises nor ends."""
-    slow = await bench.stream()
-    items = [fresh() for _ in range(bench.options.flood)]
-    for at in range(0, len(items), 100):
-        await bench.announce(*items[at : at + 100])
-    await bench.goes_on(slow, "after an overflow the stream goes on")
-
-
-@clause("4.3", "buffers are bounded")
-async def check_bounded(bench: Bench) -> None:
-    """Memory does not grow with what is announced while a consumer does not read.
-
-    Twice the flood is announced, in four parts, and what Python has allocated is compared after each. What is kept
-    grows with every part; a table that doubles does so once.
-    """
-    slow = await bench.stream()
-    part = bench.options.flood // 2
-    tracing = tracemalloc.is_tracing()
-    if not tracing:
-        # Before the first of them, so that what is let go of later is known too.
-        tracemalloc.start()
-    try:
-        for _ in range(0, bench.options.remembers, 100):
-            await bench.announce(*[fresh() for _ in range(100)])
-        sizes: list[int] = []
-        for _ in range(4):
-            for _ in range(0, part, 100):
-                await bench.announce(*[fresh() for _ in range(100)])
-            await asyncio.sleep(0.1)
-            gc.collect()
-            sizes.append(tracemalloc.get_traced_memory()[0])
-    finally:
-        if not tracing:
-            tracemalloc.stop()
-    grown = min(after - before for before, after in itertools.pairwise(sizes))
-    if grown > part * _KEPT_BYTES // 2:
-        raise bench.broken(
-            "what is announced while nobody reads does not stay in memory",
-            f"every {part} completions more left {grown // 1024} KiB more",
-        )
-    del slow
-
-
-@clause("4.4", "what a slow consumer loses is counted")
-async def check_loss_is_visible(bench: Bench) -> None:
-    """Delivered, or in ``stats().lost`` of its stream."""
-    slow = await bench.stream()
-    stats = getattr(slow, "stats", None)
-    if stats is None:
-        raise NotChecked("its streams have no stats()")
-    items = [fresh() for _ in range(bench.options.flood)]
-    for at in range(0, len(items), 100):
-        await bench.announce(*items[at : at + 100])
-    came: set[str] = set()
-    wanted = {item.execution_id for item in items}
-    seconds = bench.options.patience_s
-    try:
-        async with asyncio.timeout(seconds):
-            while len(came & wanted) + int(stats().lost) < len(wanted):
-                came.add((await bench.next(slow, "what did not fit is delivered later, or counted")).execution_id)
-    except TimeoutError:
-        raise bench.broken(
-            "what was announced is delivered, or counted in stats().lost",
-            f"of {len(wanted)}, {len(came & wanted)} came and {stats().lost} are counted as lost after {seconds:g} s",
-        ) from None

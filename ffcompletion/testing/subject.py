@@ -87,6 +87,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Completions that are announced at once, and that a stream has room for."""
     flood: int = 2_000
     """Completions that are announced while a consumer does not read: more than a stream has room for."""
+    holds: int | None = None
+    """Completions that one stream holds at the most, by its ``stats().buffered``; without it, that is not checked."""
     remembers: int = 0
     """Completions that the backend keeps something of for its own purposes, whoever reads; a bound, not a buffer."""
     patience_s: float = 10.0

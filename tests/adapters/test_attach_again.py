@@ -9,10 +9,11 @@ from datetime import timedelta
 import msgspec
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import ffcompletion as ffc
 from ffcompletion import producers
-from ffcompletion.attaching import Definition, Recorded, attach, attach_sql, attached
+from ffcompletion.attaching import Definition, Recorded, attach, attach_sql, attached, detach
 from ffcompletion.backends.postgres import PostgresBackend
 from tests.adapters.test_attach_tables import REPORTS, TABLE
 from tests.worlds.attaching import clean, database, rows, told
@@ -174,6 +175,30 @@ def test_a_fault_in_a_trigger_is_mended(url: str, conn: psycopg.Connection) -> N
     assert told(conn) == []
     assert attach(url, REPORTS).missed == 1
     assert told(conn) == [("1", "success")]
+
+
+def test_without_the_right_to_notice_what_is_pruned(url: str, conn: psycopg.Connection) -> None:
+    """A role with grants alone on our tables: known jobs are told, unknown ones are recorded; and detached without a trace."""
+    conn.execute("DROP ROLE IF EXISTS attach_granted")
+    conn.execute("CREATE ROLE attach_granted LOGIN")
+    try:
+        conn.execute("GRANT USAGE, CREATE ON SCHEMA public, app TO attach_granted")
+        conn.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ff_exec_core, ff_completion_event TO attach_granted")
+        conn.execute("ALTER TABLE app.reports OWNER TO attach_granted")
+        mine = make_conninfo(url, user="attach_granted")
+        attach(mine, REPORTS)
+        conn.execute(DISABLED)
+        conn.execute("UPDATE app.reports SET status = 'done' WHERE id = 1")
+        conn.execute("INSERT INTO app.reports (id, status) VALUES (6, 'done')")
+        assert attach(mine, REPORTS) == Recorded(jobs=6, missed=1)
+        assert told(conn) == [("1", "success")]
+        agree(conn)
+        detach(mine, "reports")
+        assert rows(conn, "SELECT proname FROM pg_proc WHERE starts_with(proname::text, 'ff_attached')") == []
+    finally:
+        clean(url)
+        conn.execute("DROP OWNED BY attach_granted")
+        conn.execute("DROP ROLE attach_granted")
 
 
 def test_a_history_is_made_up_for_too(url: str, conn: psycopg.Connection) -> None:

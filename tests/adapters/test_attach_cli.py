@@ -11,6 +11,8 @@ import psycopg
 import pytest
 
 import ffcompletion as ffc
+from ffcompletion.contract.diagnosis import Verdict
+from ffcompletion.doctor import examine
 from tests.doors.test_cli_wait import sh
 from tests.worlds.attaching import clean, database
 
@@ -64,6 +66,18 @@ async def test_a_session(server: str, tmp_path: Path) -> None:
             2,
             ffc.attached_id("reports", 2),
         ), err
+        # What no trigger saw is told when it is attached again, for which its name is enough.
+        conn.execute("ALTER TABLE app.reports DISABLE TRIGGER USER")
+        conn.execute("UPDATE app.reports SET status = 'done' WHERE id = 2")
+        status, out, _ = await sh('ffcompletion attached "$1"', server)
+        assert (status, "NOT WORKING: ffcompletion attach … --name reports" in out) == (0, True)
+        (it,) = [it for it in await examine(server) if it.check == "attached tables"]
+        assert (it.verdict, it.remedy) == (Verdict.WARNING, "ffcompletion attach … --name reports")
+        status, out, err = await sh('ffcompletion attach "$1" --name reports', server)
+        assert (status, out.rstrip().endswith("; 1 ends that had been missed have been announced")) == (0, True), err
+        (it,) = [it for it in await examine(server) if it.check == "attached tables"]
+        assert (it.verdict, it.found) == (Verdict.OK, "reports")
+        conn.execute("UPDATE app.reports SET status = 'error' WHERE id = 2")
         status, out, _ = await sh('ffcompletion detach "$1" reports --sql', server)
         assert (status, "DROP TRIGGER" in out) == (0, True)
         assert (await sh('ffcompletion detach "$1" reports', server))[:2] == (0, "reports is detached\n")

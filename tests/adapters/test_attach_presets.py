@@ -50,9 +50,10 @@ def run(name: str, server: str, *words: str) -> None:
     assert process.returncode == 0, err[-3000:]
 
 
-@pytest.fixture(scope="module", params=[16, 18], ids=["postgres16", "postgres18"])
-def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    with database(request.getfixturevalue(f"postgres{request.param}_url"), "attach_presets") as url:
+@pytest.fixture(scope="module")
+def server(postgres18_url: str) -> Iterator[str]:
+    """One version: attaching itself is tried on both, with plain tables; here it is about the libraries."""
+    with database(postgres18_url, "attach_presets") as url:
         # All four side by side, as data of one application may be.
         started = [start(name, url, "schema") for name in PROGRAMS]
         ended = [(process.communicate(timeout=58), process.returncode) for process in started]
@@ -188,14 +189,14 @@ def test_a_worker_that_deletes_what_has_finished(server: str, attach_preset: psy
     assert sorted(outcome for _, outcome in told(attach_preset)) == ["failed", "success"]
 
 
-def test_a_thousand_jobs_by_ten_workers(server: str, attach_preset: psycopg.Connection) -> None:
+def test_hundreds_of_jobs_by_ten_workers(server: str, attach_preset: psycopg.Connection) -> None:
     """Each is told once."""
     definition = preset("procrastinate")
     attach_preset.execute("DELETE FROM procrastinate_jobs")
     attach(server, definition)
-    run("procrastinate", server, "many", "1000", "10")
+    run("procrastinate", server, "many", "400", "10")
     agrees(attach_preset, definition)
-    assert Counter(Counter(told(attach_preset)).values()) == {1: 1000}
+    assert Counter(Counter(told(attach_preset)).values()) == {1: 400}
 
 
 def test_results_and_tags(server: str, attach_preset: psycopg.Connection) -> None:

@@ -38,7 +38,7 @@ async def test_producers_that_are_installed_at_once(schema: str) -> None:
         async with PostgresBackend(schema) as backend, ffc.subscribe(backend) as stream:
             async with await psycopg.AsyncConnection.connect(schema) as conn:
                 await conn.execute("SELECT ff_emit_completion(ff_new_execution_id(), 'success')")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 assert (await anext(stream)).outcome == "success"
         told = await asyncio.gather(*(uninstall(schema) for _ in range(AT_ONCE)))
         assert sum("are gone" in line for line in told) == 1

@@ -19,6 +19,12 @@ from ffcompletion.contract.stats import BackendState
 from tests.worlds import PostgresWorld, done, eventually, first, insert, nothing, some
 
 
+@pytest.fixture(scope="session")
+def postgres18_url(engine18_url: str) -> str:
+    """The engine's tables as they are."""
+    return engine18_url
+
+
 async def test_a_lower_id_that_commits_later_is_delivered(postgres: PostgresWorld) -> None:
     """A takes id 1, B takes id 2 and commits first: 2 arrives without waiting, then 1; the cursor waits for 1."""
     async with postgres.backend() as backend, ffc.subscribe(backend) as stream:
@@ -312,7 +318,7 @@ async def test_a_slow_consumer_reads_on_at_its_own_pace(postgres: PostgresWorld)
             items = [done() for _ in range(200)]
             await postgres.announce(*items)
             await eventually(lambda: stream.stats().catching_up)
-            assert stream.stats().buffered < 200
+            assert stream.stats().buffered <= 20
             assert [p.execution_id for p in await some(stream, 200)] == [i.execution_id for i in items]
             await eventually(lambda: not stream.stats().catching_up)
             await nothing(stream, done(), postgres)

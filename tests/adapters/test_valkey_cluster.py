@@ -16,6 +16,7 @@ from glide import GlideError
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend
 from ffcompletion.backends.valkey.keys import CHANNEL
+from ffcompletion.doctor import examine
 from ffcompletion.embedded import Server
 from tests.worlds import Done, ValkeyWorld, done, eventually, first, some
 from tests.worlds.servers import Cluster, ask, wait_until
@@ -52,6 +53,14 @@ def _slot(key: str) -> int:
 def _home(slot: int) -> int:
     """Which third of the slots it lies in."""
     return next(number for number in range(3) if slot < 16_384 * (number + 1) // 3)
+
+
+async def test_the_doctor_knows_what_it_is(nodes: Cluster) -> None:
+    """By the node's own word, and what to do where the URL does not say so."""
+    findings = {it.check: it for it in await examine(nodes.url)}
+    assert findings["cluster"].found.startswith("ok, 16384 of 16384 slots")
+    findings = {it.check: it for it in await examine(nodes.url.partition("?")[0])}
+    assert findings["cluster"].remedy == "?cluster=true in the URL"
 
 
 async def test_every_partition_is_heard_decided_and_found(cluster: ValkeyWorld) -> None:

@@ -216,7 +216,7 @@ async def test_a_second_loop_is_refused_while_the_first_has_a_stream(valkey: Val
                 lambda: backend.flow_members("550e8400-e29b-41d4-a716-446655440000"),
             ):
                 with pytest.raises(ffc.Unavailable, match="another event loop"):
-                    await asyncio.wait_for(call(), 2)
+                    await asyncio.wait_for(call(), 20)
 
         await asyncio.to_thread(asyncio.run, elsewhere())
 
@@ -327,14 +327,14 @@ async def test_the_inbox_is_bounded_by_number_and_by_bytes() -> None:
     inbox.put(b"x" * 90)
     inbox.put(b"y" * 90)
     assert (len(inbox), inbox.dropped) == (1, 7)
-    await asyncio.wait_for(inbox.ready(), 1)
+    await asyncio.wait_for(inbox.ready(), 20)
     assert inbox.take(10) == [b"y" * 90]
     inbox.put(b"z" * 1000)
     assert inbox.take(1) == [b"z" * 1000]
     waiting = asyncio.create_task(inbox.ready())
     await asyncio.sleep(0)
     await asyncio.to_thread(inbox.put, b"late")
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 20)
     assert inbox.take(1) == [b"late"]
 
 

@@ -63,7 +63,7 @@ async def test_a_missing_client_certificate_is_refused(mutual: Proxy, authority:
     async with ValkeyBackend(f"valkeys://localhost:{mutual.port}", tls_ca=authority.ca, setup_timeout=4) as backend:
         with pytest.raises(ffc.EngineError):
             await backend.subscribe_completions()
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("wrong", ["another CA", "no CA", "no TLS"])

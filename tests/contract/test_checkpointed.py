@@ -171,7 +171,7 @@ async def test_run_ends_with_the_backend() -> None:
         last = [backend.emit(ID % n) for n in range(30)][-1]
         await eventually(lambda: len(handled) == 30)
         await backend.aclose()
-        await asyncio.wait_for(running, 5)
+        await asyncio.wait_for(running, 30)
     assert store.checkpoints["a"].cursor == last.cursor
 
 
@@ -185,7 +185,7 @@ async def test_a_store_that_fails_is_the_consumers_error() -> None:
                 await anext(completions)
                 before = store.checkpoints["a"]
                 store.error = OSError("disk full")
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await anext(completions)
         assert store.checkpoints["a"] == before
         store.error = OSError("still full")

@@ -120,7 +120,8 @@ def test_the_plugin_sums_up_by_clause(tmp_path: Path) -> None:
     )
     root = str(ROOT)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", str(tmp_path), "-p", "no:cacheprovider", "--rootdir", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-q", "-rs", str(tmp_path), "-p", "no:cacheprovider", "--rootdir", str(tmp_path),
+         "-k", "test_5_ or test_2_6_"],
         cwd=root, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert "TestMine: broken clauses 5.3, 5.4" in done.stdout, done.stdout
@@ -153,7 +154,7 @@ class TestMemory(BackendContract):
         @asynccontextmanager
         async def subject() -> AsyncGenerator[Subject]:
             announcer = _MemoryAnnouncer()
-            yield Subject(announcer.factory, announcer, Options(flood=600))
+            yield Subject(announcer.factory, announcer, Options(flood=600, holds=300))
 
         return subject
 
@@ -273,7 +274,9 @@ class TestServers(BackendContract):
                             unreachable=lambda: ffc.connect(nowhere),
                             connections=world.connections,
                             flood=1_200,
-                            remembers=10_000,
+                            holds=300,
+                            # By time on the one, by number on the other.
+                            remembers=2_000 if isinstance(world, ValkeyWorld) else 10_000,
                             # Longer than it takes to notice that a connection is half open.
                             patience_s=20,
                         ),

@@ -126,4 +126,4 @@ async def test_memory_takes_no_more_at_a_time_than_asked_for() -> None:
         assert stream.stats().buffered == 11
         for _ in range(9):
             await anext(stream)
-            assert len(stream._batch) == 3
+            assert len(stream._hand.batch) == 3

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+import ffcompletion as ffc
+from ffcompletion.backends.postgres import PostgresCheckpoints
+from ffcompletion.producers import text as producer
 from tests import ROOT
 from tests.doors.test_cli import announce, psql
 from tests.worlds.forking import Interpreter
@@ -21,12 +24,15 @@ DOCUMENTS = [
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # The newcomer's two commands, which install into an environment of their own: `.ci/run` runs them.
-COMMANDS = ["pip install -e '.[demo]'\nffcompletion demo\n", "pip install -e '.[dev]'\npytest -n 3 --dist worksteal\n"]
+COMMANDS = ["pip install -e '.[demo]'\nffcompletion demo\n", "pip install -e '.[dev]'\npytest -n 4 --dist worksteal\n"]
 
 
 def _blocks(*languages: str) -> list[object]:
     found: list[object] = []
     for document in DOCUMENTS:
+        # A reader's session from its first line to its last: `test_jobs_guide` runs it.
+        if document.name == "jobs.md":
+            continue
         for number, (language, text) in enumerate(BLOCK.findall(document.read_text(encoding="utf-8")), 1):
             if language in languages and text not in COMMANDS:
                 found.append(pytest.param(text, id=f"{document.name}-{number}"))
@@ -91,8 +97,6 @@ def test_shell_blocks_run(text: str, urls: dict[str, str]) -> None:
 @pytest.mark.parametrize("text", _blocks("sql"))
 def test_sql_blocks_run(text: str, urls: dict[str, str]) -> None:
     """On a database with our producer."""
-    from ffcompletion.producers import text as producer
-
     url = urls["postgresql://localhost/app"]
     psql(url, "DROP DATABASE IF EXISTS documents")
     psql(url, "CREATE DATABASE documents")
@@ -100,6 +104,38 @@ def test_sql_blocks_run(text: str, urls: dict[str, str]) -> None:
     psql(database, producer("postgres"))
     psql(database, text)
     psql(url, "DROP DATABASE documents")
+
+
+async def test_a_worker_needs_no_more_than_the_rights_that_are_named(urls: dict[str, str]) -> None:
+    """The block of the operations page, for a role of its own; it may create nothing, and its position is kept."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (block,) = [
+        block for language, block in BLOCK.findall(text) if language == "sql" and "ffcompletion_checkpoint" in block
+    ]
+    url = urls["postgresql://localhost/app"]
+    psql(url, "DROP DATABASE IF EXISTS rights")
+    psql(url, "CREATE DATABASE rights")
+    database = url.replace("/postgres?", "/rights?")
+    psql(database, producer("postgres"))
+    psql(database, "DROP ROLE IF EXISTS rights_worker")
+    psql(database, block.replace("worker", "rights_worker"))
+    ids = [ffc.ExecutionId.new() for _ in range(2)]
+    for id_ in ids:
+        psql(database, f"SELECT ff_emit_completion('{id_}', 'success')")
+    mine = database.replace("postgres@", "rights_worker@")
+    assert mine != database
+    seen: list[str] = []
+    for _ in ids:
+        async with ffc.connect(mine) as backend, PostgresCheckpoints(mine) as store:
+            start = ffc.StreamCursor.beginning()
+            async with ffc.checkpointed(backend, store, "w", start=start, lease="raise") as completions:
+                async for completion in completions:
+                    seen.append(completion.execution_id)
+                    await completions.commit()
+                    break
+    assert seen == ids
+    psql(url, "DROP DATABASE rights WITH (FORCE)")
+    psql(url, "DROP ROLE rights_worker")
 
 
 def test_the_newcomers_commands_come_first() -> None:

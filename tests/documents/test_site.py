@@ -25,6 +25,14 @@ TASKS = {
     "grant just enough": ("operations.md", "ACL SETUSER"),
     "run a hundred processes": ("many-processes.md", "partitions"),
     "choose ids": ("concepts.md", "{fp:N}"),
+    "wait for the first of several": ("waiting.md", "as_completed"),
+    "use it from code that blocks": ("waiting.md", "ffc.sync"),
+    "resume a worker where it stopped": ("worker.md", "goes on where it stopped"),
+    "attach procrastinate": ("jobs.md", "ffcompletion attach postgresql://localhost/app procrastinate"),
+    "know what a log line means": ("log-lines.md", "the watermark has been held at event"),
+    "write a backend": ("writing-a-backend.md", "check_backend"),
+    "show it to Prometheus": ("metrics.md", "PrometheusMetricReader"),
+    "announce from my own transaction": ("producers.md", "ff_emit_completion"),
 }
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 
 import pexpect
+import psycopg
 import pytest
 
 from ffcompletion import embedded
@@ -55,12 +56,13 @@ def announce(url: str, number: int, outcome: str = "success", tenant: str = "a",
         )
         return
     bare = execution.partition("}:")[2]
-    psql(
-        url,
-        f"BEGIN; INSERT INTO ff_exec_core (partition_key, execution_id, lifecycle_phase, raw_fields) VALUES (7, '{bare}',"
-        f' \'terminal\', \'{{"namespace":"{tenant}","tags":{{"k":"{tag}"}}}}\') ON CONFLICT DO NOTHING; INSERT INTO ff_completion_event'
-        f" (partition_key, execution_id, flow_id, outcome, occurred_at_ms) VALUES (7, '{bare}', '{F}', '{outcome}', 1); COMMIT",
-    )
+    with psycopg.connect(url) as conn:
+        conn.execute(
+            f"INSERT INTO ff_exec_core (partition_key, execution_id, lifecycle_phase, raw_fields) VALUES (7, '{bare}',"
+            f' \'terminal\', \'{{"namespace":"{tenant}","tags":{{"k":"{tag}"}}}}\') ON CONFLICT DO NOTHING;'
+            " INSERT INTO ff_completion_event (partition_key, execution_id, flow_id, outcome, occurred_at_ms)"
+            f" VALUES (7, '{bare}', '{F}', '{outcome}', 1)".encode()
+        )
 
 
 @pytest.fixture(params=["valkey", "postgres18"])

@@ -18,13 +18,16 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion import embedded
+from ffcompletion.attaching import Definition, attach
 from ffcompletion.backends.postgres import doctor as postgres_doctor
 from ffcompletion.backends.postgres import doctor_findings
 from ffcompletion.backends.valkey import doctor as valkey_doctor
 from ffcompletion.contract.diagnosis import Finding, Verdict, exit_status
 from ffcompletion.doctor import examine
 from tests.doors.test_cli import FFC, raw_valkey
-from tests.worlds.servers import free_ports, pgbouncer, standby_of
+from tests.worlds import eventually
+from tests.worlds.proxy import Proxy
+from tests.worlds.servers import Authority, free_ports, pgbouncer, standby_of
 from tests.worlds.templates import ENGINE_PARTITIONS, postgres
 
 pytestmark = pytest.mark.timeout(150)
@@ -145,6 +148,59 @@ async def test_a_trigger_that_is_disabled_or_missing(database: str) -> None:
     assert (it.verdict, "ff_completion_event_p17" in it.found) == (WARNING, True)
     sql(database, it.remedy)
     assert (await found(database, "trigger")).verdict is OK
+    ((made,),) = sql(
+        database,
+        "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'ff_notify_completion'"
+        " AND tgrelid = 'ff_completion_event'::regclass",
+    )
+    each = (
+        "DO $$ DECLARE leaf regclass; BEGIN FOR leaf IN SELECT relid FROM pg_partition_tree('ff_completion_event') WHERE isleaf"
+        " AND relid <> 'ff_completion_event_p18'::regclass LOOP EXECUTE format('%s', leaf); END LOOP; END $$"
+    )
+    sql(database, "DROP TRIGGER ff_notify_completion ON ff_completion_event")
+    try:
+        it = await found(database, "trigger")
+        assert (it.verdict, "none announces" in it.found, "producers install" in it.remedy) == (WARNING, True, True)
+        # On each partition by itself, but one.
+        sql(
+            database,
+            each.replace("%s", str(made).replace(" ON public.ff_completion_event ", " ON %s ").replace("'", "''")),
+        )
+        it = await found(database, "trigger")
+        assert (it.verdict, "missing on ff_completion_event_p18:" in it.found) == (WARNING, True)
+        sql(database, it.remedy)
+        assert (await found(database, "trigger")).verdict is OK
+    finally:
+        sql(database, each.replace("%s", "DROP TRIGGER IF EXISTS ff_notify_completion ON %s"))
+        sql(database, "DROP TRIGGER IF EXISTS ff_notify_completion ON ff_completion_event_p18", str(made))
+
+
+async def test_tables_of_jobs_that_are_attached(database: str) -> None:
+    """Their triggers work, do not, may not be looked at, or the table is gone."""
+    sql(database, "CREATE SCHEMA jobs", "CREATE TABLE jobs.reports (id int PRIMARY KEY, status text)")
+    definition = Definition(name="it's", table="jobs.reports", key="id", state="status", outcomes={"done": "success"})
+    try:
+        attach(database, definition, schema="jobs")
+        it = await found(database, "attached tables", "jobs")
+        assert (it.verdict, it.found) == (OK, "it's")
+        sql(database, "ALTER TABLE jobs.reports DISABLE TRIGGER USER")
+        it = await found(database, "attached tables", "jobs")
+        assert (it.verdict, "jobs.reports" in it.found, it.remedy.endswith("""--name 'it'"'"'s'""")) == (
+            WARNING,
+            True,
+            True,
+        )
+        readable = "GRANT SELECT ON jobs.ff_completion_event, jobs.ff_exec_core TO patient"
+        with role(database, "GRANT USAGE ON SCHEMA jobs TO patient", readable) as url:
+            it = await found(url, "attached tables", "jobs")
+            assert (it.verdict, "may not read" in it.found) == (NOTE, True)
+            sql(database, it.remedy)
+            assert (await found(url, "attached tables", "jobs")).verdict is WARNING
+        sql(database, "DROP TABLE jobs.reports")
+        it = await found(database, "attached tables", "jobs")
+        assert (it.verdict, "detach" in it.remedy) == (NOTE, True)
+    finally:
+        sql(database, "DROP SCHEMA jobs CASCADE")
 
 
 async def test_a_sequence_that_caches_and_tables_never_analyzed(database: str) -> None:
@@ -402,6 +458,35 @@ async def test_buffers_that_are_small_and_executions_that_are_evicted() -> None:
             words = it.remedy.replace("'", "").split(" ", 3)
             raw_valkey(server.url, words)
             assert (await found(server.url, check)).verdict is OK
+
+
+async def test_a_replica_of_a_valkey_and_lanes(valkey_url: str) -> None:
+    """Connected it is a note; cut off it is a warning. Registered lanes are named."""
+    with embedded.valkey() as primary:
+        raw_valkey(primary.url, ["SADD", "ff:idx:lanes", "default", "slow"])
+        assert (await found(primary.url, "lanes")).found == "default, slow"
+        host, port = primary.url.rpartition("/")[2].rsplit(":", 1)
+        with embedded.valkey("--replicaof", f"{host} {port}") as replica:
+            await eventually(lambda: _is_a(replica.url, NOTE), 20)
+            primary.stop()
+            await eventually(lambda: _is_a(replica.url, WARNING), 20)
+
+
+async def _is_a(url: str, verdict: Verdict) -> bool:
+    return (await found(url, "role")).verdict is verdict
+
+
+async def test_tls_of_a_valkey(valkey_url: str, tmp_path: Path) -> None:
+    """Encrypted is well; a CA that is not named, and a URL without TLS, are told apart."""
+    authority = Authority(tmp_path)
+    host, _, port = valkey_url.removeprefix("valkey://").partition(":")
+    with Proxy((host, int(port)), authority.server()) as tls:
+        url = f"valkeys://localhost:{tls.port}"
+        assert (await found(f"{url}?tls_ca={authority.ca}", "TLS")).verdict is OK
+        it = await found(url, "connection")
+        assert (it.verdict, "tls_ca" in it.remedy) == (FAILURE, True)
+        it = await found(f"valkey://localhost:{tls.port}", "connection")
+        assert (it.verdict, "TLS" in it.remedy) == (FAILURE, True)
 
 
 # The command

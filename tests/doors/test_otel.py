@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from prometheus_client import generate_latest
 
 import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.contract.stats import BackendState, BackendStats
-from ffcompletion.otel import METRICS, metered, observed
+from ffcompletion.delivery.stream import Subscription
+from ffcompletion.otel import METRICS, metered, observed, observed_lag
 from tests import ROOT
 from tests.worlds import PostgresWorld, done, some
 
@@ -106,7 +112,7 @@ async def test_counters_never_fall_when_streams_come_and_go() -> None:
 async def test_the_lag_is_sampled_in_a_flood_and_told_in_full_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most one value a millisecond, by the clock."""
     metrics, now = Metrics(), [10**18]
-    monkeypatch.setattr("ffcompletion.otel.time.time_ns", lambda: now[0])
+    monkeypatch.setattr("ffcompletion.otel._clock_ns", lambda: now[0])
     async with MemoryBackend() as backend:
         async with metered(await backend.subscribe_completions(), "app", "w", provider=metrics.provider) as stream:
             for step, records in ((1_000_000, 5), (100_000, 1)):
@@ -117,6 +123,106 @@ async def test_the_lag_is_sampled_in_a_flood_and_told_in_full_otherwise(monkeypa
                     await anext(stream)
                     now[0] += step
                 assert sum(point.count for point in metrics.collect()["ffcompletion.lag"]) - before == records
+
+
+async def test_how_far_behind_each_consumer_is() -> None:
+    """Completions and seconds, of streams and of a worker; the oldest of those with the same names."""
+    metrics = Metrics()
+    now_ms = time.time_ns() // 1_000_000
+
+    def lags() -> dict[str, tuple[float, float | None]]:
+        found = metrics.collect()
+        ages = {point.attributes["ffcompletion.stream"]: point.value for point in found["ffcompletion.stream.lag.age"]}
+        behind = {point.attributes["ffcompletion.stream"]: point.value for point in found["ffcompletion.stream.lag"]}
+        return {name: (count, ages.get(name)) for name, count in behind.items()}
+
+    class Worker:
+        lag = ffc.Lag(completions=7, seconds=None)
+
+    worker = Worker()
+    async with MemoryBackend() as backend:
+        streams = [
+            metered(await backend.subscribe_completions(), "app", "w", provider=metrics.provider) for _ in range(2)
+        ]
+        assert lags() == {"w": (0, 0.0)}
+        for number, age_s in enumerate((90, 30)):
+            backend.emit(ID % number, "success", produced_at_ms=now_ms - age_s * 1000)
+        await anext(streams[0])
+        behind, age = lags()["w"]
+        assert behind == 3
+        assert age is not None
+        assert 90 <= age < 120
+        with observed_lag(worker, "app", "mailer", provider=metrics.provider):
+            assert lags()["mailer"] == (7, None), "not known, and so not told"
+            worker.lag = ffc.Lag(completions=1, seconds=5.0)
+            assert lags()["mailer"] == (1, 5.0)
+        assert "mailer" not in lags()
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_a_worker_s_lag_is_observed(tmp_path: Path) -> None:
+    """What ``checkpointed`` gives: the completion in hand is one that has still to be handled."""
+    metrics = Metrics()
+    async with MemoryBackend() as backend:
+        store = ffc.FileCheckpoints(tmp_path / "checkpoint")
+        async with ffc.checkpointed(backend, store, "mailer") as completions:
+            with observed_lag(completions, "app", "mailer", provider=metrics.provider):
+                for number in range(3):
+                    backend.emit(ID % number, "success")
+                async for _ in completions:
+                    assert metrics.value("ffcompletion.stream.lag") == 3
+                    break
+
+
+async def test_a_completion_pays_for_nothing_but_a_look_at_the_clock() -> None:
+    """The stream's own coroutine is what is awaited: always without an SDK, and with one but once a millisecond."""
+    on = Metrics().provider
+    async with MemoryBackend() as backend:
+        for provider, wrapped in ((NoOpMeterProvider(), 0), (on, 1)):
+            async with metered(await backend.subscribe_completions(), "app", "w", provider=provider) as stream:
+                for number in range(4):
+                    backend.emit(ID % number, "success")
+                asked = [stream.__anext__() for _ in range(4)]
+                own = [getattr(each, "cr_code", None) is Subscription.__anext__.__code__ for each in asked]
+                assert own.count(False) == wrapped
+                assert [(await each).execution_id for each in asked] == [ID % number for number in range(4)]
+
+
+def test_an_sdk_that_is_set_up_later_is_noticed() -> None:
+    """By its first collection; in a process of its own, since a provider is set once."""
+    program = """
+import asyncio
+from opentelemetry import metrics
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from ffcompletion.backends.memory import MemoryBackend
+from ffcompletion.delivery.stream import Subscription
+from ffcompletion.otel import metered
+
+async def main():
+    async with MemoryBackend() as backend, metered(await backend.subscribe_completions(), "app", "w") as stream:
+        reader = InMemoryMetricReader()
+        for number in range(2):
+            backend.emit("{fp:7}:550e8400-e29b-41d4-a716-446655440000", "success")
+            await anext(stream)
+            if not number:
+                metrics.set_meter_provider(MeterProvider([reader]))
+                reader.get_metrics_data()
+        for metric in reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics:
+            if metric.name in ("ffcompletion.lag", "messaging.client.consumed.messages"):
+                print(metric.name, *(getattr(p, "count", None) or p.value for p in metric.data.data_points))
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+    assert sorted(done.stdout.splitlines()) == ["ffcompletion.lag 1", "messaging.client.consumed.messages 2.0"], (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize("postgres", [18], indirect=True)
@@ -133,20 +239,31 @@ async def test_on_a_real_server(postgres: PostgresWorld) -> None:
                 assert metrics.value("ffcompletion.stream.lost") == 0
 
 
+def _as_prometheus_has_it() -> str:
+    """Every metric, spelt by OpenTelemetry's own exporter."""
+    reader = PrometheusMetricReader()
+    provider = MeterProvider([reader])
+
+    async def once() -> str:
+        async with MemoryBackend() as backend:
+            with observed(backend, "app", provider=provider):
+                async with metered(await backend.subscribe_completions(), "app", "w", provider=provider) as stream:
+                    backend.emit(ID % 1, "success", produced_at_ms=1)
+                    await anext(stream)
+                    return generate_latest().decode()
+
+    try:
+        return asyncio.run(once())
+    finally:
+        provider.shutdown()
+
+
 def test_the_dashboard_asks_for_what_there_is() -> None:
     """Every metric in it is one of ours, as Prometheus spells it, and the losing ones are all in it."""
     dashboard = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
     asked = set(re.findall(r"\b((?:ffcompletion|messaging)_\w+)\{?", " ".join(
         target["expr"] for panel in dashboard["panels"] for target in panel["targets"])))  # fmt: skip
-    units = {"s": "_seconds"}
-    known: set[str] = set()
-    for name, (kind, unit, _) in METRICS.items():
-        spelt = (
-            name.replace(".", "_")
-            + units.get(unit, "")
-            + {"counter": "_total", "histogram": "_bucket", "gauge": ""}[kind]
-        )
-        known.add(spelt)
+    known = {re.split(r"[ {]", line)[0] for line in _as_prometheus_has_it().splitlines() if line[:1] != "#"}
     labels = {"ffcompletion_backend", "ffcompletion_stream", "ffcompletion_state"}
     assert asked - labels <= known, asked - known
     assert {

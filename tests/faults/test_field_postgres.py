@@ -77,7 +77,8 @@ async def test_a_question_tells_the_true_cause_at_once(
         port = str(probe.getsockname()[1])
     conninfo = as_app(server, **{key: port if value == "CLOSED" else value for key, value in changes.items()})
     async with PostgresBackend(conninfo) as backend, PostgresCheckpoints(conninfo) as store:
-        async with asyncio.timeout(3):
+        # A pool that gathers connections would have been waited for for thirty.
+        async with asyncio.timeout(20):
             asked = await failure(backend.describe_execution(done().execution_id))
             subscribed = await failure(backend.subscribe_completions())
             loaded = await failure(store.load("x"))

@@ -195,7 +195,8 @@ async def test_closing_fifty_streams_that_catch_up_on_a_frozen_server(
         await asyncio.sleep(0.2)
         started = time.monotonic()
         await backend.aclose()
-        assert time.monotonic() - started < 3
+        # One after the other takes fifty.
+        assert time.monotonic() - started < 15
         for task in reading:
             task.cancel()
         await asyncio.wait(reading)
@@ -208,7 +209,7 @@ async def test_closing_fifty_streams_that_catch_up_on_a_frozen_server(
 
 async def test_a_locked_table_gathers_no_sessions(server: embedded.Server, world: PostgresWorld) -> None:
     """However long it is locked: one session of the reader waits, and one of the reconciler."""
-    async with PostgresBackend(server.url, read_timeout=1.0, poll_interval=0.1) as backend:
+    async with PostgresBackend(server.url, read_timeout=0.5, poll_interval=0.1) as backend:
         async with ffc.subscribe(backend) as stream:
             await nothing(stream, done(), world)
             locker = await world.connect(autocommit=False)
@@ -216,7 +217,7 @@ async def test_a_locked_table_gathers_no_sessions(server: embedded.Server, world
             # There is something to look for.
             await world.sql("SELECT nextval('ff_completion_event_event_id_seq')")
             most = 0
-            end = time.monotonic() + 6
+            end = time.monotonic() + 3
             while time.monotonic() < end:
                 rows = await world.sql(
                     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ffcompletion'"

@@ -98,13 +98,13 @@ async def test_waits_in_a_row_share_what_was_opened(postgres18_url: str) -> None
     item = done()
     await world.announce(item)
     events: list[ffc.BackendState] = []
-    backend = ffc.connect(postgres18_url, observer=lambda event: events.append(event.state))
+    backend = ffc.connect(postgres18_url, linger=60, observer=lambda event: events.append(event.state))
     for _ in range(30):
         await ffc.wait_for_completion(backend, item.execution_id, timeout=20)
     assert events.count(ffc.BackendState.LIVE) == 1
     started = time.monotonic()
     await backend.aclose()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 20, "nothing that lingers is waited for"
     await eventually(lambda: not watch._watches)
     with pytest.raises(ffc.Unavailable, match="closed"):
         await ffc.wait_for_completion(backend, item.execution_id, timeout=5)
@@ -124,7 +124,7 @@ async def test_what_lingers_is_released_by_itself(world: World) -> None:
     async with world.backend(linger=0.4) as backend:
         await ffc.wait_for_completion(backend, item.execution_id, timeout=20)
         assert backend.stats().streams == 1
-        await eventually(lambda: backend.stats().state is ffc.BackendState.IDLE, 5)
+        await eventually(lambda: backend.stats().state is ffc.BackendState.IDLE)
         await eventually(released)
         await backend.describe_execution(item.execution_id)
         held = await world.connections()
@@ -136,7 +136,7 @@ async def test_what_lingers_is_released_by_itself(world: World) -> None:
         await ffc.wait_for_completion(backend, item.execution_id, timeout=20)
         assert backend.stats().state is ffc.BackendState.IDLE
         await backend.describe_execution(item.execution_id)
-        await eventually(released, 1)
+        await eventually(released)
 
 
 async def test_what_lingers_for_long_is_there_for_long(world: World) -> None:
@@ -149,7 +149,7 @@ async def test_what_lingers_for_long_is_there_for_long(world: World) -> None:
     assert getattr(pool, "_idle_s", 3600) >= 3600
     started = time.monotonic()
     await backend.aclose()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("linger", [-1, float("nan"), float("inf")])

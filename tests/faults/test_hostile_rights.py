@@ -96,6 +96,13 @@ async def test_readers_read_and_producers_announce(postgres18_url: str) -> None:
                 "ALTER TABLE ff_completion_event DISABLE TRIGGER ALL",
                 "CREATE TABLE public.mine (i int)",
                 "DELETE FROM ff_completion_event",
+                # An id beyond all others: what is announced after it would lie where nobody looks any more.
+                "INSERT INTO ff_completion_event (event_id, partition_key, execution_id, outcome, occurred_at_ms)"
+                " VALUES (4611686018427387904, 7, '550e8400-e29b-41d4-a716-446655440000', 'success', 1)",
+                "SELECT setval('ff_completion_event_event_id_seq', 4611686018427387904)",
+                # For as long as it likes: every reader would wait.
+                "DO $$ BEGIN LOCK TABLE ff_exec_core IN ACCESS EXCLUSIVE MODE; END $$",
+                "DO $$ BEGIN LOCK TABLE ff_completion_event IN SHARE ROW EXCLUSIVE MODE; END $$",
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     await writer.execute(statement.encode())
@@ -139,6 +146,15 @@ async def test_a_tenant_that_writes_for_itself_writes_for_nobody_else(postgres18
                     )
             rows = await (await tenant.execute("SELECT count(*) FROM ff_exec_core")).fetchone()
             assert rows == (0,)
+            own_row = "INSERT INTO ff_completion_event (event_id, partition_key, execution_id, outcome, namespace, occurred_at_ms)"
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await tenant.execute(
+                    f"{own_row} VALUES (4611686018427387904, 7, %s, 'failed', 'tenant-a', 1)".encode(),
+                    ((ID % 9).partition("}:")[2],),
+                )
+            for table in ("ff_exec_core", "ff_completion_event"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    await tenant.execute(f"DO $$ BEGIN LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; END $$".encode())
             id_ = await _emit(tenant, 3, "tenant-a", b"mine")
             came = await first(own)
             assert (came.execution_id, came.payload_bytes) == (id_, b"mine")

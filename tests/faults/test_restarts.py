@@ -166,6 +166,7 @@ async def blocks() -> None:
 
 
 @pytest.mark.timeout(120 + 30 * RUNS)
+@pytest.mark.parametrize("postgres", [18] if RUNS == 1 else [16, 18], indirect=True)
 @pytest.mark.parametrize("filtered", [True, False], ids=["filtered", "everything"])
 @pytest.mark.parametrize(
     ("body", "concurrency"),
@@ -195,11 +196,11 @@ async def test_a_position_stays_behind_what_is_unread_while_the_stream_joins(pos
             ffc.subscribe(backend, ffc.ScannerFilter("acme"), cursor=beginning) as stream,
         ):
             for count in range(1, 401):
-                completion = await asyncio.wait_for(anext(aiter(stream)), 5)
+                completion = await asyncio.wait_for(anext(aiter(stream)), 30)
                 if count % 20 == 0:
                     await postgres.sql(ROWS, ("globex", 1))
                     # The hub has handed it out by then.
-                    await asyncio.wait_for(anext(aiter(other)), 5)
+                    await asyncio.wait_for(anext(aiter(other)), 30)
                 cursor = getattr(stream, "cursor", None)
                 assert isinstance(cursor, ffc.StreamCursor)
                 assert completion.cursor is not None

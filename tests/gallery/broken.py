@@ -393,7 +393,7 @@ class EndsAfterOverflow(Broken):
 class UnboundedBuffer(Broken):
     """Keeps everything for everybody."""
 
-    breaks: ClassVar[set[str]] = {"4.3", "8.7", "8.8", "8.9", "8.10", "8.11"}
+    breaks: ClassVar[set[str]] = {"4.3", "4.5", "8.7", "8.8", "8.9", "8.10", "8.11"}
 
     class Stream(RightStream):
         def __init__(self, backend: Right, position: int, wanted: ffc.CompletionFilter | None) -> None:
@@ -410,6 +410,10 @@ class UnboundedBuffer(Broken):
         def take(self) -> ffc.CompletionPayload | None:
             self.arrived()
             return self.buffer.popleft() if self.buffer else None
+
+        @override
+        def stats(self) -> ffc.StreamStats:
+            return ffc.StreamStats(lost=self.lost, buffered=len(self.buffer))
 
 
 class LossUncounted(Broken):

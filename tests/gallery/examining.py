@@ -7,7 +7,7 @@ import gc
 
 from ffcompletion.testing import Options, Report, check_backend
 from tests.gallery.broken import GALLERY
-from tests.gallery.right import Exchange, Right
+from tests.gallery.right import RETENTION, Exchange, Right
 
 __all__ = ["broken_clauses", "examine"]
 
@@ -22,6 +22,7 @@ async def examine(kind: type[Right]) -> Report:
         connections=exchange.connections,
         burst=150,
         flood=400,
+        holds=RETENTION,
         patience_s=0.8,
         setup_s=2.5,
         closing_s=0.5,

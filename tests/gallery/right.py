@@ -191,7 +191,8 @@ class RightStream:
         return self.here()
 
     def stats(self) -> ffc.StreamStats:
-        return ffc.StreamStats(lost=self.lost)
+        held = self.seen - max(self.position, self.exchange.end - len(self.exchange.entries))
+        return ffc.StreamStats(lost=self.lost, buffered=max(0, held))
 
     async def aclose(self) -> None:
         if self.closed:

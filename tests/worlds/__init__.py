@@ -23,7 +23,7 @@ from ffcompletion.backends.postgres import PostgresBackend
 from ffcompletion.backends.valkey import ValkeyBackend
 from ffcompletion.backends.valkey.connection import Client, make_client
 from ffcompletion.backends.valkey.options import Options
-from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.ids import ExecutionId, FlowId, flow_partition
 from ffcompletion.contract.protocols import Backend
 from tests.worlds.emptying import empty
 
@@ -46,6 +46,13 @@ def done(**fields: Any) -> Done:
     """One that no test has used before."""
     number = next(_numbers)
     return Done(execution_id=f"{{fp:{number % 256}}}:{uuid.UUID(int=number << 64 | uuid.uuid4().node)}", **fields)
+
+
+def member(flow: str, **fields: Any) -> Done:
+    """One of a flow: in the flow's partition, as the engine places them."""
+    item = done(flow_id=flow, **fields)
+    partition = flow_partition(FlowId(flow), 256)
+    return msgspec.structs.replace(item, execution_id=f"{{fp:{partition}}}:{ExecutionId(item.execution_id).uuid}")
 
 
 class World(ABC):

@@ -15,14 +15,15 @@ from ffcompletion.producers import text
 
 
 @contextmanager
-def database(server: str, name: str) -> Iterator[str]:
-    """A new one, with our producers, dropped afterwards."""
+def database(server: str, name: str, *, producers: bool = True) -> Iterator[str]:
+    """A new one, with our producers or empty, dropped afterwards."""
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         url = make_conninfo(server, dbname=name)
-        with psycopg.connect(url, autocommit=True) as conn:
-            conn.execute(text("postgres").encode())
+        if producers:
+            with psycopg.connect(url, autocommit=True) as conn:
+                conn.execute(text("postgres").encode())
         yield url
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 

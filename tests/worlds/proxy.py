@@ -30,9 +30,7 @@ class Proxy:
     async def _start(self) -> None:
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", 0, ssl=self._tls, ssl_handshake_timeout=0.5 if self._tls else None
-        )
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,6 +43,13 @@ class Proxy:
         if self._refusing:
             writer.close()
             return
+        if self._tls is not None:
+            try:
+                # Here, not by the server: what is under way is ours to end, and no handshake outlives the proxy.
+                await writer.start_tls(self._tls)
+            except OSError:
+                writer.transport.abort()
+                return
         # While frozen a connection is accepted, as the kernel does, and nothing ever comes of it.
         await self._flowing.wait()
         try:
@@ -101,8 +106,8 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._cut()
-        # Aborted transports close in the next turn of the loop, handshakes that failed a little later.
-        await asyncio.sleep(0.8 if self._tls else 0.01)
+        # Aborted transports close in the next turn of the loop.
+        await asyncio.sleep(0.01)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -17,9 +17,10 @@ import psycopg
 from ffcompletion import embedded
 from ffcompletion.embedded import Server
 from tests import TESTS
+from tests.worlds.temporary import run_folder
 
-# As many partitions as the engine makes. Each session that reads them all pays for each of them once, so what is not about
-# their number has fewer.
+# As many partitions as the engine makes. Each session that reads them all pays for each of them, so what is not about their
+# number has fewer.
 ENGINE_PARTITIONS = 256
 FEW_PARTITIONS = 16
 ENGINE_SQL = (TESTS / "data" / "engine.sql").read_text()
@@ -76,18 +77,16 @@ def _template(version: int, partitions: int) -> Path:
 
 
 def _placed(install: Path, directory: Path, user: str | None) -> Path:
-    """Where the wheel is out of the server's user's reach: one copy for all servers, if the cache is within it."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    if user is None or embedded._reachable(install) or not embedded._reachable(CACHE):
+    """Where the wheel is out of the reach of the server's user: one copy for all servers of a run."""
+    run = run_folder()
+    if user is None or run is None or embedded._reachable(install) or not embedded._reachable(run):
         return embedded._placed(install, directory, user)
     shutil.chown(directory, user)
     directory.chmod(0o711)
-    facts = f"{install} {(install / 'bin' / 'postgres').stat().st_mtime_ns}"
-    site = CACHE / f"site-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    site = run / f"site-{install.name}"
     with _once(site) as wanted:
         if wanted:
             half = site.with_suffix(".half")
-            shutil.rmtree(half, ignore_errors=True)
             embedded._copied(install, half)
             half.rename(site)
     return site / install.parent.name / install.name
@@ -96,7 +95,7 @@ def _placed(install: Path, directory: Path, user: str | None) -> Path:
 @contextlib.contextmanager
 def _once(path: Path) -> Iterator[bool]:
     """Whether it is still to be made, while nobody else makes it."""
-    CACHE.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield not path.exists()

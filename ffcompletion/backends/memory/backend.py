@@ -102,7 +102,7 @@ class MemoryBackend(AsyncClosing):
                 None if flow_id is None else FlowId(flow_id),
                 records.cursor(records.end + 1),
             )
-            records.entries.append((payload, (namespace, dict(tags or {}))))
+            records.append((payload, (namespace, dict(tags or {}))))
             records.keep(
                 ExecutionSnapshot(
                     execution_id=payload.execution_id,
@@ -115,7 +115,6 @@ class MemoryBackend(AsyncClosing):
                     result=payload_bytes,
                 )
             )
-            records.end += 1
         records.signal.wake()
         return payload
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Final, final
 
 import msgspec
@@ -17,7 +16,7 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.delivery.batch import Facts
-from ffcompletion.delivery.buffer import Signal
+from ffcompletion.delivery.buffer import Hand, Room, Signal
 from ffcompletion.foreign.filters import Wanted, admits
 from ffcompletion.foreign.logs import logger
 
@@ -35,8 +34,12 @@ class Log:
     """The last ``retention`` completions, each with what filters ask about it."""
 
     def __init__(self, retention: int) -> None:
-        self.entries: deque[_Entry] = deque(maxlen=retention)
-        self.states: dict[ExecutionId, ExecutionSnapshot] = {}
+        self._retention = retention
+        # A ring once it is full: the entry at a position lies at its remainder, so that reading takes as many steps
+        # as it brings entries, wherever in the log that is.
+        self.entries: list[_Entry] = []
+        # In order of the last change; a plain dict would look at all that was deleted at its front, each time.
+        self.states: OrderedDict[ExecutionId, ExecutionSnapshot] = OrderedDict()
         self.end = 0
         self.signal: Signal = Signal()
         # Whether what is in it reaches the streams.
@@ -50,12 +53,27 @@ class Log:
     def start(self) -> int:
         return self.end - len(self.entries)
 
+    def append(self, entry: _Entry) -> None:
+        # The oldest goes where there is no more room. The lock is held.
+        if len(self.entries) < self._retention:
+            self.entries.append(entry)
+        else:
+            self.entries[self.end % self._retention] = entry
+        self.end += 1
+
+    def since(self, position: int, most: int) -> Sequence[_Entry]:
+        """The entries from a position on that is still kept, so many at the most. The lock is held."""
+        at = position % self._retention
+        most = min(most, self.end - position)
+        found = self.entries[at : at + most]
+        return found if len(found) == most else found + self.entries[: most - len(found)]
+
     def keep(self, snapshot: ExecutionSnapshot) -> None:
         # The newest last; as many executions as completions are kept.
-        self.states.pop(snapshot.execution_id, None)
         self.states[snapshot.execution_id] = snapshot
-        if self.entries.maxlen is not None and len(self.states) > self.entries.maxlen:
-            del self.states[next(iter(self.states))]
+        self.states.move_to_end(snapshot.execution_id)
+        if len(self.states) > self._retention:
+            self.states.popitem(last=False)
 
     def cursor(self, position: int) -> StreamCursor:
         return StreamCursor.stream(self.epoch, position)
@@ -87,24 +105,28 @@ class Reader:
         self._overflows = 0
         self.closed: bool = False
 
-    def take(self) -> Sequence[CompletionPayload]:
+    def take(self) -> Hand:
         records = self._log
         while records.connected and self._position < records.end:
             with records.lock:
                 missed = max(0, records.start - self._position)
                 self._position += missed
-                begin = self._position - records.start
-                entries = list(islice(records.entries, begin, begin + self._at_once))
+                entries = records.since(self._position, self._at_once)
             if missed:
                 self._lost += missed
                 self._overflows += 1
                 log.warning("a consumer fell behind the log's retention; %d completions passed it by", missed)
+            if self._results:
+                sizes = [
+                    None if payload.payload_bytes is None else len(payload.payload_bytes) for payload, _ in entries
+                ]
+                entries = entries[: Room(self._at_once).fit(sizes)]
             self._position += len(entries)
             batch = [self._dress(payload) for payload, facts in entries if self._admit(facts)]
             self._delivered += len(batch)
             if batch:
-                return batch
-        return ()
+                return Hand(batch)
+        return Hand()
 
     def _admit(self, facts: Facts) -> bool:
         if self._filter is None:
@@ -143,7 +165,7 @@ class Reader:
         with records.lock:
             position = max(self._position, records.start)
             waiting = records.end - position
-            oldest_ms = records.entries[position - records.start][0].produced_at_ms if waiting else 0
+            oldest_ms = records.since(position, 1)[0][0].produced_at_ms if waiting else 0
         return StreamStats(
             delivered=self._delivered,
             buffered=waiting,

@@ -263,7 +263,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             gaps=counters.interruptions,
             reconciled=counters.reconciled + (0 if run is None or run.reconciler is None else run.reconciler.found),
             held=0 if reader is None else reader.tracker.held,
-            waiting=0 if reader is None else reader.filtering.waiting,
+            waiting=0 if reader is None else reader.waiting,
             held_since_s=time.monotonic() - min(gap.since for gap in gaps) if gaps else 0.0,
         )
 

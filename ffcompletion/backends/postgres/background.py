@@ -23,46 +23,49 @@ _CLOSE_GRACE_S: Final = 0.2
 class Background:
     """Started once, with the first session; ended by ``aclose`` or ``abort``."""
 
-    def __init__(self, pool: Pool, filtering: Filtering, reconciler: Reconciler | None, timeout_s: float) -> None:
+    def __init__(self, pool: Pool, reconciler: Reconciler | None, timeout_s: float) -> None:
         self._pool = pool
-        self._filtering = filtering
         self._reconciler = reconciler
         self._timeout_s = timeout_s
-        self._deciding: asyncio.Task[None] | None = None
+        self._deciding: dict[Filtering, asyncio.Task[None]] = {}
         self._reconciling: asyncio.Task[None] | None = None
         self.lookups: Lookups
         """The questions as the server of now wants them; replaced with each session."""
 
     def start(self, session: Session) -> None:
         """Begin. Raises nothing."""
-        loop, reconciler = asyncio.get_running_loop(), self._reconciler
+        reconciler = self._reconciler
         self.lookups = session.lookups()
-        self._deciding = loop.create_task(
-            self._filtering.run(self._pool, lambda: self.lookups, self._timeout_s), name="ffcompletion-postgres-lookups"
-        )
         if reconciler is not None and session.has_core:
-            self._reconciling = loop.create_task(
+            self._reconciling = asyncio.get_running_loop().create_task(
                 reconciler.run(self._pool, lambda: self.lookups, self._timeout_s),
                 name="ffcompletion-postgres-reconciler",
             )
         elif reconciler is not None:
             _log.warning("what ends without a row in the outbox is not found: %s", session.core_problem)
 
+    def decide(self, place: Filtering) -> None:
+        """Streams stand there from now on."""
+        if place not in self._deciding:
+            self._deciding[place] = asyncio.get_running_loop().create_task(
+                place.run(self._pool, lambda: self.lookups, self._timeout_s), name="ffcompletion-postgres-lookups"
+            )
+
     async def aclose(self) -> None:
-        """End both, together, within a moment."""
-        deciding, self._deciding = self._deciding, None
+        """End all of them, together, within a moment."""
+        deciding, self._deciding = self._deciding, {}
         reconciling, self._reconciling = self._reconciling, None
         async with asyncio.TaskGroup() as group:
-            if deciding is not None:
-                group.create_task(self._filtering.stop(deciding, _CLOSE_GRACE_S))
+            for place, task in deciding.items():
+                group.create_task(place.stop(task, _CLOSE_GRACE_S))
             if reconciling is not None and self._reconciler is not None:
                 group.create_task(self._reconciler.stop(reconciling, _CLOSE_GRACE_S))
 
     def abort(self) -> None:
         """The same, without waiting. Also where the loop is closed."""
-        tasks = (self._deciding, self._reconciling)
-        self._deciding = self._reconciling = None
+        tasks = [*self._deciding.values(), *([] if self._reconciling is None else [self._reconciling])]
+        self._deciding, self._reconciling = {}, None
         for task in tasks:
-            if task is not None and not task.get_loop().is_closed():
+            if not task.get_loop().is_closed():
                 # Its connection is the pool's, which is closed with it.
                 task.cancel()

@@ -104,8 +104,8 @@ class BorrowedPool:
         """See ``Pool``: it is the caller's."""
 
     @asynccontextmanager
-    async def connection(self, timeout: float) -> AsyncGenerator[Connection]:  # noqa: ASYNC109  # the same
-        """See ``Pool``."""
+    async def connection(self, timeout: float, *, results: bool = False) -> AsyncGenerator[Connection]:  # noqa: ARG002, ASYNC109  # the same
+        """See ``Pool``: how many there are is the caller's business."""
         conn = await self.getconn(timeout)
         try:
             yield conn

@@ -24,6 +24,7 @@ from ffcompletion.backends.postgres.doctor_findings import (
     MORE_LOCKS,
     MORE_SESSIONS,
     OLDEST,
+    attachments,
     filling,
     first_line,
     not_connected,
@@ -137,11 +138,20 @@ async def _server_wide(asked: _Asked, user: str) -> list[Finding]:
 
 async def _outbox(asked: _Asked, oid: int, user: str) -> list[Finding]:
     return [
-        trigger(await asked.rows(ask.TRIGGERS, (oid, oid))),
+        trigger(await asked.rows(ask.TRIGGERS, (oid, oid, oid))),
+        *await _attachments(asked, oid, user),
         sequence(await asked.rows(ask.SEQUENCE, (oid,))),
         statistics(*(await asked.row(ask.STATISTICS, (oid, oid)))),
         watermark([Holder.of(row) for row in await asked.rows(HOLDERS, (oid, oid))], user),
     ]
+
+
+async def _attachments(asked: _Asked, oid: int, user: str) -> list[Finding]:
+    schema, there, readable = await asked.row(ask.ATTACHMENTS, (oid,))
+    if not there:
+        return []
+    rows = await asked.rows(f"{ask.ATTACHED}{schema}.ff_attachment a ORDER BY 1") if readable else None
+    return [attachments(rows, f"{schema}.ff_attachment", user)]
 
 
 async def _echo(conninfo: str, *, pooled: bool, replica: bool) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ __all__ = [
     "MORE_LOCKS",
     "MORE_SESSIONS",
     "OLDEST",
+    "attachments",
     "filling",
     "first_line",
     "not_connected",
@@ -171,7 +173,7 @@ def statistics(never: int, tables: int) -> Finding:
 
 
 def trigger(rows: list[tuple[Any, ...]]) -> Finding:
-    """One row a table that rows can be inserted into: its name, and its announcing trigger's, level and state."""
+    """One row a table that rows can be inserted into: its name, its announcing trigger's name and state, or what makes one."""
     missing = [row[0] for row in rows if row[1] is None]
     disabled = [row for row in rows if row[1] is not None and row[2] in ("D", "R")]
     if not rows or len(missing) == len(rows):
@@ -182,7 +184,7 @@ def trigger(rows: list[tuple[Any, ...]]) -> Finding:
             "ffcompletion producers install …, or FlowFabric's migrations",
         )
     if disabled:
-        table, trigger, _ = disabled[0]
+        table, trigger, *_ = disabled[0]
         more = f" and {len(disabled) - 1} more" if len(disabled) > 1 else ""
         return Finding(
             "trigger",
@@ -191,13 +193,27 @@ def trigger(rows: list[tuple[Any, ...]]) -> Finding:
             f"ALTER TABLE {table} ENABLE TRIGGER {trigger};",
         )
     if missing:
-        return Finding(
-            "trigger",
-            WARNING,
-            f"missing on {missing[0]} and {len(missing) - 1} more: their completions come by polling alone",
-            "",
-        )
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        made = next((row[3] for row in rows if row[1] is None), None)
+        found = f"missing on {missing[0]}{more}: their completions come by polling alone"
+        return Finding("trigger", WARNING, found, f"{made};" if made else "")
     return Finding("trigger", OK, f"enabled on {len(rows)} table{'s' if len(rows) > 1 else ''}")
+
+
+def attachments(rows: Sequence[tuple[Any, ...]] | None, registry: str, user: str) -> Finding:
+    """Of tables of jobs: name, table, whether it is there, triggers that work and how many there have to be."""
+    check = "attached tables"
+    if rows is None:
+        return Finding(
+            check, NOTE, f"{user} may not read {registry}", f"GRANT SELECT ON {registry} TO {_quoted(user)};"
+        )
+    for name, table, there, working, needed in rows:
+        if not there:
+            return Finding(check, NOTE, f"{table} is gone", f"ffcompletion detach … {shlex.quote(name)}")
+        if working < needed:
+            found = f"triggers on {table} are missing or disabled: ends are missed until it is attached again"
+            return Finding(check, WARNING, found, f"ffcompletion attach … --name {shlex.quote(name)}")
+    return Finding(check, OK, ", ".join(str(row[0]) for row in rows) or "none")
 
 
 def watermark(holders: Sequence[Holder], user: str) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, LiteralString
 
-__all__ = ["ROOM", "SEQUENCE", "SERVER", "STATISTICS", "TABLES", "TIMEOUTS", "TRIGGERS"]
+__all__ = ["ATTACHED", "ATTACHMENTS", "ROOM", "SEQUENCE", "SERVER", "STATISTICS", "TABLES", "TIMEOUTS", "TRIGGERS"]
 
 SERVER: Final[LiteralString] = (
     "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),"
@@ -39,10 +39,13 @@ TIMEOUTS: Final[LiteralString] = (
 # One row for each table that rows land in: its name, its announcing trigger, whether that is enabled. A trigger for each
 # statement sits on the table that is named in the INSERT, one for each row on every partition.
 TRIGGERS: Final[LiteralString] = (
-    "WITH announcing AS (SELECT t.tgrelid, t.tgname, t.tgenabled, (t.tgtype & 1) = 1 AS each_row FROM pg_trigger t"
+    "WITH announcing AS (SELECT t.oid, t.tgrelid, t.tgname, t.tgenabled, (t.tgtype & 1) = 1 AS each_row FROM pg_trigger t"
     " JOIN pg_proc p ON p.oid = t.tgfoid WHERE p.prosrc ~ 'pg_notify' AND (t.tgtype & 4) = 4),"
     " statement AS (SELECT 1 FROM announcing WHERE tgrelid = %s::oid AND NOT each_row)"
-    " SELECT tree.relid::regclass::text, a.tgname::text, a.tgenabled::text"
+    " SELECT tree.relid::regclass::text, a.tgname::text, a.tgenabled::text, CASE WHEN a.tgname IS NULL THEN"
+    " (SELECT regexp_replace(pg_get_triggerdef(b.oid), ' ON .*? (?=FOR EACH |REFERENCING )',"
+    " format(' ON %%s ', tree.relid::regclass)) FROM announcing b JOIN pg_partition_tree(%s::oid::regclass) near"
+    " ON near.relid = b.tgrelid LIMIT 1) END"
     " FROM pg_partition_tree(%s::oid::regclass) tree LEFT JOIN announcing a ON a.tgrelid = tree.relid"
     " WHERE CASE WHEN EXISTS (SELECT FROM statement) THEN tree.level = 0 ELSE tree.isleaf END ORDER BY 1"
 )
@@ -55,4 +58,21 @@ SEQUENCE: Final[LiteralString] = (
 STATISTICS: Final[LiteralString] = (
     "SELECT count(*) FILTER (WHERE c.reltuples < 0), count(*) FROM pg_partition_tree(%s::oid::regclass) tree"
     " JOIN pg_class c ON c.oid = tree.relid WHERE tree.isleaf OR tree.relid = %s::oid"
+)
+
+# The registry's schema, whether there is one, whether it may be read.
+ATTACHMENTS: Final[LiteralString] = (
+    "SELECT quote_ident(n.nspname), r.oid IS NOT NULL, coalesce(has_table_privilege(r.oid, 'SELECT'), false)"
+    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,"
+    " LATERAL (SELECT to_regclass(quote_ident(n.nspname) || '.ff_attachment')::oid AS oid) r WHERE c.oid = %s::oid"
+)
+
+# Name, table, whether it is there, triggers that work, and how many there have to be. The schema comes first, quoted.
+ATTACHED: Final[LiteralString] = (
+    "SELECT a.name, format('%I.%I', a.relation_schema, a.relation_name),"
+    " to_regclass(format('%I.%I', a.relation_schema, a.relation_name)) IS NOT NULL,"
+    " (SELECT count(*) FROM pg_trigger t WHERE t.tgparentid = 0 AND t.tgenabled IN ('O', 'A') AND starts_with(t.tgname::text,"
+    " 'ff_attached_' || left(encode(sha256(convert_to(a.name, 'UTF8')), 'hex'), 16) || '_')),"
+    " CASE WHEN a.definition->>'history' IS NULL THEN 3 ELSE 1 END"
+    " + CASE WHEN a.definition->>'result_table' IS NULL THEN 0 ELSE 1 END FROM "
 )

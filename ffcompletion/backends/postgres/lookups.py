@@ -136,8 +136,8 @@ class Lookups:
         for start in range(0, len(names), _MOST):
             with deadline(conn, seconds):
                 for row, readable in await self._ask(conn, names[start : start + _MOST], results=False):
-                    partition, bare, namespace, tags, size, _ = cast("_RecordRow", row)
-                    found[f"{{fp:{partition}}}:{bare}"] = Record(namespace, tags, size, readable)
+                    partition, bare, namespace, tags, size, whole = cast("_RecordRow", row)
+                    found[f"{{fp:{partition}}}:{bare}"] = Record(namespace, tags, size, readable and whole)
         return found
 
     async def results(self, conn: Connection, names: Sequence[str], seconds: float) -> Mapping[str, Result]:
@@ -145,8 +145,8 @@ class Lookups:
         found: dict[str, Result] = {}
         with deadline(conn, seconds):
             for row, readable in await self._ask(conn, names, results=True):
-                partition, bare, namespace, data, _ = cast("_ResultRow", row)
-                found[f"{{fp:{partition}}}:{bare}"] = Result(namespace, data, readable)
+                partition, bare, namespace, data, whole = cast("_ResultRow", row)
+                found[f"{{fp:{partition}}}:{bare}"] = Result(namespace, data, readable and whole)
         return found
 
     async def _ask(self, conn: Connection, names: Sequence[str], *, results: bool) -> list[tuple[object, bool]]:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.pages import Piece
+from ffcompletion.backends.postgres.states import Read
+from ffcompletion.delivery.buffer import Room
 from ffcompletion.delivery.hub import Member, Selector
 
 __all__ = ["Outbox", "Pages", "StoredPage", "Stream"]
@@ -38,10 +40,15 @@ class StoredPage(Protocol):
         """The page holds everything up to this id."""
         ...
 
+    @property
+    def bytes(self) -> int:
+        """Of the results in it."""
+        ...
+
     def __len__(self) -> int: ...
 
-    def take(self) -> Piece:
-        """The next of them."""
+    def take(self, most: int, /) -> Piece:
+        """The next of them, so many at the most."""
         ...
 
     def limit_cursors(self, limit: int, /) -> None:
@@ -52,8 +59,11 @@ class StoredPage(Protocol):
 class Pages(Protocol):
     """Reads stored rows for one stream."""
 
-    async def read(self, selector: Selector, after: int, upto: int, limit: int, /) -> StoredPage | None:
-        """Rows in ``(after, upto]``, as many as fit; None if the stream was closed meanwhile."""
+    async def read(self, selector: Selector, step: Read, room: Room, /) -> StoredPage | None:
+        """The rows that a step asks for, as many as there is room for; None if the stream was closed meanwhile.
+
+        A page that has no rows and has reached nothing: the next result needs more room.
+        """
         ...
 
     def stop(self) -> None:

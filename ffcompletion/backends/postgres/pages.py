@@ -20,10 +20,12 @@ from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, dispute, stored_sizes
 from ffcompletion.backends.postgres.rows import Decoded, Row, decode, with_results
+from ffcompletion.backends.postgres.states import Read
 from ffcompletion.contract.combining import namespaces_of
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.batch import Facts
+from ffcompletion.delivery.buffer import Room
 from ffcompletion.delivery.hub import Group, Selector
 from ffcompletion.foreign.logs import logger
 
@@ -78,7 +80,7 @@ class Page:
     Decoding a page at once would hold the loop for longer than the socket's buffer lasts, and the server would wait.
     """
 
-    __slots__ = ("_answers", "_group", "_next", "_rows", "_stayed", "_watermark", "reached")
+    __slots__ = ("_answers", "_group", "_rows", "_stayed", "_watermark", "bytes", "reached")
 
     def __init__(
         self,
@@ -91,25 +93,27 @@ class Page:
     ) -> None:
         """``stayed``: completions that the filter does not admit, and that stayed at the server."""
         self._stayed = stayed
-        self._rows = rows
+        self._rows = list(rows)
         self._watermark = watermark
         self._group = Group(selector)
         self._answers = answers
-        self._next = 0
         self.reached: Final = reached
+        self.bytes: Final = sum(len(result.data or b"") for result in (answers.results or {}).values())
+        """Of results, until the last of it is taken."""
 
     def __len__(self) -> int:
         """Rows not yet taken."""
-        return len(self._rows) - self._next
+        return len(self._rows)
 
     def limit_cursors(self, limit: int) -> None:
         """No payload taken from now on may have a cursor beyond this."""
         self._watermark = min(self._watermark, limit)
 
-    def take(self) -> Piece:
-        """Decode and decide the next piece."""
-        rows = self._rows[self._next : self._next + _PIECE]
-        self._next += len(rows)
+    def take(self, most: int) -> Piece:
+        """Decode and decide the next piece, so many rows at the most."""
+        count = min(_PIECE, most)
+        rows = self._rows[:count]
+        del self._rows[:count]
         batch = decode(rows, self._watermark)
         group, before = self._group, (self._group.filtered, self._group.undecided)
         payloads, results = batch.payloads, self._answers.results
@@ -148,15 +152,16 @@ class PageReader:
         if self._conn is not None:
             shut_down(self._conn)
 
-    async def read(self, selector: Selector, after: int, upto: int, watermark: int) -> Page | None:
-        """Rows in ``(after, upto]``, as many as fit a page. ``watermark`` bounds the payloads' cursors.
+    async def read(self, selector: Selector, step: Read, room: Room) -> Page | None:
+        """The rows that a step asks for, as many as fit a page, and as there is room for; none, where the first of them
+        has a result for which there is none.
 
         None if the stream was closed before an attempt succeeded.
         """
         backoff = Backoff(0.05, 2.0)
         while not self._stopped.is_set():
             try:
-                page = await self._attempt(selector, after, upto, watermark)
+                page = await self._attempt(selector, step, room)
             except (psycopg.Error, OSError) as exc:
                 if backoff.attempt == 0 and not self._stopped.is_set():
                     _log.warning("reading stored completions failed (%s); trying again", type(exc).__name__)
@@ -169,32 +174,32 @@ class PageReader:
                 return page
         return None
 
-    async def _attempt(self, selector: Selector, after: int, upto: int, watermark: int) -> Page:
-        async with self._pool.connection(timeout=self._timeout_s) as conn:
+    async def _attempt(self, selector: Selector, step: Read, room: Room) -> Page:
+        async with self._pool.connection(timeout=self._timeout_s, results=selector.results) as conn:
             self._conn = conn
             try:
                 with deadline(conn, self._timeout_s):
-                    rows, reached, stayed = await self._rows(conn, selector, after, upto)
+                    rows, reached, stayed = await self._rows(conn, selector, step, room.items)
                 names = Needs.of([selector]).lookups(rows)
                 if not names:
-                    return Page(
-                        rows, reached, watermark, selector, Answers(results={} if selector.results else None), stayed
-                    )
+                    answers = Answers(results={} if selector.results else None)
+                    return Page(rows, reached, step.limit, selector, answers, stayed)
                 records = await self._lookups.records(conn, names, self._timeout_s)
                 answers = Answers(records, frozenset(names))
                 if selector.results:
-                    count, answers = await self._with_results(conn, selector, rows, answers)
+                    count, answers = await self._with_results(conn, selector, rows, answers, room)
                     if count < len(rows):
-                        rows, reached = rows[:count], rows[count - 1][0]
-                return Page(rows, reached, watermark, selector, answers, stayed)
+                        rows, reached = rows[:count], rows[count - 1][0] if count else step.after
+                return Page(rows, reached, step.limit, selector, answers, stayed)
             finally:
                 self._conn = None
 
     async def _rows(
-        self, conn: Connection, selector: Selector, after: int, upto: int
+        self, conn: Connection, selector: Selector, step: Read, most: int
     ) -> tuple[Sequence[Row], int, int]:
         """The next rows, up to which id that is all, and how many completions stayed at the server."""
-        limit, prepare = min(self._page, upto - after), not self._pooled
+        after, upto = step.after, step.upto
+        limit, prepare = min(self._page, upto - after, most), not self._pooled
         names = _selectable(selector)
         if self._selective and names is not None:
             values = (list(names), after, limit, upto)
@@ -215,13 +220,13 @@ class PageReader:
         return rows, reached, 0
 
     async def _with_results(
-        self, conn: Connection, selector: Selector, rows: Sequence[Row], answers: Answers
+        self, conn: Connection, selector: Selector, rows: Sequence[Row], answers: Answers, room: Room
     ) -> tuple[int, Answers]:
         """As many of the rows as fit one question about results; and the answer."""
         batch = decode(rows, 0)
         wanted = admitted([selector], batch.payloads, answers.facts(batch))
         sizes = stored_sizes(batch.payloads, wanted, answers.records)
-        count = self._budget.fit(sizes)
+        count = room.fit(sizes[: self._budget.fit(sizes)])
         names = [
             payload.execution_id
             for payload, size in zip(batch.payloads[:count], sizes[:count], strict=True)

@@ -36,8 +36,8 @@ class Pool(Protocol):
         """Give it back, in whatever state."""
         ...
 
-    def connection(self, timeout: float) -> AbstractAsyncContextManager[Connection]:
-        """A connection for a block."""
+    def connection(self, timeout: float, *, results: bool = False) -> AbstractAsyncContextManager[Connection]:
+        """A connection for a block; for ``results``, which may take long, not the last one that there is."""
         ...
 
     async def reserve(self, limit_s: float) -> Connection:
@@ -80,6 +80,7 @@ class OwnPool:
         self._size = size
         self._idle_s = idle_s
         self._slots = asyncio.Semaphore(size)
+        self._slots_for_results = asyncio.Semaphore(max(1, size - 1))
         self._idle: list[tuple[float, Connection]] = []
         self._out: set[Connection] = set()
         self._reserved: set[Connection] = set()
@@ -89,13 +90,7 @@ class OwnPool:
 
     async def getconn(self, timeout: float) -> Connection:  # noqa: ASYNC109  # as psycopg_pool has it
         """See ``Pool``."""
-        try:
-            async with self._until_closed(timeout):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise PoolBusy(
-                f"all {self._size} connections were busy for {timeout:g} s; raise pool_size or close streams"
-            ) from None
+        await self._take(self._slots, timeout)
         try:
             conn = self._fresh() or await self._new(self._limit_s)
         except BaseException:
@@ -103,6 +98,15 @@ class OwnPool:
             raise
         self._out.add(conn)
         return conn
+
+    async def _take(self, slots: asyncio.Semaphore, seconds: float) -> None:
+        try:
+            async with self._until_closed(seconds):
+                await slots.acquire()
+        except TimeoutError:
+            raise PoolBusy(
+                f"all {self._size} connections were busy for {seconds:g} s; raise pool_size or close streams"
+            ) from None
 
     async def _new(self, limit_s: float) -> Connection:
         async with self._until_closed(None):
@@ -159,13 +163,19 @@ class OwnPool:
         self._schedule()
 
     @asynccontextmanager
-    async def connection(self, timeout: float) -> AsyncGenerator[Connection]:  # noqa: ASYNC109  # the same
+    async def connection(self, timeout: float, *, results: bool = False) -> AsyncGenerator[Connection]:  # noqa: ASYNC109  # the same
         """See ``Pool``."""
-        conn = await self.getconn(timeout)
+        if results:
+            await self._take(self._slots_for_results, timeout)
         try:
-            yield conn
+            conn = await self.getconn(timeout)
+            try:
+                yield conn
+            finally:
+                self.put_back(conn)
         finally:
-            self.put_back(conn)
+            if results:
+                self._slots_for_results.release()
 
     async def drain(self) -> None:
         """See ``Pool``."""

@@ -12,6 +12,18 @@ from typing import Final, LiteralString, final
 import msgspec
 from psycopg import sql
 
+from ffcompletion.backends.postgres.columns import (
+    RAW_RECORD,
+    RAW_RESULT,
+    RAW_ROW,
+    READ_RECORD,
+    READ_RESULT,
+    READABLE,
+    RECORD,
+    RESULT,
+    ROW,
+    WHOLE,
+)
 from ffcompletion.backends.postgres.names import checked, in_statement, quoted
 
 __all__ = [
@@ -25,8 +37,6 @@ __all__ = [
     "LIMIT",
     "OUTBOX",
     "OWN_MARK",
-    "RAW_RECORD",
-    "RECORD",
     "SERVER",
     "SERVER_MS",
     "TUNE_LOCALLY",
@@ -41,31 +51,6 @@ LANES: Final = "ff_lane_registry"
 OWN_MARK: Final = "ffcompletion producer"
 """The comment by which our own producers' tables are known: in them nothing ends without a row."""
 SERVER_MS: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-
-# The server formats ids: a text column decodes in C, and a negative partition (no valid id) becomes NULL.
-_COLUMNS: Final[LiteralString] = (
-    "e.event_id, CASE WHEN e.partition_key >= 0 THEN '{{fp:' || e.partition_key || '}}:' || e.execution_id END,"
-    " e.outcome, e.occurred_at_ms, e.flow_id::text, e.namespace"
-)
-# The same with texts as they are stored, byte for byte, for rows that the server cannot render in UTF8.
-_RAW_COLUMNS: Final[LiteralString] = (
-    "e.event_id, CASE WHEN e.partition_key >= 0 THEN '{{fp:' || e.partition_key || '}}:' || e.execution_id END,"
-    " convert_to(e.outcome, getdatabaseencoding()), e.occurred_at_ms, e.flow_id::text,"
-    " convert_to(e.namespace, getdatabaseencoding())"
-)
-# What a record says: its tags as text, and how large the result is. Or the result itself, and whose it is. Last, whether
-# all of it could be read.
-RECORD: Final[LiteralString] = (
-    "c.raw_fields->>'namespace' AS namespace, (c.raw_fields->'tags')::text AS tags, octet_length(c.result) AS size"
-)
-RAW_RECORD: Final[LiteralString] = (
-    "convert_to(c.raw_fields->>'namespace', getdatabaseencoding()) AS namespace,"
-    " convert_to((c.raw_fields->'tags')::text, getdatabaseencoding()) AS tags, octet_length(c.result) AS size"
-)
-_RESULT: Final[LiteralString] = "c.raw_fields->>'namespace' AS namespace, c.result AS result"
-_RAW_RESULT: Final[LiteralString] = (
-    "convert_to(c.raw_fields->>'namespace', getdatabaseencoding()) AS namespace, c.result AS result"
-)
 
 SERVER: Final = (
     "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), pg_backend_pid(), current_user::text,"
@@ -216,7 +201,7 @@ class Queries:
                 " WHERE e.event_id <= l.id AND (e.kept OR e.event_id = l.id) ORDER BY e.event_id"
             )
 
-        return Query(text(_COLUMNS), text(_RAW_COLUMNS), (2, 5))
+        return Query(text(ROW), text(RAW_ROW), (2, 5))
 
     def picked(self) -> Query:
         """Rows whose id is in ``%s`` (bigint[]), in no order."""
@@ -228,10 +213,10 @@ class Queries:
         ``OFFSET 0`` keeps the planner from making a join of it: one probe for each, whatever the statistics say.
         """
 
-        def text(what: LiteralString) -> bytes:
+        def text(what: LiteralString, read: LiteralString) -> bytes:
             return self.compose(
-                "SELECT w.partition_key, w.execution_id::text, c.*, true"  # noqa: S608  # literals only
-                " FROM unnest(%s::smallint[], %s::uuid[]) AS w(partition_key, execution_id)"
+                "SELECT w.partition_key, w.execution_id::text, " + read + " FROM"  # noqa: S608  # literals only
+                " unnest(%s::smallint[], %s::uuid[]) AS w(partition_key, execution_id)"
                 " CROSS JOIN LATERAL (SELECT " + what + " FROM {core} c"
                 " WHERE c.partition_key = w.partition_key AND c.execution_id = w.execution_id OFFSET 0) c"
             )
@@ -241,10 +226,11 @@ class Queries:
     def records_in_partition(self, *, results: bool) -> Query:
         """The same for executions ``%s`` (uuid[]) of one partition, which is named first, ``%s``."""
 
-        def text(what: LiteralString) -> bytes:
+        def text(what: LiteralString, read: LiteralString) -> bytes:
             return self.compose(
-                "SELECT c.partition_key, c.execution_id::text, " + what + ", true FROM {core} c"  # noqa: S608  # the same
-                " WHERE c.partition_key = %s::smallint AND c.execution_id = ANY(%s::uuid[])"
+                "SELECT c.partition_key, c.execution_id, " + read + " FROM"  # noqa: S608  # the same
+                " (SELECT c.partition_key, c.execution_id::text AS execution_id, " + what + " FROM {core} c"
+                " WHERE c.partition_key = %s::smallint AND c.execution_id = ANY(%s::uuid[]) OFFSET 0) c"
             )
 
         return _of_records(text, results=results)
@@ -255,21 +241,30 @@ class Queries:
         In no order: the first column is the position among those asked for, from 1.
         """
         text: LiteralString = (
-            "SELECT w.n, c.execution_id IS NOT NULL, coalesce(c.raw_fields->>'namespace', o.namespace),"
-            " coalesce(c.flow_id, o.flow_id)::text, c.lane_id, (c.raw_fields->'tags')::text, c.lifecycle_phase,"
-            " c.cancellation_reason, c.raw_fields->>'last_failure_message', c.terminal_at_ms,"
+            "SELECT w.n, c.execution_id IS NOT NULL,"
+            " CASE WHEN octet_length(coalesce(c.namespace, o.namespace)) <= 4096 THEN coalesce(c.namespace, o.namespace) END,"
+            " coalesce(c.flow_id, o.flow_id)::text, c.lane_id, CASE WHEN octet_length(c.tags) <= 16384 THEN c.tags END,"
+            " c.lifecycle_phase, c.reason, c.failure, c.terminal_at_ms,"
             # A job that had finished before its table was attached has no row in the outbox.
-            " coalesce(o.outcome, c.raw_fields->>'attached_outcome'), o.occurred_at_ms,"
+            " coalesce(o.outcome, c.attached_outcome), o.occurred_at_ms,"
         )
         text += " c.result" if results else " NULL::bytea"
         text += (
             " FROM unnest(%s::smallint[], %s::uuid[]) WITH ORDINALITY AS w(partition_key, execution_id, n)"
-            " LEFT JOIN LATERAL (SELECT * FROM {core} k"
-            " WHERE k.partition_key = w.partition_key AND k.execution_id = w.execution_id OFFSET 0) c ON true"
+            " LEFT JOIN LATERAL (SELECT c.execution_id, c.flow_id, left(c.lane_id, 64) AS lane_id, c.lifecycle_phase,"
+            " left(c.cancellation_reason, 32) AS reason, c.terminal_at_ms,"
+            " CASE WHEN " + WHOLE + " THEN left(c.raw_fields->>'last_failure_message', 32) END AS failure,"
+            " CASE WHEN " + WHOLE + " THEN left(c.raw_fields->>'attached_outcome', 256) END AS attached_outcome, "
+        )
+        # The result as it is, and how large it is.
+        text += RECORD + ", c.result" if results else RECORD
+        text += (
+            " FROM {core} c WHERE c.partition_key = w.partition_key AND c.execution_id = w.execution_id OFFSET 0) c ON true"
             " LEFT JOIN LATERAL (SELECT e.outcome, e.occurred_at_ms, e.namespace, e.flow_id FROM {outbox} e"
             " WHERE e.partition_key = w.partition_key AND e.execution_id = w.execution_id AND e.outcome <> 'resumable'"
+            " AND octet_length(e.outcome) <= 256"
             # Another tenant's row is no end of this execution.
-            " AND coalesce(e.namespace = c.raw_fields->>'namespace', true)"
+            " AND (e.namespace IS NULL OR (c.whole IS NOT FALSE AND coalesce(e.namespace = c.namespace, true)))"
             " ORDER BY e.event_id DESC LIMIT 1) o ON true"
         )
         return self.compose(text)
@@ -281,8 +276,8 @@ class Queries:
 
     def _select(self, tail: LiteralString) -> Query:
         return Query(
-            self.compose("SELECT " + _COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # literals only
-            self.compose("SELECT " + _RAW_COLUMNS + " FROM {outbox} e" + tail),  # noqa: S608  # the same
+            self.compose("SELECT " + ROW + " FROM {outbox} e" + tail),  # noqa: S608  # literals only
+            self.compose("SELECT " + RAW_ROW + " FROM {outbox} e" + tail),  # noqa: S608  # the same
             (2, 5),
         )
 
@@ -313,7 +308,7 @@ class Queries:
         )
 
 
-def _of_records(text: Callable[[LiteralString], bytes], *, results: bool) -> Query:
-    if results:
-        return Query(text(_RESULT), text(_RAW_RESULT), (2,))
-    return Query(text(RECORD), text(RAW_RECORD), (2, 3))
+def _of_records(text: Callable[[LiteralString, LiteralString], bytes], *, results: bool) -> Query:
+    what, raw, read = (RESULT, RAW_RESULT, READ_RESULT) if results else (RECORD, RAW_RECORD, READ_RECORD)
+    read += ", " + READABLE
+    return Query(text(what, read), text(raw, read), (2,) if results else (2, 3))

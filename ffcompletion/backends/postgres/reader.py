@@ -62,8 +62,9 @@ class Reader:
         self.settle_at: float = 0.0
         """When open gaps are looked at again, in seconds of the monotonic clock."""
         self.tracker: GapTracker = GapTracker(0)
-        self.filtering: Filtering = Filtering(self.skipped)
-        """Where what is read goes on to the streams that need records looked up."""
+        self.behind: list[Filtering] = [Filtering(self.skipped)]
+        """Where what is read goes on to the streams that need records looked up. The second place is of those that want
+        results, so that nobody else waits for one; it is made for the first of them."""
         self.received: int = 0
         self.malformed: int = 0
         self.history: History = History()
@@ -87,7 +88,21 @@ class Reader:
             visible = await session.fetch(self._queries.ids(), (floor, start, _LOOK_BACK))
             self.tracker.assume(missing([floor, *(row[0] for row in visible), start + 1]), now, floor)
         self.settle_at = now
-        self.filtering.begin(self.tracker)
+        for place in self.behind:
+            place.begin(self.tracker)
+
+    def place(self, *, results: bool) -> Filtering:
+        """Where a stream stands that needs records looked up."""
+        if results and len(self.behind) == 1:
+            made = Filtering(self.skipped)
+            made.begin(self.tracker)
+            self.behind.append(made)
+        return self.behind[results]
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for their records."""
+        return sum(place.waiting for place in self.behind)
 
     async def _newest(self, session: Session) -> int:
         """The highest visible id; in an outbox that was emptied, the last id given out, where that may be seen.
@@ -177,7 +192,8 @@ class Reader:
             self.skipped(decoded.malformed)
         self.history.remember(ids, rows)
         self._hub.publish(Batch(decoded.payloads, cursor=StreamCursor.outbox(tracker.watermark), ids=ids))
-        self.filtering.admit(ids, decoded)
+        for place in self.behind:
+            place.admit(ids, decoded)
 
     def skipped(self, malformed: int) -> None:
         """Rows that make no completion were met, here or by a stream that catches up."""
@@ -211,7 +227,8 @@ class Reader:
             if retired:
                 # The watermark moved: streams learn of it with an empty batch.
                 self._hub.publish(Batch(cursor=StreamCursor.outbox(tracker.watermark)))
-                self.filtering.retire(retired)
+                for place in self.behind:
+                    place.retire(retired)
             self._settle_every_s = _SETTLE_FIRST_S
         else:
             self._settle_every_s = min(_SETTLE_LAST_S, self._settle_every_s * 2)
@@ -245,7 +262,8 @@ class Reader:
                 tracker.high,
             )
             tracker.rewind(high)
-            self.filtering.rewind(high)
+            for place in self.behind:
+                place.rewind(high)
             self._on_rewind(high)
 
 

@@ -32,7 +32,7 @@ from ffcompletion.backends.postgres.silent import (
     facts_of,
     payload_of,
 )
-from ffcompletion.backends.postgres.silent_queries import SilentQueries
+from ffcompletion.backends.postgres.silent_queries import ENGINE_PARTITIONS, SilentQueries
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.hub import Group
 from ffcompletion.foreign.logs import logger
@@ -108,7 +108,7 @@ class Reconciler:
         while not self._stopping:
             due = time.monotonic() >= look_at
             try:
-                wanted = due or any(receiver.room for receiver in self._behind())
+                wanted = due or any(receiver.room.items for receiver in self._behind())
                 if wanted and not await self._turn(pool, lookups(), seconds, look=due):
                     return
                 failed = False
@@ -184,7 +184,8 @@ class Reconciler:
             self._say("no index on the records' (partition_key, lane_id, lifecycle_phase): whole partitions are read")
         text, core = self._silent_queries.partitions(), self._queries.core_text
         ((count,),) = await (await conn.execute(text, (core,), prepare=False)).fetchall()
-        self._plan, self._tables = Plan(range(count), lanes), {}
+        # The engine's keys are as many as its partitions; a table that was made with fewer of those has as many keys.
+        self._plan, self._tables = Plan(range(count and max(count, ENGINE_PARTITIONS)), lanes), {}
         self._planned = True
         return self._plan
 
@@ -232,7 +233,7 @@ class Reconciler:
         chunks = plan.pieces(plan.keys)
         for receiver in self._behind():
             backlog = receiver.backlog
-            while backlog is not None and receiver.room and backlog.done < len(chunks):
+            while backlog is not None and receiver.room.items and backlog.done < len(chunks):
                 with deadline(conn, seconds):
                     ends = await self._read(conn, lookups, plan, chunks[backlog.done], backlog.since_ms)
                 ends.sort(key=lambda end: end.at_ms)
@@ -259,7 +260,12 @@ class Reconciler:
         if plan.lanes is not None:
             values.append(plan.lanes)
         rows, unreadable = await fetch_rows(
-            conn, query, [*values, since_ms, SLACK_MS], prepare=lookups.prepare, tuned_already=lookups.tuned
+            conn,
+            query,
+            [*values, since_ms, self.now_ms + _OVERLAP_MS, SLACK_MS],
+            # What is to end in the future would be read in each look until then.
+            prepare=lookups.prepare,
+            tuned_already=lookups.tuned,
         )
         return [end_of(cast("EndRow", row), readable=at not in unreadable) for at, row in enumerate(rows)]
 
@@ -269,10 +275,14 @@ class Reconciler:
         """To each of these. False: somebody could not take all that was for it; the rest is its backlog."""
         payloads = {end: payload_of(end) for end in ends}
         whole = True
-        for receiver in receivers:
+        # Who wants results, which may take long, comes last: nobody else waits for them.
+        for receiver in sorted(receivers, key=lambda receiver: receiver.selector.results):
             mine = list(receiver.unseen(ends))
-            while mine and receiver.room and not receiver.closed:
-                mine = mine[await self._give(conn, lookups, mine[: receiver.room], payloads, seconds, receiver) :]
+            while mine and (most := receiver.room.items) and not receiver.closed:
+                given = await self._give(conn, lookups, mine[:most], payloads, seconds, receiver)
+                if not given:
+                    break
+                mine = mine[given:]
             if mine and not receiver.closed:
                 # Bounded: it gets them later, at its own pace.
                 whole = False
@@ -290,7 +300,7 @@ class Reconciler:
         seconds: float,
         receiver: Receiver,
     ) -> int:
-        """As many of them as one question about results can be put for. Returns how many."""
+        """As many of them as one question about results can be put for, and there is room for. Returns how many."""
         group = Group(receiver.selector)
         mine = [payloads[end] for end in ends]
         if not receiver.selector.results:
@@ -300,7 +310,7 @@ class Reconciler:
         records = {end.name: Record(end.namespace, end.tags, end.size) for end in ends}
         facts = [facts_of(end) for end in ends]
         sizes = stored_sizes(mine, admitted([receiver.selector], mine, facts), records)
-        count = self._budget.fit(sizes)
+        count = receiver.room.fit(sizes[: self._budget.fit(sizes)])
         names = [end.name for end, size in zip(ends[:count], sizes[:count], strict=True) if size is not None]
         found: Mapping[str, Result] = {}
         try:
@@ -314,5 +324,8 @@ class Reconciler:
             if end.name in found and found[end.name].namespace != end.namespace:
                 facts[at] = None
         rich = with_results(mine[:count], {name: result.data for name, result in found.items()})
+        # While they were being read, something else may have come.
+        count = receiver.room.fit([None if item.payload_bytes is None else len(item.payload_bytes) for item in rich])
+        rich = rich[:count]
         receiver.found(ends[:count], group.select(rich, facts[:count]), (group.filtered, group.undecided))
         return count

@@ -58,7 +58,7 @@ class Retrying:
     async def records(self, names: Sequence[str]) -> Mapping[str, Record]:
         """The records; empty if outdated meanwhile."""
         while not self.outdated:
-            found = await self._try(lambda conn: self._lookups().records(conn, names, self._seconds))
+            found = await self._try(lambda conn: self._lookups().records(conn, names, self._seconds), results=False)
             if found is not None:
                 return found
         return {}
@@ -67,16 +67,16 @@ class Retrying:
         """The results; None after a failure: then fewer are to be asked for."""
         seconds = self._seconds * self.budget.patience
         started = time.monotonic()
-        found = await self._try(lambda conn: self._lookups().results(conn, names, seconds))
+        found = await self._try(lambda conn: self._lookups().results(conn, names, seconds), results=True)
         if found is None:
             self.budget.shrink(len(names))
         else:
             self.budget.grow(time.monotonic() - started)
         return found
 
-    async def _try(self, question: Callable[[Connection], Awaitable[_T]]) -> _T | None:
+    async def _try(self, question: Callable[[Connection], Awaitable[_T]], *, results: bool) -> _T | None:
         try:
-            async with self._pool.connection(timeout=self._seconds) as conn:
+            async with self._pool.connection(timeout=self._seconds, results=results) as conn:
                 self._waiting.queries_on(conn)
                 try:
                     answer = await question(conn)

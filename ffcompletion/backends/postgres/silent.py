@@ -18,6 +18,7 @@ from ffcompletion.backends.postgres.snapshots import outcome_of
 from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.batch import UNREADABLE, Facts
+from ffcompletion.delivery.buffer import Room
 from ffcompletion.delivery.hub import Selector
 
 __all__ = [
@@ -58,7 +59,7 @@ class End(msgspec.Struct, frozen=True, gc=False):
     readable: bool = True
 
 
-# As it is read: partition, bare id, namespace, tags, size, time, flow, phase, cancellation's reason, failure, …
+# As it is read: partition, bare id, namespace, tags, size, time, flow, phase, cancellation's reason, failure, readable.
 EndRow = tuple[
     int, str, str | None, str | None, int | None, int, str | None, str, str | None, str | None, bool
 ]  # fmt: skip
@@ -66,9 +67,9 @@ EndRow = tuple[
 
 def end_of(row: EndRow, *, readable: bool) -> End:
     """The end that this record is."""
-    partition, bare, namespace, tags, size, at_ms, flow, phase, reason, failure, *_ = row
+    partition, bare, namespace, tags, size, at_ms, flow, phase, reason, failure, whole = row
     outcome = outcome_of(None, phase, reason, failure)
-    return End(f"{{fp:{partition}}}:{bare}", at_ms, outcome, flow, namespace, tags, size, readable)
+    return End(f"{{fp:{partition}}}:{bare}", at_ms, outcome, flow, namespace, tags, size, readable and whole)
 
 
 def payload_of(end: End) -> CompletionPayload:
@@ -107,8 +108,8 @@ class Receiver(Protocol):
         ...
 
     @property
-    def room(self) -> int:
-        """How many it can take."""
+    def room(self) -> Room:
+        """What it can take."""
         ...
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import LiteralString, final
+from typing import Final, LiteralString, final
 
-from ffcompletion.backends.postgres.queries import OWN_MARK, RAW_RECORD, RECORD, Queries, Query
+from ffcompletion.backends.postgres.columns import RAW_RECORD, READ_RECORD, READABLE, RECORD, WHOLE
+from ffcompletion.backends.postgres.queries import OWN_MARK, Queries, Query
 
-__all__ = ["SilentQueries"]
+__all__ = ["ENGINE_PARTITIONS", "SilentQueries"]
+
+ENGINE_PARTITIONS: Final = 256
+"""As many partition keys has the engine, whatever the number of tables that they are spread over."""
+
+
+# The words that tell an expiry have no more characters.
+_FAILURE: Final[LiteralString] = "CASE WHEN " + WHOLE + " THEN left(c.raw_fields->>'last_failure_message', 32)"
 
 
 @final
@@ -18,7 +26,7 @@ class SilentQueries:
 
     def silent(self, *, lanes: bool, keys: bool) -> Query:
         """Terminal records without a row in the outbox; of lanes ``%s`` (text[]), with ``keys`` in the partitions ``%s``
-        (smallint[]); all that ended at ``%s`` (ms) or later, and whose row would be no older than ``%s`` ms before.
+        (smallint[]); all that ended from ``%s`` to ``%s`` (ms), and whose row would be no older than ``%s`` ms before.
         """
         where: LiteralString = " AND c.lane_id = ANY(%s)" if lanes else ""
         if keys:
@@ -26,26 +34,30 @@ class SilentQueries:
 
         def text(outcome: LiteralString, record: LiteralString) -> bytes:
             inner: LiteralString = (
-                "SELECT c.partition_key, c.execution_id::text, " + record + ", c.terminal_at_ms, c.flow_id::text,"  # noqa: S608  # literals only
-                " c.lifecycle_phase, " + outcome + " FROM {core} c"
-                " WHERE c.lifecycle_phase IN ('terminal', 'cancelled')" + where + " AND c.terminal_at_ms >= %s"
+                "SELECT c.partition_key, c.execution_id::text AS execution_id, " + record + ", c.terminal_at_ms,"  # noqa: S608  # literals only
+                " c.flow_id::text AS flow_id, c.lifecycle_phase, " + outcome + " FROM {core} c"
+                " WHERE c.lifecycle_phase IN ('terminal', 'cancelled')"
+                + where
+                + " AND c.terminal_at_ms BETWEEN %s AND %s"
                 " AND c.partition_key >= 0 AND NOT EXISTS (SELECT FROM {outbox} e"
                 " WHERE e.partition_key = c.partition_key AND e.execution_id = c.execution_id"
                 " AND e.outcome <> 'resumable' AND e.occurred_at_ms >= c.terminal_at_ms - %s"
                 # Another tenant's row announces nothing of this one's.
                 " AND coalesce(e.namespace = c.raw_fields->>'namespace', true)) OFFSET 0"
             )
-            if not keys:
-                return self._queries.compose(inner)
-            return self._queries.compose(
-                "SELECT c.* FROM unnest(%s::smallint[]) AS w(partition_key) CROSS JOIN LATERAL (" + inner + ") c"  # noqa: S608  # the same
+            outer: LiteralString = (
+                "SELECT c.partition_key, c.execution_id, " + READ_RECORD + ", c.terminal_at_ms, c.flow_id,"  # noqa: S608  # the same
+                " c.lifecycle_phase, c.reason, c.failure, " + READABLE + " FROM "
             )
+            if keys:
+                outer += "unnest(%s::smallint[]) AS w(partition_key) CROSS JOIN LATERAL "
+            return self._queries.compose(outer + "(" + inner + ") c")
 
         return Query(
-            text("c.cancellation_reason, c.raw_fields->>'last_failure_message'", RECORD),
+            text("left(c.cancellation_reason, 32) AS reason, " + _FAILURE + " END AS failure", RECORD),
             text(
-                "convert_to(c.cancellation_reason, getdatabaseencoding()),"
-                " convert_to(c.raw_fields->>'last_failure_message', getdatabaseencoding())",
+                "convert_to(left(c.cancellation_reason, 32), getdatabaseencoding()) AS reason,"
+                " convert_to(" + _FAILURE + " END, getdatabaseencoding()) AS failure",
                 RAW_RECORD,
             ),
             (2, 3, 8, 9),
@@ -61,7 +73,7 @@ class SilentQueries:
             "SELECT k, l.relid::oid::bigint FROM (SELECT t.relid, m[1]::int AS modulus, m[2]::int AS remainder"
             " FROM pg_partition_tree(to_regclass(%s)) t JOIN pg_class p ON p.oid = t.relid,"
             " regexp_match(pg_get_expr(p.relpartbound, p.oid), 'modulus ([0-9]+), remainder ([0-9]+)') m"
-            " WHERE t.isleaf AND m IS NOT NULL) l, generate_series(0, l.modulus - 1) k"
+            " WHERE t.isleaf AND m IS NOT NULL) l, generate_series(0, greatest(l.modulus, 256) - 1) k"
             " WHERE satisfies_hash_partition(to_regclass(%s)::oid, l.modulus, l.remainder, k::smallint)"
         )
 
@@ -82,5 +94,5 @@ class SilentQueries:
         )
 
     def lanes(self) -> bytes:
-        """Every lane there is."""
-        return self._queries.compose("SELECT lane_id FROM {lanes}")
+        """Every lane there is; a lane's name has 64 bytes at the most."""
+        return self._queries.compose("SELECT lane_id FROM {lanes} WHERE octet_length(lane_id) <= 64")

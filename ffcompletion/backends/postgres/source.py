@@ -11,17 +11,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, final
 
-import msgspec
-
+from ffcompletion.backends.postgres.found import FoundEnds
 from ffcompletion.backends.postgres.outbox import Outbox, Pages, StoredPage, Stream
-from ffcompletion.backends.postgres.silent import Backlog, DecidedEnds, End
+from ffcompletion.backends.postgres.silent import Backlog, End
 from ffcompletion.backends.postgres.spans import union
 from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
+from ffcompletion.contract.stats import Lag, StreamStats
 from ffcompletion.delivery.batch import Batch
-from ffcompletion.delivery.buffer import MOST_BYTES, Buffer, weight
+from ffcompletion.delivery.buffer import MOST_BYTES, Buffer, Hand, Room, weight
 from ffcompletion.delivery.hub import Group, Hub, Selector
 from ffcompletion.delivery.tenure import Leased
 
@@ -52,15 +51,9 @@ class Source:
         self.selector: Selector = selector
         self.backlog: Backlog | None = None
         """Ends that are still to be looked for on behalf of this stream alone."""
-        self._ends = DecidedEnds(0)
-        # What ended without a row in the outbox.
-        self._silent: deque[Sequence[CompletionPayload]] = deque()
-        self._silent_count = 0
-        self._silent_bytes = 0
         self._buffer = Buffer(limit, weighed=selector.results)
+        self._found = FoundEnds(self._buffer, 0)
         self._limit = limit
-        # Of what ended without a row: filtered (or given already), and undecided.
-        self._withheld = (0, 0)
         self._on_close = on_close
         self._group: Group[Stream] | None = None
         self._before = (0, 0)
@@ -82,8 +75,15 @@ class Source:
 
     def deliver(self, payloads: Sequence[CompletionPayload], batch: Batch) -> None:
         """Take them. What does not fit puts this stream behind; nobody else notices."""
-        if not self._buffer.offer(payloads, batch.cursor):
+        if not (self._leaves_half(payloads) and self._buffer.offer(payloads, batch.cursor)):
             self.fall_behind(batch.ids)
+
+    def _leaves_half(self, payloads: Sequence[CompletionPayload]) -> bool:
+        # While it joins, what is stored is still to be read, and to be taken before anything of the buffer.
+        if self._standing.state is not StreamState.JOINING or not payloads:
+            return True
+        items, size = self._buffer.size + len(payloads), self._buffer.bytes + weight(payloads)
+        return items <= self._limit // 2 and (size <= MOST_BYTES // 2 or not self.selector.results)
 
     def fall_behind(self, in_hand: Sequence[int]) -> None:
         """The rows that are being handed out, and what follows, are not for this stream: it reads what is stored."""
@@ -135,59 +135,42 @@ class Source:
 
     def opened(self, server_ms: int, since_ms: int | None) -> None:
         """When it was opened, by the server's clock; ``since_ms``: ends from then on were missed before, and are wanted."""
-        self._ends = DecidedEnds(server_ms if since_ms is None else since_ms)
+        self._found = FoundEnds(self._buffer, server_ms if since_ms is None else since_ms)
         self.backlog = None if since_ms is None else Backlog(since_ms)
 
     @property
-    def room(self) -> int:
-        """How many it can take of what ended without a row."""
-        return max(0, self._limit - self._silent_count) if self._silent_bytes < MOST_BYTES else 0
+    def room(self) -> Room:
+        """What it can take of what ended without a row."""
+        return self._buffer.room
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
         """Those of the ends that are for it, and were not decided for it."""
-        return self._ends.wanted(ends)
+        return self._found.unseen(ends)
 
     def found(self, ends: Sequence[End], chosen: Sequence[CompletionPayload], withheld: tuple[int, int], /) -> None:
         """These ends were decided: what it admits of them, and how many are filtered and undecided."""
-        if self.closed:
-            return
-        self._ends.decide(ends, chosen)
-        self._withheld = (self._withheld[0] + withheld[0], self._withheld[1] + withheld[1])
-        if chosen:
-            self._silent.append(chosen)
-            self._silent_count += len(chosen)
-            self._silent_bytes += weight(chosen)
-            self._buffer.wake()
-
-    def _take_silent(self) -> Sequence[CompletionPayload]:
-        batch = self._silent.popleft()
-        self._silent_count -= len(batch)
-        self._silent_bytes -= weight(batch)
-        # They have no position of their own: to resume is to go on from the rows taken before.
-        cursor = self.cursor
-        return [msgspec.structs.replace(payload, cursor=cursor) for payload in batch]
+        if not self.closed:
+            self._found.add(ends, chosen, withheld)
 
     # ── the consumer's side ──────────────────────────────────────────────────────────────────────────────────────
 
-    def take(self) -> Sequence[CompletionPayload]:
-        if self._silent:
-            batch = self._take_silent()
-            self._delivered += len(batch)
-            self._read_ahead()
-            return batch
-        if self._stored:
-            batch = self._take_stored(self._stored[0])
-        elif self._buffered:
-            batch = self._buffer.take()
-            if not self._buffer.size:
-                self._standing.drained()
-        else:
-            batch = ()
-        rows = self._ends.without_given(batch)
-        self._withheld = (self._withheld[0] + len(batch) - len(rows), self._withheld[1])
-        self._delivered += len(rows)
+    def take(self) -> Hand:
+        hand = self._buffer.hand(self._take())
+        self._delivered += len(hand.batch)
         self._read_ahead()
-        return rows
+        return hand
+
+    def _take(self) -> Sequence[CompletionPayload]:
+        if self._found:
+            return self._found.take(self.cursor)
+        if self._stored:
+            return self._found.without_given(self._take_stored(self._stored[0]))
+        if not self._buffered:
+            return ()
+        batch = self._buffer.take()
+        if not self._buffer.size:
+            self._standing.drained()
+        return self._found.without_given(batch)
 
     @property
     def _buffered(self) -> bool:
@@ -195,11 +178,15 @@ class Source:
         return bool(self._buffer.size) and self._standing.state is not StreamState.JOINING
 
     def _take_stored(self, page: StoredPage) -> Sequence[CompletionPayload]:
-        piece = page.take()
+        before = len(page)
+        # So that there is room for the next page before all of this is yielded.
+        piece = page.take(max(1, self._limit // 2))
+        self._buffer.keep(len(page) - before, 0)
         if page:
             self._standing.page_taken(piece.upto)
         else:
             self._stored.popleft()
+            self._buffer.keep(0, -page.bytes)
             self._standing.page_taken(None)
         self._filtered += piece.filtered
         self._undecided += piece.undecided
@@ -226,20 +213,26 @@ class Source:
 
     def _something(self) -> bool:
         self._read_ahead()
-        return self.closed or bool(self._silent) or bool(self._stored) or self._buffered
+        return self.closed or bool(self._found) or bool(self._stored) or self._buffered
 
     def _read_ahead(self) -> None:
         # What was buffered before it fell behind comes first, and is not to be overtaken.
-        if self._reading is None and self._standing.reads and len(self._stored) < _PAGES_AHEAD:
+        if self._reading is None and self._standing.reads and self._may_read:
             self._reading = asyncio.create_task(self._read(), name="ffcompletion-postgres-pages")
+
+    @property
+    def _may_read(self) -> bool:
+        """Whether there is room for a page: one that is read ahead is to be worth reading."""
+        items = self._buffer.room.items
+        return items > 0 if not self._stored else len(self._stored) < _PAGES_AHEAD and items * 4 >= self._limit
 
     async def _read(self) -> None:
         """Keep two pages ready, so that the server works while the consumer does, until the stream is live."""
         standing = self._standing
         try:
-            while len(self._stored) < _PAGES_AHEAD and (step := self._next_read()) is not None:
+            while self._may_read and (step := self._next_read()) is not None:
                 generation = standing.generation
-                page = await self._pages.read(self.selector, step.after, step.upto, step.limit)
+                page = await self._read_page(step)
                 if page is None:
                     return  # closed meanwhile
                 if generation != standing.generation:
@@ -247,10 +240,27 @@ class Source:
                 standing.page_read(step.after, page.reached, rows=bool(page))
                 if page:
                     self._stored.append(page)
+                    self._buffer.keep(len(page), page.bytes)
                     self._buffer.wake()
+                crowded = page.reached <= step.after or not (self._buffer.room.bytes or self._buffer.room.alone)
+                if crowded and standing.state is StreamState.JOINING and self._buffer.size:
+                    # A large result: what the hub brought meanwhile is read again behind it.
+                    self.fall_behind(())
+                elif crowded:
+                    return  # until what the consumer has in hand is gone
         finally:
             self._reading = None
             self._buffer.wake()
+
+    async def _read_page(self, step: Read) -> StoredPage | None:
+        room = self._buffer.room
+        if self._standing.state is StreamState.JOINING:
+            room = room.half()
+        self._buffer.keep(room.items, room.bytes)
+        try:
+            return await self._pages.read(self.selector, step, room)
+        finally:
+            self._buffer.keep(-room.items, -room.bytes)
 
     def _next_read(self) -> Read | None:
         tracker = self._reader.tracker
@@ -291,13 +301,13 @@ class Source:
 
     def stats(self) -> StreamStats:
         filtered, undecided = self._counts()
-        buffered = self._buffer.size + sum(map(len, self._stored)) + self._silent_count
+        buffered = self._buffer.size + sum(map(len, self._stored)) + len(self._found)
         behind = buffered + self._standing.unread(self._reader.tracker.high)
         return StreamStats(
             delivered=self._delivered,
             buffered=buffered,
-            filtered=filtered + self._withheld[0],
-            undecided=undecided + self._withheld[1],
+            filtered=filtered + self._found.filtered,
+            undecided=undecided + self._found.undecided,
             overflows=self._overflows,
             catching_up=self._standing.catching_up,
             lag=Lag(completions=behind, seconds=self._age_s()) if behind else Lag(),
@@ -305,6 +315,6 @@ class Source:
 
     def _age_s(self) -> float | None:
         """How old the next is, where it is in memory: not while it is still to be read, or decoded."""
-        if self._silent:
-            return seconds_since(self._silent[0][0].produced_at_ms)
+        if self._found:
+            return self._found.age_s
         return self._buffer.age_s if self._buffered and not self._stored else None

@@ -73,7 +73,7 @@ class Supervisor:
         self.reconciler: Reconciler | None = None
         if settings.reconcile_interval_s:
             self.reconciler = Reconciler(settings.queries, self._open_sources, settings.reconcile_interval_s)
-        self._background = Background(pool, self.reader.filtering, self.reconciler, settings.read_timeout_s)
+        self._background = Background(pool, self.reconciler, settings.read_timeout_s)
 
     # ── from the first stream to the last ────────────────────────────────────────────────────────────────────────
 
@@ -157,17 +157,16 @@ class Supervisor:
         self, session: Session, after: int | None, selector: Selector, lease: Lease, since_ms: int | None
     ) -> Source:
         """One more stream, live, or reading what is stored after a position, which was reached at that time."""
-        pages = PageReader(
-            self._pool,
-            self._settings.queries,
-            session.lookups(),
-            pooled=session.pooled,
-            read_timeout_s=self._settings.read_timeout_s,
-        )
-        # Streams that need records looked up stand behind the reader.
-        plain = selector.filter is None and not selector.results
-        stand, hub = (self.reader, self._hub) if plain else (self.reader.filtering, self.reader.filtering.hub)
-        source = Source(stand, hub, pages, selector, self._settings.buffer_size, lambda _: lease.aclose(), after)
+        seconds, pooled = self._settings.read_timeout_s, session.pooled
+        pages = PageReader(self._pool, self._settings.queries, session.lookups(), pooled=pooled, read_timeout_s=seconds)
+        buffer_size = self._settings.buffer_size
+        if selector.filter is None and not selector.results:
+            source = Source(self.reader, self._hub, pages, selector, buffer_size, lambda _: lease.aclose(), after)
+        else:
+            # Streams that need records looked up stand behind the reader.
+            place = self.reader.place(results=selector.results)
+            self._background.decide(place)
+            source = Source(place, place.hub, pages, selector, buffer_size, lambda _: lease.aclose(), after)
         if self.reconciler is not None:
             source.opened(self.reconciler.now_ms, since_ms)
             if since_ms is not None:

@@ -9,6 +9,7 @@ from typing import Final, final
 from glide import ClosingError, GlideError
 
 from ffcompletion.backends.valkey.connection import Client, batch, close_now, make_client
+from ffcompletion.backends.valkey.lengths import Lengths
 from ffcompletion.backends.valkey.options import Options
 
 __all__ = ["Commands"]
@@ -32,6 +33,7 @@ class Commands:
         self._proven = False
         self._making = asyncio.Lock()
         self._ended = False
+        self._lengths = Lengths()
 
     async def execute(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
         """All replies, in order; an error of one command is its reply. Raises glide's errors for all the rest.
@@ -39,6 +41,9 @@ class Commands:
         Everything that is asked here is only read. So where a client fails that has worked before, a fresh one is
         asked once more: the old one's connection may have been dead for hours.
         """
+        return await self._lengths.execute(commands, self._in_pieces)
+
+    async def _in_pieces(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
         replies: list[object] = []
         for start in range(0, len(commands), _PIECE):
             replies += await self._piece(commands[start : start + _PIECE])

@@ -1,7 +1,7 @@
 """What filters ask about executions, for many announcements at a time.
 
 Namespaces of all in one pipeline, then tags of the survivors in one, then results of what is delivered. Each field is
-asked for once per announcement, however many streams want it.
+asked for once per execution, however many streams want it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,15 @@ class Lookups:
 
         None where there is nothing to decide by: no core record, one of another type, or text that is no UTF-8.
         """
-        records = [keys.execution(payload.execution_id) for payload in payloads]
+        # One that is announced many times over is asked about once.
+        ids = dict.fromkeys(payload.execution_id for payload in payloads)
+        facts = await self._facts([keys.execution(id_) for id_ in ids], filters)
+        if len(ids) == len(payloads):
+            return facts
+        known = dict(zip(ids, facts, strict=True))
+        return [known[payload.execution_id] for payload in payloads]
+
+    async def _facts(self, records: Sequence[str], filters: Sequence[Wanted]) -> list[Facts | None]:
         facts = await self._namespaces(records)
         tag_keys = sorted({key for wanted in filters if (key := wanted.tag_key) is not None})
         if not tag_keys:

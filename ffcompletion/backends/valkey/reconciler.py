@@ -21,7 +21,7 @@ from ffcompletion.backends.valkey.index import IndexPage, TerminalIndex
 from ffcompletion.backends.valkey.options import Settings
 from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, Reconciliation
 from ffcompletion.backends.valkey.source import Source
-from ffcompletion.backends.valkey.states import Counters
+from ffcompletion.backends.valkey.states import Counters, Denied
 from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
@@ -42,6 +42,8 @@ _APART_TIMES: Final = 4.0
 _CLOCKS_MS: Final = 100
 # Of so many keys the first look is part of subscribing; more are looked at afterwards, in their own time.
 _KEYS_AT_SUBSCRIBING: Final = 20_000
+# Entries that lie ahead of the server's clock, of which so many are looked at in a pass.
+_MOST_AHEAD: Final = 10_000
 # Where the index may not be read, one look in so many intervals whether it may be by now.
 _INTERVALS_WHILE_OFF: Final = 4
 
@@ -126,9 +128,9 @@ class Reconciler:
         since_ms = self.reconciliation.settled_ms
         pending = 1
         if needs_lookup(selector):
-            pending = self._filtering.pending
+            pending = self._filtering.pending(selector)
             # Some may have waited for longer than since the last pass, for which they counted as announced.
-            waiting_since = self._filtering.settled_ms
+            waiting_since = self._filtering.settled_ms(selector)
             since_ms = since_ms if waiting_since is None else min(since_ms, waiting_since)
         while recent and pending > 0:
             pending -= recent.pop().count
@@ -223,9 +225,11 @@ class Reconciler:
         reconciliation.begin(*await self._index.look())
         if reconciliation.stepped_back:
             self._follow_clock()
-        since, complete, unreadable = reconciliation.since_ms, False, 0
-        while not complete:
+        since, complete, unreadable, ahead = reconciliation.since_ms, False, 0, 0
+        # A clock that was put back leaves some of the future; whoever writes more of it takes nobody else's time.
+        while not complete and ahead <= _MOST_AHEAD:
             page = await self._index.page(since)
+            ahead += reconciliation.ahead(page.entries)
             candidates = [] if old else reconciliation.candidates(page.entries)
             payloads, without_record = await self._index.payloads(candidates)
             # Some may have been announced while their records were read.
@@ -237,7 +241,7 @@ class Reconciler:
             self._counters.malformed += without_record
             unreadable += page.unreadable
             if payloads:
-                await self._filtering.found(payloads)
+                await self._filtering.found(payloads, reconciliation.settled_ms)
             since, complete = page.upto + 1, page.complete
         # Entries that make no sense are met again in each pass, and counted once.
         self._counters.malformed += max(0, unreadable - self._unreadable)
@@ -263,24 +267,20 @@ class Reconciler:
         if backlog is None or source.closed:
             self._behind.pop(source, None)
             return
-        page, pending = await self._pending(backlog, source.room)
-        joining = page.complete and len(pending) <= source.room // 2
+        page, pending = await self._pending(backlog, source.room.items)
+        joining = page.complete and len(pending) <= source.room.items // 2
         if joining:
             # From now on it takes what is announced; what the index holds beyond that is read once more.
             source.join()
-            page, pending = await self._pending(backlog, source.room)
-        piece = pending[: source.room]
+            page, pending = await self._pending(backlog, source.room.items)
+        piece = pending[: source.room.items]
         if source.selector.results:
             piece = piece[: await self._filtering.fitting([name for name, _ in piece])]
-        payloads, _ = await self._index.payloads([Candidate(*entry) for entry in piece])
-        if joining:
-            received = {execution_id for batch in source.received for execution_id in batch.ids}
-            payloads = [payload for payload in payloads if payload.execution_id not in received]
-        batch, denied = await self._filtering.select(source.selector, payloads)
-        if joining:
-            # While it was being decided, more was announced.
-            received = {execution_id for batch in source.received for execution_id in batch.ids}
-            batch = [payload for payload in batch if payload.execution_id not in received]
+        batch, denied = await self._select(source, piece)
+        while len(piece) > 1 and not source.fits(batch):
+            # Results that are larger than was said, or whose sizes we may not ask for.
+            piece = piece[: len(piece) // 2]
+            batch, denied = await self._select(source, piece)
         all_of_it = joining and page.complete and len(piece) == len(pending)
         if source.recovered(batch, denied, all_of_it=all_of_it):
             # Not beyond the moment of asking: what is written while the keys are read has a higher score, and may be
@@ -288,6 +288,13 @@ class Reconciler:
             backlog.delivered(piece, min(_reached(piece, pending, page), page.asked_ms - 1 - self._clocks_ms))
         self._behind.pop(source, None)
         source.request()
+
+    async def _select(self, source: Source, piece: Sequence[Entry]) -> tuple[Sequence[CompletionPayload], Denied]:
+        """What of these is for the stream and was not announced to it since it began to join; and what is not."""
+        payloads, _ = await self._index.payloads([Candidate(*entry) for entry in piece])
+        batch, denied = await self._filtering.select(source.selector, source.without_received(payloads))
+        # While it was being decided, more was announced.
+        return source.without_received(batch), denied
 
     async def _pending(self, backlog: Backlog, room: int) -> tuple[IndexPage, Sequence[Entry]]:
         """A page, and what of it the stream is missing; something, unless there is nothing beyond."""

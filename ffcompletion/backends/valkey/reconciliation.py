@@ -175,6 +175,11 @@ class Reconciliation:
                 found.append(Candidate(execution_id, score, at is not None))
         return found
 
+    def ahead(self, entries: Iterable[Entry]) -> int:
+        """How many of the entries lie further ahead than clocks that lie apart explain: until then, each pass meets them."""
+        limit_ms = self._server_ms + self._overlap
+        return sum(score > limit_ms for _, score in entries)
+
     def record(self, entries: Iterable[Entry], delivered: Iterable[str], upto_ms: int, now: float) -> None:
         """These entries, all up to a score, are dealt with; ``delivered`` were, and may yet be announced as well."""
         horizon = self._horizon

@@ -12,7 +12,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import Lag, StreamStats
 from ffcompletion.delivery.batch import Batch
-from ffcompletion.delivery.buffer import Buffer
+from ffcompletion.delivery.buffer import Buffer, Hand, Room
 from ffcompletion.delivery.hub import Group, Hub, Selector
 from ffcompletion.delivery.tenure import Lease
 
@@ -55,7 +55,8 @@ class Source:
     ) -> None:
         self._hub = hub
         self._buffer = Buffer(limit, weighed=selector.results)
-        self._limit = limit
+        # Something that it missed needs more room than there was, and waits until there is nothing else.
+        self._crowded = False
         self._recovery = recovery
         self._lease = lease
         self._standing = Standing()
@@ -82,6 +83,11 @@ class Source:
             return
         if standing.takes:
             self._overflow()
+        if standing.takes:
+            # What it misses now is lost: so it takes as many as there is room for.
+            count = self._buffer.fit(payloads)
+            self._buffer.offer(payloads[:count])
+            payloads = payloads[count:]
         self._miss(payloads, denied)
 
     def overflow(self, payloads: Sequence[CompletionPayload]) -> None:
@@ -109,18 +115,28 @@ class Source:
     # ── the index's side ─────────────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def room(self) -> int:
-        """Completions that the buffer has room for."""
+    def room(self) -> Room:
+        """What there is room for."""
         return self._buffer.room
+
+    def fits(self, batch: Sequence[CompletionPayload]) -> bool:
+        """Whether there is room for these."""
+        return self._buffer.fits(batch)
 
     def join(self) -> None:
         """Take what is announced, from now on."""
         self._standing.joining()
         self.received = []
 
+    def without_received(self, payloads: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
+        """Those that it has not been told of since it began to join."""
+        received = {execution_id for announced in self.received for execution_id in announced.ids}
+        return [payload for payload in payloads if payload.execution_id not in received] if received else payloads
+
     def recovered(self, batch: Sequence[CompletionPayload], denied: Denied, *, all_of_it: bool) -> bool:
         """Take some of what it missed, or the last of it. False if it does not fit: it is still missing."""
         if not self._buffer.offer(batch):
+            self._crowded = True
             self._leave()
             return False
         self._standing.recovered(len(batch), denied, all_of_it=all_of_it)
@@ -139,7 +155,10 @@ class Source:
 
     def request(self) -> None:
         """Ask for more, if something is missing and half the buffer is free."""
-        if self.backlog is not None and self._recovery is not None and not self.closed and self.room * 2 >= self._limit:
+        if self.backlog is None or self._recovery is None or self.closed:
+            return
+        if self._buffer.at_ease and not (self._crowded and not self.room.alone):
+            self._crowded = False
             self._recovery.recover(self)
 
     def _leave(self) -> None:
@@ -150,10 +169,10 @@ class Source:
 
     # ── the consumer's side ──────────────────────────────────────────────────────────────────────────────────────
 
-    def take(self) -> Sequence[CompletionPayload]:
-        batch = self._buffer.take()
+    def take(self) -> Hand:
+        hand = self._buffer.hand(self._buffer.take())
         self.request()
-        return batch
+        return hand
 
     async def ready(self) -> None:
         await self._buffer.signal.until(self._something)

@@ -184,9 +184,9 @@ async def test_closing_while_subscribing_ends_it(server: Server, step: str) -> N
     backend = Faked(server, setup_timeout=50)
     subscribing = asyncio.create_task(backend.subscribe())
     await eventually(lambda: step in server.log)
-    await asyncio.wait_for(backend.aclose(), 5)
+    await asyncio.wait_for(backend.aclose(), 20)
     with pytest.raises(ffc.Unavailable, match="closed"):
-        await asyncio.wait_for(subscribing, 5)
+        await asyncio.wait_for(subscribing, 20)
     assert server.held == []
     assert backend.state.state is BackendState.CLOSED
 
@@ -250,7 +250,7 @@ async def test_a_mute_server_does_not_hold_up_closing(server: Server) -> None:
     server.slow = {"close run": 60, "close exchange": 60}
     backend = Faked(server)
     stream = await backend.subscribe()
-    await asyncio.wait_for(backend.aclose(), 5)
+    await asyncio.wait_for(backend.aclose(), 20)
     assert stream.closed
     assert stream.run.ended == "abort"
     assert server.held == []
@@ -324,7 +324,7 @@ def test_another_loop_that_lives_is_refused_at_once(server: Server) -> None:
     async def refused() -> None:
         for call in (backend.subscribe, lambda: backend.describe_execution("x")):
             with pytest.raises(ffc.Unavailable, match="another event loop"):
-                await asyncio.wait_for(call(), 1)
+                await asyncio.wait_for(call(), 20)
 
     async def main() -> None:
         server.slow = {"open run": 0.3}

@@ -18,9 +18,11 @@ from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.pages import Piece
 from ffcompletion.backends.postgres.source import Source
+from ffcompletion.backends.postgres.states import Read
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.batch import Batch, Facts
+from ffcompletion.delivery.buffer import Room
 from ffcompletion.delivery.hub import Hub, Selector
 from ffcompletion.delivery.stream import Subscription
 from ffcompletion.delivery.tenure import Leased
@@ -54,6 +56,7 @@ class Page:
     def __init__(self, rows: Sequence[Row], reached: int, limit: int) -> None:
         self.rows = list(rows)
         self.reached = reached
+        self.bytes = 0
         self.limit = limit
 
     def __len__(self) -> int:
@@ -62,8 +65,9 @@ class Page:
     def limit_cursors(self, limit: int) -> None:
         self.limit = min(self.limit, limit)
 
-    def take(self) -> Piece:
-        taken, self.rows = self.rows[:PIECE], self.rows[PIECE:]
+    def take(self, most: int) -> Piece:
+        count = min(PIECE, most)
+        taken, self.rows = self.rows[:count], self.rows[count:]
         return Piece([payload(row, self.limit) for row in taken], taken[-1][0], 0, 0, 0)
 
 
@@ -114,20 +118,21 @@ class Pages:
         self.waiting: asyncio.Future[bool] | None = None
         self.stopped = False
 
-    async def read(self, selector: Selector, after: int, upto: int, limit: int) -> Page | None:
-        early = self.select(after, upto, limit)
+    async def read(self, selector: Selector, step: Read, room: Room) -> Page | None:
+        early = self.select(step, room)
         self.waiting = asyncio.get_running_loop().create_future()
         seen_early = await self.waiting
         self.waiting = None
         if self.stopped:
             return None
-        return early if seen_early else self.select(after, upto, limit)
+        return early if seen_early else self.select(step, room)
 
-    def select(self, after: int, upto: int, limit: int) -> Page:
-        stretch = sorted(event_id for event_id in self.server.visible if event_id > after)[:PAGE]
-        reached = min(stretch[-1], upto) if len(stretch) == PAGE else upto
+    def select(self, step: Read, room: Room) -> Page:
+        most = min(PAGE, room.items)
+        stretch = sorted(event_id for event_id in self.server.visible if event_id > step.after)[:most]
+        reached = min(stretch[-1], step.upto) if len(stretch) == most else step.upto
         rows = [self.server.visible[event_id] for event_id in stretch if event_id <= reached]
-        return Page([row for row in rows if self.tenant in (None, row[2])], reached, limit)
+        return Page([row for row in rows if self.tenant in (None, row[2])], reached, step.limit)
 
     def answer(self, *, seen_early: bool) -> None:
         if self.waiting is not None and not self.waiting.done():
@@ -345,6 +350,12 @@ class Positions(RuleBasedStateMachine):
     def resuming_yields_the_rest(self) -> None:
         for consumer in self.all:
             self.check(consumer)
+
+    @invariant()
+    def no_more_is_held_than_there_is_room_for(self) -> None:
+        """Live, joining, catching up and overflowed: in the buffer, read ahead, and in hand, together."""
+        for consumer in self.all:
+            assert consumer.stream.stats().buffered <= BUFFER
 
     @override
     def teardown(self) -> None:

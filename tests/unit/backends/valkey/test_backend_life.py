@@ -13,7 +13,7 @@ from unittest.mock import patch
 from glide import ClosingError
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from typing_extensions import override
 
 import ffcompletion as ffc
@@ -23,6 +23,7 @@ from tests.worlds import FLOW, done
 
 T = TypeVar("T")
 PATIENCE_S = 30.0
+ROOM = 3
 
 
 class Client:
@@ -152,7 +153,7 @@ class Life(RuleBasedStateMachine):
 
     def start(self) -> None:
         self.backend = ValkeyBackend(
-            "valkey://nowhere", reconcile_interval=0.05, buffer_size=3, setup_timeout=PATIENCE_S, linger=0.02
+            "valkey://nowhere", reconcile_interval=0.05, buffer_size=ROOM, setup_timeout=PATIENCE_S, linger=0.02
         )
         # Each open stream, and what had been finished for it before it was opened.
         self.streams: dict[Subscription, int] = {}
@@ -306,6 +307,12 @@ class Life(RuleBasedStateMachine):
             await asyncio.gather(*(read(stream, before) for stream, before in self.streams.items()))
 
         self.do(all_of_them())
+
+    @invariant()
+    def no_more_is_held_than_there_is_room_for(self) -> None:
+        """Live, overflowed and joining."""
+        for stream in self.streams:
+            assert stream.stats().buffered <= ROOM
 
     @precondition(lambda self: not self.streams)
     @rule()

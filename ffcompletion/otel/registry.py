@@ -1,44 +1,31 @@
-"""Metrics through OpenTelemetry: what ``stats()`` tells, and the lag of what is delivered. Needs the extra ``otel``.
-
-::
-
-    with observed(backend, "app"):
-        async with subscribe(backend) as stream:
-            async for completion in metered(stream, "app", "worker"):
-                ...
-
-Only the API is needed here; where the application sets up no SDK, nothing is recorded. Counters are read when they are
-collected, so a completion pays for the lag alone, and that is recorded at most once a millisecond.
-"""
+"""What is observed with one meter, and how each metric is read: at collection, from ``stats()``."""
 
 from __future__ import annotations
 
-import time
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
-from typing import Final, Protocol, Self, final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol, final
 
-from typing_extensions import override
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Histogram,
+    Meter,
+    MeterProvider,
+    Observation,
+    get_meter,
+    get_meter_provider,
+)
 
-from ffcompletion.contract.closing import AsyncClosing
-from ffcompletion.contract.cursor import StreamCursor
-from ffcompletion.contract.errors import Unavailable
-from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionStream
-from ffcompletion.contract.stats import BackendState, BackendStats, StreamStats
+from ffcompletion.contract.stats import BackendState, BackendStats, Lag, StreamStats
 
-try:
-    from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter
-except ImportError as _missing:
-    raise Unavailable("metrics", f"{_missing.name} is not installed; pip install 'ffcompletion[otel]'") from _missing
-
-__all__ = ["METRICS", "Metered", "metered", "observed"]
+__all__ = ["METRICS", "Counting", "Lagging", "Observed", "Registry", "registry_of", "stream_labels"]
 
 METRICS: Final[Mapping[str, tuple[str, str, str]]] = {
     # By the semantic conventions for messaging, where they have a name for it.
     "messaging.client.consumed.messages": ("counter", "{message}", "Completions handed to a stream's consumer"),
     "ffcompletion.lag": ("histogram", "s", "From the completion to its delivery, by the two machines' clocks"),
+    "ffcompletion.stream.lag": ("gauge", "{completion}", "Completions that a consumer is behind"),
+    "ffcompletion.stream.lag.age": ("gauge", "s", "Age of the oldest completion that a consumer has still to handle"),
     "ffcompletion.stream.buffered": ("gauge", "{completion}", "Completions that wait in memory for a consumer"),
     "ffcompletion.stream.filtered": ("counter", "{completion}", "Completions that a filter did not admit"),
     "ffcompletion.stream.undecided": (
@@ -59,8 +46,7 @@ METRICS: Final[Mapping[str, tuple[str, str, str]]] = {
 }
 """Each metric's kind, unit and meaning, by name."""
 
-# Recording one value costs more than yielding a completion does; in a flood a thousand a second are sample enough.
-_RECORD_EVERY_NS: Final = 1_000_000
+
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 _STREAM: Final[Mapping[str, Callable[[StreamStats], float]]] = {
@@ -82,17 +68,44 @@ _BACKEND: Final[Mapping[str, Callable[[BackendStats], float]]] = {
 }
 
 
-class _Counting(Protocol):
-    def stats(self, /) -> BackendStats: ...
+class Counting(Protocol):
+    """A backend, as far as it is observed."""
+
+    def stats(self, /) -> BackendStats:
+        """Its counters."""
+        ...
+
+
+class Lagging(Protocol):
+    """Whatever can be behind."""
+
+    @property
+    def lag(self) -> Lag:
+        """How far."""
+        ...
+
+
+class Observed(Protocol):
+    """A metered stream, as far as it is observed. Hashed by identity."""
+
+    def stats(self, /) -> StreamStats:
+        """Its counters."""
+        ...
+
+    def record_from_now_on(self, /) -> None:
+        """Somebody keeps what is recorded."""
+        ...
 
 
 @final
-class _Registry:
+class Registry:
     """What is observed with one meter. Counters of streams that are gone go on counting, so that they never fall."""
 
-    def __init__(self, meter: Meter) -> None:
-        self.backends: dict[str, _Counting] = {}
-        self.streams: dict[tuple[str, str], weakref.WeakSet[Metered]] = {}
+    def __init__(self, meter: Meter, *, recording: bool) -> None:
+        self.recording: bool = recording
+        self.lagging: dict[tuple[str, str], Lagging] = {}
+        self.backends: dict[str, Counting] = {}
+        self.streams: dict[tuple[str, str], weakref.WeakSet[Observed]] = {}
         self.past: dict[tuple[str, str, str], float] = {}
         kind, unit, meaning = METRICS["ffcompletion.lag"]
         self.lag: Histogram = meter.create_histogram(
@@ -108,6 +121,10 @@ class _Registry:
     def _callback(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         if name == "ffcompletion.backend.state":
             return lambda _: self._states()
+        if name == "ffcompletion.stream.lag":
+            return lambda _: self._lags(lambda lags: sum(lag.completions for lag in lags))
+        if name == "ffcompletion.stream.lag.age":
+            return lambda _: self._lags(_oldest)
         read, of_stream = _BACKEND.get(name), _STREAM.get(name)
         if read is not None:
             return lambda _: [
@@ -118,17 +135,34 @@ class _Registry:
             return lambda _: self._of_streams(name, of_stream)
         return lambda _: ()
 
+    def _lags(self, read: Callable[[list[Lag]], float | None]) -> list[Observation]:
+        # The application's SDK may have been set up later than we were: it has just asked.
+        self._record_from_now_on()
+        found = {
+            labels: [stream.stats().lag for stream in tuple(streams)] for labels, streams in tuple(self.streams.items())
+        }
+        for labels, source in tuple(self.lagging.items()):
+            found.setdefault(labels, []).append(source.lag)
+        return [
+            Observation(value, stream_labels(labels))
+            for labels, lags in found.items()
+            if (value := read(lags)) is not None
+        ]
+
+    def _record_from_now_on(self) -> None:
+        if not self.recording:
+            self.recording = True
+            for streams in tuple(self.streams.values()):
+                for stream in tuple(streams):
+                    stream.record_from_now_on()
+
     def _of_streams(self, name: str, read: Callable[[StreamStats], float]) -> list[Observation]:
         kept = METRICS[name][0] == "counter"
         return [
             Observation(
                 sum(read(stream.stats()) for stream in tuple(streams))
                 + (self.past.get((*labels, name), 0.0) if kept else 0.0),
-                {
-                    "messaging.system": "ffcompletion",
-                    "ffcompletion.backend": labels[0],
-                    "ffcompletion.stream": labels[1],
-                },
+                {"messaging.system": "ffcompletion", **stream_labels(labels)},
             )
             for labels, streams in tuple(self.streams.items())
         ]
@@ -148,87 +182,32 @@ class _Registry:
             self.past[key] = self.past.get(key, 0.0) + read(stats)
 
 
-_registries: weakref.WeakKeyDictionary[MeterProvider, _Registry] = weakref.WeakKeyDictionary()
-_default: list[_Registry] = []
+def stream_labels(labels: tuple[str, str]) -> dict[str, str]:
+    return {"ffcompletion.backend": labels[0], "ffcompletion.stream": labels[1]}
 
 
-def _registry(provider: MeterProvider | None) -> _Registry:
+def _oldest(lags: list[Lag]) -> float | None:
+    """None where it is not known of any that waits."""
+    ages = [lag.seconds for lag in lags if lag.seconds is not None]
+    return max(ages) if ages or not lags else None
+
+
+def _records(provider: MeterProvider) -> bool:
+    # What the API itself brings stands for an SDK that is not there, or not yet.
+    return not type(provider).__module__.startswith("opentelemetry.metrics")
+
+
+_registries: weakref.WeakKeyDictionary[MeterProvider, Registry] = weakref.WeakKeyDictionary()
+_default: list[Registry] = []
+
+
+def registry_of(provider: MeterProvider | None) -> Registry:
     if provider is None:
         if not _default:
-            _default.append(_Registry(get_meter("ffcompletion")))
+            _default.append(Registry(get_meter("ffcompletion"), recording=_records(get_meter_provider())))
         return _default[0]
     found = _registries.get(provider)
     if found is None:
-        found = _registries[provider] = _Registry(provider.get_meter("ffcompletion"))
+        meter = provider.get_meter("ffcompletion")
+        found = _registries[provider] = Registry(meter, recording=_records(provider))
     return found
-
-
-@contextmanager
-def observed(backend: _Counting, name: str, *, provider: MeterProvider | None = None) -> Generator[None]:
-    """The backend's counters as metrics, labelled with ``name``, for the length of the block."""
-    registry = _registry(provider)
-    registry.backends[name] = backend
-    try:
-        yield
-    finally:
-        registry.backends.pop(name, None)
-
-
-def metered(stream: CompletionStream, backend: str, name: str, *, provider: MeterProvider | None = None) -> Metered:
-    """The same stream, whose counters and lag are metrics, labelled with the backend's name and its own.
-
-    Streams of the same names are added up. Closing it closes the stream.
-    """
-    return Metered(stream, (backend, name), _registry(provider))
-
-
-@final
-class Metered(AsyncClosing):
-    """What ``metered`` returns: a stream."""
-
-    def __init__(self, stream: CompletionStream, labels: tuple[str, str], registry: _Registry) -> None:
-        self._stream = stream
-        self._labels = labels
-        self._registry = registry
-        self._record = registry.lag.record
-        self._attributes = {"ffcompletion.backend": labels[0], "ffcompletion.stream": labels[1]}
-        self._next = stream.__anext__
-        self._recorded_ns = 0
-        self._delivered = 0
-        self._closed = False
-        registry.streams.setdefault(labels, weakref.WeakSet()).add(self)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> CompletionPayload:
-        """The next completion, as the stream has it."""
-        completion = await self._next()
-        self._delivered += 1
-        now = time.time_ns()
-        if now - self._recorded_ns >= _RECORD_EVERY_NS and completion.produced_at_ms:
-            self._recorded_ns = now
-            self._record(max(0.0, now / 1e9 - completion.produced_at_ms / 1e3), self._attributes)
-        return completion
-
-    def stats(self) -> StreamStats:
-        """The stream's own counters; of one that has none, what was delivered through here."""
-        stats: object = getattr(self._stream, "stats", lambda: None)()
-        return stats if isinstance(stats, StreamStats) else StreamStats(delivered=self._delivered)
-
-    @property
-    def cursor(self) -> StreamCursor | None:
-        """The stream's, where it has one."""
-        cursor: object = getattr(self._stream, "cursor", None)
-        return cursor if isinstance(cursor, StreamCursor) else None
-
-    @override
-    async def aclose(self) -> None:
-        """Close the stream. Idempotent."""
-        try:
-            await self._stream.aclose()
-        finally:
-            if not self._closed:
-                self._closed = True
-                self._registry.streams[self._labels].discard(self)
-                self._registry.retire(self._labels, self.stats())
