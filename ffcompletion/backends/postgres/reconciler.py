@@ -13,12 +13,13 @@ from typing import Final, cast, final
 
 import psycopg
 
-from ffcompletion.backends.postgres.changes import Changes, Plan
+from ffcompletion.backends.postgres.changes import Plan
 from ffcompletion.backends.postgres.connection import Connection, deadline, end_task
 from ffcompletion.backends.postgres.facts import Record
 from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_rows
+from ffcompletion.backends.postgres.planning import Planning
 from ffcompletion.backends.postgres.pool import Pool
-from ffcompletion.backends.postgres.queries import LANES, SERVER_MS, Queries
+from ffcompletion.backends.postgres.queries import SERVER_MS, Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, stored_sizes
 from ffcompletion.backends.postgres.rows import with_results
 from ffcompletion.backends.postgres.silent import (
@@ -32,7 +33,7 @@ from ffcompletion.backends.postgres.silent import (
     facts_of,
     payload_of,
 )
-from ffcompletion.backends.postgres.silent_queries import ENGINE_PARTITIONS, SilentQueries
+from ffcompletion.backends.postgres.silent_queries import SilentQueries
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.hub import Group
 from ffcompletion.foreign.logs import logger
@@ -60,7 +61,7 @@ class Reconciler:
         self._receivers = receivers
         self._interval_s = interval_s
         self._silent = Silent(_OVERLAP_MS)
-        self._changes = Changes()
+        self._planning = Planning(queries, self._silent_queries)
         self._budget = Budget()
         self._conn: Connection | None = None
         self._wake = asyncio.Event()
@@ -68,11 +69,6 @@ class Reconciler:
         self._requested: asyncio.TimerHandle | None = None
         # The server's time, and when that was by our own clock.
         self._server_ms = (0, 0.0)
-        self._plan: Plan | None = None
-        # Partition keys with their tables, once they are asked for.
-        self._tables: dict[int, int] = {}
-        self._planned = False
-        self._said: set[str] = set()
         self.found: int = 0
 
     @property
@@ -83,7 +79,8 @@ class Reconciler:
 
     def begin(self, server_ms: int) -> None:
         """Before the first stream is open: what ends from now on, by the server's clock, is news."""
-        self._wake, self._stopping, self._planned = asyncio.Event(), False, False
+        self._wake, self._stopping = asyncio.Event(), False
+        self._planning.forget()
         self._forget_request()
         self._server_ms = (server_ms, time.monotonic())
         self._silent.start_anew(server_ms)
@@ -118,7 +115,7 @@ class Reconciler:
                 if not isinstance(exc, psycopg.Error | OSError) and not self._stopping:
                     _log.exception("an error of our own")
                 failed = True
-                self._planned = False
+                self._planning.forget()
             if due:
                 look_at = time.monotonic() + self._interval_s
             wait_s = look_at - time.monotonic()
@@ -130,7 +127,7 @@ class Reconciler:
             self._conn = conn
             try:
                 with deadline(conn, seconds):
-                    plan = await self._planning(conn)
+                    plan = await self._planning.plan(conn)
                 if plan is None:
                     return False
                 if look:
@@ -154,54 +151,20 @@ class Reconciler:
             self._requested.cancel()
             self._requested = None
 
-    # ── how to look ──────────────────────────────────────────────────────────────────────────────────────────────
-
     async def _ask_time(self, conn: Connection) -> int:
         sent = time.monotonic()
         ((ms,),) = cast("list[tuple[int]]", await (await conn.execute(SERVER_MS, prepare=False)).fetchall())
         self._server_ms = (ms, sent)
         return ms
 
-    async def _planning(self, conn: Connection) -> Plan | None:
-        """None: there is nothing to look for here, or no right to."""
-        if self._planned:
-            return self._plan
-        text, values = self._silent_queries.reconcilable()
-        (row,) = await (await conn.execute(text, values, prepare=False)).fetchall()
-        has_lanes, readable, indexed, own = cast("tuple[bool, bool, bool, bool]", row)
-        lanes: list[str] | None = None
-        if own:
-            return None
-        if has_lanes and readable:
-            rows = await (await conn.execute(self._silent_queries.lanes(), (), prepare=False)).fetchall()
-            lanes = [cast("str", lane) for (lane,) in rows] or None
-        elif has_lanes:
-            self._say(
-                f"no right to read {LANES}: what ends without a row is looked for in whole partitions;"
-                f" GRANT SELECT ON {self._queries.lanes_text}"
-            )
-        if not indexed:
-            self._say("no index on the records' (partition_key, lane_id, lifecycle_phase): whole partitions are read")
-        text, core = self._silent_queries.partitions(), self._queries.core_text
-        ((count,),) = await (await conn.execute(text, (core,), prepare=False)).fetchall()
-        # The engine's keys are as many as its partitions; a table that was made with fewer of those has as many keys.
-        self._plan, self._tables = Plan(range(count and max(count, ENGINE_PARTITIONS)), lanes), {}
-        self._planned = True
-        return self._plan
-
-    def _say(self, what: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            _log.warning("%s", what)
-
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _look(self, conn: Connection, lookups: Lookups, plan: Plan, seconds: float) -> None:
         with deadline(conn, seconds):
             self._silent.begin(await self._ask_time(conn))
-            keys = await self._keys(conn, plan)
+            keys = await self._planning.keys(conn, plan)
         started = time.monotonic()
-        for chunk in plan.pieces(keys, self._changes.together(len(keys))):
+        for chunk in plan.pieces(keys, self._planning.changes.together(len(keys))):
             with deadline(conn, seconds):
                 ends = await self._read(conn, lookups, plan, chunk, self._silent.since_ms)
             candidates = self._silent.candidates(ends)
@@ -214,19 +177,7 @@ class Reconciler:
             self.found += len(candidates)
         self._silent.end()
         if len(keys) == len(plan.keys):
-            self._changes.looked_at_all(time.monotonic() - started)
-
-    async def _keys(self, conn: Connection, plan: Plan) -> Sequence[int]:
-        if not plan.keys or not self._changes.counts_wanted:
-            return plan.keys
-        if not self._tables:
-            text, core = self._silent_queries.record_keys(), self._queries.core_text
-            rows = await (await conn.execute(text, (core, core), prepare=False)).fetchall()
-            self._tables = dict(cast("list[tuple[int, int]]", rows))
-        tables = list(self._tables.values())
-        rows = await (await conn.execute(self._silent_queries.written(), (tables,), prepare=False)).fetchall()
-        counts = dict(cast("list[tuple[int, int]]", rows))
-        return self._changes.to_look_at({key: counts.get(oid, 0) for key, oid in self._tables.items()})
+            self._planning.changes.looked_at_all(time.monotonic() - started)
 
     async def _catch_up(self, conn: Connection, lookups: Lookups, plan: Plan, seconds: float) -> None:
         """On behalf of streams that were resumed, or could not take what was found: as much as they can take now."""
