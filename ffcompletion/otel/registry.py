@@ -102,7 +102,7 @@ class Registry:
     """What is observed with one meter. Counters of streams that are gone go on counting, so that they never fall."""
 
     def __init__(self, meter: Meter, *, recording: bool) -> None:
-        self.recording = recording
+        self.recording: bool = recording
         self.lagging: dict[tuple[str, str], Lagging] = {}
         self.backends: dict[str, Counting] = {}
         self.streams: dict[tuple[str, str], weakref.WeakSet[Observed]] = {}
