@@ -85,7 +85,7 @@ def postgres18_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def engine18_url() -> Iterator[str]:
-    """With as many partitions as the engine makes: the adapter's own tests, and the doctor's, run there."""
+    """With as many partitions as the engine makes: for what reads its tables, and how."""
     yield from _postgres(18, ENGINE_PARTITIONS)
 
 

@@ -19,6 +19,12 @@ from ffcompletion.contract.stats import BackendState
 from tests.worlds import PostgresWorld, done, eventually, first, insert, nothing, some
 
 
+@pytest.fixture(scope="session")
+def postgres18_url(engine18_url: str) -> str:
+    """The engine's tables as they are."""
+    return engine18_url
+
+
 async def test_a_lower_id_that_commits_later_is_delivered(postgres: PostgresWorld) -> None:
     """A takes id 1, B takes id 2 and commits first: 2 arrives without waiting, then 1; the cursor waits for 1."""
     async with postgres.backend() as backend, ffc.subscribe(backend) as stream:

@@ -23,6 +23,12 @@ from ffcompletion.delivery.hub import Group, Selector
 from tests.worlds import Done, PostgresWorld, done, eventually, first, insert, nothing, some
 
 
+@pytest.fixture(scope="session")
+def postgres18_url(engine18_url: str) -> str:
+    """The engine's tables as they are."""
+    return engine18_url
+
+
 @pytest.fixture
 async def server(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
     """One version is enough here, and no other stream is open."""

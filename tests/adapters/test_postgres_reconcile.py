@@ -18,6 +18,13 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.producers import install
 from tests.worlds import Done, PostgresWorld, done, eventually, first, insert, nothing, some
 
+
+@pytest.fixture(scope="session")
+def postgres18_url(engine18_url: str) -> str:
+    """The engine's tables as they are."""
+    return engine18_url
+
+
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 A = ffc.ScannerFilter("a")
 

@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import sysconfig
 import venv
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests import ROOT
 from tests.worlds.attaching import database
-from tests.worlds.once import once
+from tests.worlds.once import wheel
 
 TEXT = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -88,28 +87,13 @@ def sections() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `pip install` installs the wheel, and everything else is there already."""
-
-    def make(folder: Path) -> None:
-        build = [
-            sys.executable,
-            "-m",
-            "build",
-            "--wheel",
-            "--no-isolation",
-            "--outdir",
-            str(folder / "dist"),
-            str(ROOT),
-        ]
-        done = subprocess.run(build, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    return once(tmp_path_factory, "wheels", make)
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `pip install` finds the wheel; everything else is there already."""
+    return wheel(tmp_path_factory).parent
 
 
 @pytest.fixture
-def reader(environment: Path, tmp_path: Path) -> dict[str, str]:
+def reader(wheels: Path, tmp_path: Path) -> dict[str, str]:
     """A shell's environment, in which nothing of ours is installed yet."""
     home = tmp_path / "environment"
     venv.create(home, with_pip=False)
@@ -129,7 +113,7 @@ def reader(environment: Path, tmp_path: Path) -> dict[str, str]:
         path.insert(1, str(Path(psql).parent))
     return {
         "PATH": ":".join(path), "HOME": str(tmp_path), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1",
-        "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(environment / "dist"), "PIP_NO_DEPS": "1", "PIP_IGNORE_INSTALLED": "1",
+        "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_NO_DEPS": "1", "PIP_IGNORE_INSTALLED": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }  # fmt: skip
 

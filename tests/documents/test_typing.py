@@ -16,7 +16,7 @@ import pytest
 from tests import TESTS
 from tests.typing import public
 from tests.typing.checkers import CHECKERS, Found, installed, programs
-from tests.worlds.once import once
+from tests.worlds.once import once, wheel
 
 HERE = TESTS / "typing"
 # Each checker starts once, for all of it; the slowest takes its time on a busy machine.
@@ -30,9 +30,10 @@ _MARK = re.compile(r"  # rejected(?:: (\w+))?$")
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with our wheel."""
+    built = wheel(tmp_path_factory)
 
     def make(folder: Path) -> None:
-        (folder / "python").write_text(str(installed(folder)))
+        (folder / "python").write_text(str(installed(folder, built)))
 
     return Path((once(tmp_path_factory, "wheel", make) / "python").read_text())
 

@@ -20,15 +20,11 @@ Found = Mapping[str, Mapping[int, str]]
 """By program and line, what is wrong there; what is revealed is found under the line's negative."""
 
 
-def installed(folder: Path) -> Path:
+def installed(folder: Path, wheel: Path) -> Path:
     """The interpreter of an environment with our wheel, and with what ours has beside it."""
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist"), str(ROOT)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
     home = folder / "environment"
     venv.create(home, with_pip=False)
     packages = next(home.glob("lib/*/site-packages"))
-    (wheel,) = (folder / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(packages)
     # Behind the wheel, so that an editable install out there is never looked at.

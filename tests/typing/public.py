@@ -11,6 +11,7 @@ from pathlib import Path
 import ffcompletion
 import ffcompletion.testing
 from tests.typing.checkers import CHECKERS, Found, installed
+from tests.worlds.once import build_wheel
 
 PINNED = Path(__file__).parent / "public.json"
 _NAMES = [f"ffcompletion.{name}" for name in ffcompletion.__all__] + [
@@ -41,7 +42,9 @@ def _type(message: str) -> str:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        python = installed(home / "installed")
+        build_wheel(home / "dist")
+        (wheel,) = (home / "dist").glob("*.whl")
+        python = installed(home / "installed", wheel)
         (home / "programs").mkdir()
         (home / "programs" / "revealing.py").write_text(program())
         checkers = ("mypy", "basedpyright")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests import ROOT
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
@@ -23,3 +27,16 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
             make(folder)
             done.touch()
     return folder
+
+
+def wheel(factory: pytest.TempPathFactory) -> Path:
+    """The package's wheel, built once."""
+    (made,) = once(factory, "dist", build_wheel).glob("*.whl")
+    return made
+
+
+def build_wheel(folder: Path) -> None:
+    """The package's wheel, in this folder."""
+    words = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
