@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import ffcompletion as ffc
-from ffcompletion.testing import Execution, check_backend
+from ffcompletion.attaching import Definition, attach
+from ffcompletion.options import ConnectOptions
+from ffcompletion.otel import metered, observed
+from ffcompletion.producers import completion_call, install
+from ffcompletion.testing import Execution, Options, check_backend
+from ffcompletion.web import Grant, completions_app
 
 
 class NoFiltered:
@@ -138,7 +143,35 @@ async def options_that_are_none(backend: ffc.Backend, store: ffc.CheckpointStore
         await completions.run(lambda done: None)  # rejected
         completions.stop(True)  # rejected
         completions.stats()  # rejected
+        completions.lag = ffc.Lag()  # rejected
     with ffc.sync.connect("memory://") as blocking:
         blocking.wait_for_completion("x", timout=3)  # rejected
         blocking.subscribe(result=True)  # rejected
         blocking.checkpointed(store, "x", lease=True)  # rejected
+
+
+async def in_each_guide(backend: ffc.Backend, store: ffc.CheckpointStore, payload: ffc.CompletionPayload) -> None:
+    ffc.ExecutionId(7)  # rejected
+    ffc.StreamCursor.from_bytes("x")  # rejected
+    ffc.assert_completion_backend()  # rejected
+    ffc.any_of(ffc.ScannerFilter("a"), "b")  # rejected
+    ffc.attached_id("reports", 1.5)  # rejected
+    Definition(name="reports", table="reports", key="id", state="status", outcomes=["done"])  # rejected
+    attach("postgresql://x/y", "reports")  # rejected
+    ffc.broadcast(await backend.subscribe_completions(), overflow="forget")  # rejected
+    metered(await backend.subscribe_completions(), "app")  # rejected
+    metered([payload], "app", "worker")  # rejected
+    observed(store, "app")  # rejected
+    options: ConnectOptions = {"buffer_sise": 3}  # rejected
+    await install(b"postgresql://x/y")  # rejected
+    completion_call(ffc.ExecutionId.new(), 7)  # rejected
+    ffc.connect("memory://").emit(7)  # rejected
+    backend.faults.disconnect()  # rejected
+    aiter(ffc.wait_for_all(backend, ["x"]))  # rejected
+    completions_app(backend, authorize=lambda request: "tenant-a")  # rejected
+    Grant.of(7)  # rejected
+    Options(holds="300")  # rejected
+    ffc.connect("postgresql://x/y", **options).publish(payload)  # rejected
+    with ffc.sync.connect("memory://") as blocking:
+        await blocking.wait_for_completion("x")  # rejected
+        blocking.subscribe(filter="tenant-a")  # rejected

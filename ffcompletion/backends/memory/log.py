@@ -40,7 +40,7 @@ class Log:
         self.entries: list[_Entry] = []
         # In order of the last change; a plain dict would look at all that was deleted at its front, each time.
         self.states: OrderedDict[ExecutionId, ExecutionSnapshot] = OrderedDict()
-        self.end = 0
+        self.end: int = 0
         self.signal: Signal = Signal()
         # Whether what is in it reaches the streams.
         self.connected: bool = True
