@@ -77,7 +77,8 @@ ROWS = (
     Poisoned("a", "a", _fields("b", {"shard": "1"})),
     Poisoned("b", "b", _fields("a", {"shard": "1"})),
     Poisoned("a", "a", '{"namespace": "a", "tags": ' + DEEP + "}"),
-    Poisoned("a", "a", _fields("a", None), outcome="\u2028" * 5_000),
+    # No outcome is so long: no completion.
+    Poisoned(None, "a", _fields("a", None), outcome="\u2028" * 5_000, certain=False),
     # No id that can be told: nobody's.
     Poisoned(None, "a", None, partition=-5, certain=False),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import repeat
@@ -18,6 +19,8 @@ __all__ = ["Decoded", "Row", "decode", "tags_of", "with_results"]
 # As `queries` selects them: event_id, execution id, outcome, occurred_at_ms, flow id; and the row's own namespace.
 Row = tuple[int, str | None, str | None, int | None, str | None, str | None]
 _NOT_TERMINAL: Final = "resumable"
+_DEEPEST: Final = 500
+_STRING: Final = re.compile(r'"(?:\\.|[^"\\])*"')
 _OUTBOX_FAMILY: Final = StreamCursor.outbox(1).family
 
 
@@ -88,6 +91,8 @@ def tags_of(text: str | None) -> Mapping[str, str] | None:
     """
     if text is None:
         return {}
+    if _too_deep(text):
+        return None
     try:
         return msgspec.json.decode(text, type=dict[str, str])
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
@@ -95,8 +100,23 @@ def tags_of(text: str | None) -> Mapping[str, str] | None:
     try:
         return _rendered(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        # Nested too deep, or bytes that are no text: nothing is known about this one.
+        # Bytes that are no text: nothing is known about this one.
         return None
+
+
+def _too_deep(text: str) -> bool:
+    """Whether it is nested deeper than is read. Counted, because how deep a parser gets depends on who has called it."""
+    if text.count("[") + text.count("{") <= _DEEPEST:
+        return False
+    depth = 0
+    for sign in _STRING.sub("", text):
+        if sign in "[{":
+            depth += 1
+            if depth > _DEEPEST:
+                return True
+        elif sign in "]}":
+            depth -= 1
+    return False
 
 
 def _rendered(text: str) -> Mapping[str, str]:
