@@ -136,9 +136,12 @@ class Restarts:
         """The last one is left to itself; everything is done by then, or never will be."""
         wanted = await self.wanted()
         consumer = asyncio.create_task(self.consume(backend, start))
-        end = time.monotonic() + PATIENCE_S
+        # With a small buffer, behind open transactions and a long outbox, it may have much to repeat: who gets on has time.
+        done, end = len(self.done), time.monotonic() + PATIENCE_S
         while not wanted <= self.done and time.monotonic() < end and not consumer.done():
             await asyncio.sleep(0.01)
+            if len(self.done) > done:
+                done, end = len(self.done), time.monotonic() + PATIENCE_S
             if await self.at_rest(backend):
                 break
         await ended(consumer)
