@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
-from psycopg import Connection, sql
+from psycopg import Connection, Cursor, sql
 
 from ffcompletion.attaching.definition import Definition, table_parts
 from ffcompletion.attaching.rendering import identifier, result_table, table
 from ffcompletion.contract.errors import Unavailable, Validation
 
-__all__ = ["Connected", "check_table", "check_tables_of_ours"]
+__all__ = ["Connected", "check_table", "check_tables_of_ours", "run"]
 
 Connected = Connection[tuple[Any, ...]]
 
@@ -21,6 +21,11 @@ _KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign tabl
 # Types whose text does not depend on a session's settings.
 _KEYS: Final = frozenset({"smallint", "integer", "bigint", "uuid", "text", "character varying", "numeric", "name"})
 _SHOWN: Final = 12
+
+
+def run(conn: Connected, script: str) -> Cursor[tuple[Any, ...]]:
+    """Execute what ``rendering`` or ``recording`` made: every name in it is quoted, and it takes no values."""
+    return conn.execute(script.encode())
 
 
 def check_tables_of_ours(conn: Connected, schema: str) -> bool:

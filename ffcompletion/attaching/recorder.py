@@ -9,7 +9,7 @@ from typing import Final, final
 import msgspec
 import psycopg
 
-from ffcompletion.attaching.checks import Connected
+from ffcompletion.attaching.checks import Connected, run
 from ffcompletion.attaching.definition import Definition
 from ffcompletion.attaching.recording import Span, completed, differing, gone, mended, recorded, vanished
 from ffcompletion.attaching.rendering import literal
@@ -47,8 +47,8 @@ def record(
 ) -> Recorded:
     """Everything in the table; ``before``: what was attached under this name. Raises ``Unavailable``."""
     # As the triggers read bytes; and each statement sees what others have committed before it.
-    _run(conn, "SET bytea_output = 'hex'; SET default_transaction_isolation = 'read committed'")
-    _run(conn, f"SET lock_timeout = '{_LOCK_MS}ms'")
+    run(conn, "SET bytea_output = 'hex'; SET default_transaction_isolation = 'read committed'")
+    run(conn, f"SET lock_timeout = '{_LOCK_MS}ms'")
     jobs, missed, behind = 0, 0, ""
     while True:
         page = recorded(definition, schema, (behind, "", str(_BATCH)), again=before is not None)
@@ -64,7 +64,7 @@ def record(
         behind = literal(last)
     if before is not None:
         missed += _tell_vanished(conn, definition, schema)
-    _run(conn, completed(definition, schema))
+    run(conn, completed(definition, schema))
     return Recorded(jobs=jobs, missed=missed)
 
 
@@ -94,15 +94,16 @@ def _told(conn: Connected, locking: str, telling: Callable[[list[str]], str]) ->
     """How many were told, in one transaction: of those that could be locked at once."""
     count = 0
     with conn.transaction():
-        if ids := _ids(conn, locking):
-            count = _number(conn, telling(ids))
+        if ids := [str(id_) for (id_,) in run(conn, locking).fetchall()]:
+            row = run(conn, telling(ids)).fetchone()
+            count = int(row[0]) if row else 0
     return count
 
 
 def _patiently(conn: Connected, definition: Definition, script: str) -> tuple[int, str, int, int]:
     for _ in range(_TRIES):
         try:
-            row = conn.execute(script.encode()).fetchone()
+            row = run(conn, script).fetchone()
         except psycopg.errors.LockNotAvailable:
             time.sleep(_PAUSE_S)
             continue
@@ -115,16 +116,3 @@ def _busy(definition: Definition) -> Unavailable:
     return Unavailable(
         "attach", f"{definition.table} is written to by a transaction that does not end; attach it again"
     )
-
-
-def _ids(conn: Connected, script: str) -> list[str]:
-    return [str(id_) for (id_,) in conn.execute(script.encode()).fetchall()]
-
-
-def _number(conn: Connected, script: str) -> int:
-    row = conn.execute(script.encode()).fetchone()
-    return int(row[0]) if row else 0
-
-
-def _run(conn: Connected, script: str) -> None:
-    conn.execute(script.encode())

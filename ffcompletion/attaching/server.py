@@ -10,7 +10,7 @@ from typing import Final, final
 import msgspec
 import psycopg
 
-from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours
+from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours, run
 from ffcompletion.attaching.definition import Definition
 from ffcompletion.attaching.recorder import Progress, Recorded
 from ffcompletion.attaching.recorder import record as _record
@@ -84,18 +84,18 @@ def detach(url: str, name: str, *, schema: str | None = None) -> None:
     with _connected(url, "detach") as conn:
         inside = _schema(conn, schema, "detach")
         with conn.transaction():
-            _execute(conn, LOCK)
+            run(conn, LOCK)
             found = _find(conn, inside, name)
             if found is None:
                 raise NotFound(f"attachment {name!r}")
             definition, oid = found
-            _execute(conn, f"SET LOCAL lock_timeout = '{_LOCK_MS * _TRIES}ms'")
+            run(conn, f"SET LOCAL lock_timeout = '{_LOCK_MS * _TRIES}ms'")
             script = detaching(definition, inside)
             if oid is None:
                 # The table is gone, and its triggers with it.
                 of_it = f" ON {table(definition)};"
                 script = "\n".join(line for line in script.splitlines() if not line.endswith(of_it))
-            _execute(conn, script)
+            run(conn, script)
 
 
 def attached(url: str, *, schema: str | None = None) -> list[Attached]:
@@ -104,7 +104,7 @@ def attached(url: str, *, schema: str | None = None) -> list[Attached]:
         inside = _schema(conn, schema, "attached")
         if not _there(conn, inside):
             return []
-        names = conn.execute(_composed(f"SELECT name FROM {_registry(inside)} ORDER BY name")).fetchall()
+        names = run(conn, f"SELECT name FROM {_registry(inside)} ORDER BY name").fetchall()
         return [each for (name,) in names if (each := _state(conn, inside, name)) is not None]
 
 
@@ -123,7 +123,7 @@ def _patiently(conn: Connected, definition: Definition, schema: str) -> Definiti
 def _attach(conn: Connected, definition: Definition, schema: str) -> Definition | None:
     """What was attached under this name before."""
     with conn.transaction():
-        _execute(conn, LOCK)
+        run(conn, LOCK)
         installed = check_tables_of_ours(conn, schema)
         check_table(conn, definition)
         before = _find(conn, schema, definition.name)
@@ -133,16 +133,14 @@ def _attach(conn: Connected, definition: Definition, schema: str) -> Definition 
                 f"{definition.name!r} is attached to {before[0].table} already; detach it, or use another --name",
             )
         if not installed:
-            _execute(conn, f"SET LOCAL search_path = {identifier(schema)}")
-            _execute(conn, text("postgres"))
-            _execute(conn, "RESET search_path")
-        _execute(conn, f"SET LOCAL lock_timeout = '{_LOCK_MS}ms'")
-        _execute(conn, shared(schema))
+            run(conn, f"SET LOCAL search_path = {identifier(schema)}")
+            run(conn, text("postgres"))
+            run(conn, "RESET search_path")
+        run(conn, f"SET LOCAL lock_timeout = '{_LOCK_MS}ms'")
+        run(conn, shared(schema))
         if before is not None and (results := result_table(before[0])) not in {None, result_table(definition)}:
-            _execute(
-                conn, f"DROP TRIGGER IF EXISTS {identifier(function_name(definition.name) + '_result')} ON {results}"
-            )
-        _execute(conn, triggers(definition, schema))
+            run(conn, f"DROP TRIGGER IF EXISTS {identifier(function_name(definition.name) + '_result')} ON {results}")
+        run(conn, triggers(definition, schema))
     return before[0] if before is not None else None
 
 
@@ -161,11 +159,10 @@ def _state(conn: Connected, schema: str, name: str) -> Attached | None:
         " AND tgenabled IN ('O', 'A')",
         (oid, result_table(definition), function_name(name).replace("_", "\\_") + "%"),
     ).fetchone()
-    counts = conn.execute(
-        _composed(
-            f"SELECT count(*), count(*) FILTER (WHERE lifecycle_phase <> 'submitted') FROM {identifier(schema)}.ff_exec_core"  # quoted
-            f" WHERE raw_fields->>'attachment' = {literal(name)}"
-        )
+    counts = run(
+        conn,
+        f"SELECT count(*), count(*) FILTER (WHERE lifecycle_phase <> 'submitted') FROM {identifier(schema)}.ff_exec_core"
+        f" WHERE raw_fields->>'attachment' = {literal(name)}",
     ).fetchone()
     jobs, finished = counts or (0, 0)
     needed = (1 if definition.history is not None else 3) + (definition.result_table is not None)
@@ -182,11 +179,10 @@ def _find(conn: Connected, schema: str, name: str) -> tuple[Definition, int | No
     """The definition, and the table's oid while it is there."""
     if not _there(conn, schema):
         return None
-    row = conn.execute(
-        _composed(
-            "SELECT definition::text, to_regclass(quote_ident(relation_schema) || '.' || quote_ident(relation_name))::oid"  # quoted
-            f" FROM {_registry(schema)} WHERE name = {literal(name)}"
-        )
+    row = run(
+        conn,
+        "SELECT definition::text, to_regclass(quote_ident(relation_schema) || '.' || quote_ident(relation_name))::oid"
+        f" FROM {_registry(schema)} WHERE name = {literal(name)}",
     ).fetchone()
     return None if row is None else (msgspec.json.decode(row[0], type=Definition), row[1])
 
@@ -215,15 +211,6 @@ def _schema(conn: Connected, schema: str | None, op: str) -> str:
 
 def _registry(schema: str) -> str:
     return f"{identifier(schema)}.ff_attachment"
-
-
-def _composed(script: str) -> bytes:
-    # Rendered here, every name quoted: what psycopg takes for a text that is not a literal.
-    return script.encode()
-
-
-def _execute(conn: Connected, script: str) -> None:
-    conn.execute(_composed(script))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import length_hint
 from typing import Final, final
 
@@ -15,7 +15,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import seconds_since
 
-__all__ = ["MOST_BYTES", "Buffer", "Hand", "Room", "Signal", "weight"]
+__all__ = ["MOST_BYTES", "Buffer", "Hand", "Room", "Signal", "sizes_of", "weight"]
 
 MOST_BYTES: Final = 32 << 20
 """Of results that one stream holds; a single one that is larger, it holds alone."""
@@ -66,6 +66,11 @@ class Signal:
 def _resolve(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+def sizes_of(batch: Iterable[CompletionPayload]) -> list[int | None]:
+    """Bytes of each one's result; None where it has none."""
+    return [None if item.payload_bytes is None else len(item.payload_bytes) for item in batch]
 
 
 def weight(batch: Sequence[CompletionPayload]) -> int:
@@ -168,7 +173,7 @@ class Buffer:
         if not count:
             self._advance(cursor)
             return True
-        if self.size + count > self._limit - self.beside - self._hand.left or (self._weighed and not self.fits(batch)):
+        if count > self._free or (self._weighed and not self.fits(batch)):
             return False
         self.size += count
         if self._weighed:
@@ -178,11 +183,15 @@ class Buffer:
         return True
 
     @property
+    def _free(self) -> int:
+        # Below zero where more is held beside it than there was room for.
+        return self._limit - self.size - self.beside - self._hand.left
+
+    @property
     def room(self) -> Room:
         """How much more fits."""
-        items = max(0, self._limit - self.size - self.beside - self._hand.left)
         held = self.bytes + self.beside_bytes + self._hand_bytes
-        return Room(items, max(0, MOST_BYTES - held), not held)
+        return Room(max(0, self._free), max(0, MOST_BYTES - held), not held)
 
     @property
     def at_ease(self) -> bool:
@@ -193,9 +202,7 @@ class Buffer:
     def fit(self, batch: Sequence[CompletionPayload]) -> int:
         """How many of these fit, from the first on."""
         room = self.room
-        if not self._weighed:
-            return min(len(batch), room.items)
-        return room.fit([None if item.payload_bytes is None else len(item.payload_bytes) for item in batch])
+        return room.fit(sizes_of(batch)) if self._weighed else min(len(batch), room.items)
 
     def fits(self, batch: Sequence[CompletionPayload]) -> bool:
         """Whether all of these fit."""

@@ -107,16 +107,15 @@ class Registry:
         self.backends: dict[str, Counting] = {}
         self.streams: dict[tuple[str, str], weakref.WeakSet[Observed]] = {}
         self.past: dict[tuple[str, str, str], float] = {}
-        kind, unit, meaning = METRICS["ffcompletion.lag"]
+        _, unit, meaning = METRICS["ffcompletion.lag"]
         self.lag: Histogram = meter.create_histogram(
             "ffcompletion.lag", unit, meaning, explicit_bucket_boundaries_advisory=_BUCKETS
         )
         for name, (kind, unit, meaning) in METRICS.items():
-            callbacks = [self._callback(name)]
             if kind == "counter":
-                meter.create_observable_counter(name, callbacks, unit, meaning)
+                meter.create_observable_counter(name, [self._callback(name)], unit, meaning)
             elif kind == "gauge":
-                meter.create_observable_gauge(name, callbacks, unit, meaning)
+                meter.create_observable_gauge(name, [self._callback(name)], unit, meaning)
 
     def _callback(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         if name == "ffcompletion.backend.state":

@@ -16,7 +16,7 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.delivery.batch import Facts
-from ffcompletion.delivery.buffer import Hand, Room, Signal
+from ffcompletion.delivery.buffer import Hand, Room, Signal, sizes_of
 from ffcompletion.foreign.filters import Wanted, admits
 from ffcompletion.foreign.logs import logger
 
@@ -117,10 +117,7 @@ class Reader:
                 self._overflows += 1
                 log.warning("a consumer fell behind the log's retention; %d completions passed it by", missed)
             if self._results:
-                sizes = [
-                    None if payload.payload_bytes is None else len(payload.payload_bytes) for payload, _ in entries
-                ]
-                entries = entries[: Room(self._at_once).fit(sizes)]
+                entries = entries[: Room(self._at_once).fit(sizes_of(payload for payload, _ in entries))]
             self._position += len(entries)
             batch = [self._dress(payload) for payload, facts in entries if self._admit(facts)]
             self._delivered += len(batch)

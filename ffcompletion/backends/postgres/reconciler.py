@@ -35,6 +35,7 @@ from ffcompletion.backends.postgres.silent import (
 )
 from ffcompletion.backends.postgres.silent_queries import SilentQueries
 from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.delivery.buffer import sizes_of
 from ffcompletion.delivery.hub import Group
 from ffcompletion.foreign.logs import logger
 
@@ -79,9 +80,6 @@ class Reconciler:
 
     def begin(self, server_ms: int) -> None:
         """Before the first stream is open: what ends from now on, by the server's clock, is news."""
-        self._wake, self._stopping = asyncio.Event(), False
-        self._planning.forget()
-        self._forget_request()
         self._server_ms = (server_ms, time.monotonic())
         self._silent.start_anew(server_ms)
 
@@ -276,7 +274,7 @@ class Reconciler:
                 facts[at] = None
         rich = with_results(mine[:count], {name: result.data for name, result in found.items()})
         # While they were being read, something else may have come.
-        count = receiver.room.fit([None if item.payload_bytes is None else len(item.payload_bytes) for item in rich])
+        count = receiver.room.fit(sizes_of(rich))
         rich = rich[:count]
         receiver.found(ends[:count], group.select(rich, facts[:count]), (group.filtered, group.undecided))
         return count

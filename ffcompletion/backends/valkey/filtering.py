@@ -157,8 +157,7 @@ class Filtering:
 
     def __init__(self, hub: Hub[Source], execute: Execute) -> None:
         self._hub = hub
-        self._lookups = Lookups(execute)
-        self._asking = Asking(self._lookups)
+        self._asking = Asking(Lookups(execute))
         self._lines = [_Line(hub, self._asking, results=results) for results in (False, True)]
 
     def announced(self, payloads: Sequence[CompletionPayload], settled_ms: int) -> None:

@@ -1,7 +1,7 @@
 """What filters ask about executions, for many announcements at a time.
 
 Namespaces of all in one pipeline, then tags of the survivors in one, then results of what is delivered. Each field is
-asked for once per execution, however many streams want it.
+asked for once per execution, however many streams want it (and once more where some of them want results, some none).
 """
 
 from __future__ import annotations
