@@ -15,8 +15,7 @@ import ffcompletion as ffc
 from ffcompletion import producers
 from ffcompletion.attaching import Definition, Recorded, attach, attach_sql, attached, detach
 from ffcompletion.backends.postgres import PostgresBackend
-from tests.adapters.test_attach_tables import REPORTS, TABLE
-from tests.worlds.attaching import clean, database, rows, told
+from tests.worlds.attaching import REPORTS, clean, database, rows, told
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +25,10 @@ def server(postgres18_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def url(server: str) -> str:
-    clean(server)
-    return server
-
-
-@pytest.fixture
-def conn(url: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(url, autocommit=True) as made:
-        made.execute(TABLE)
-        made.execute(
-            "INSERT INTO app.reports (status) SELECT unnest(ARRAY['queued', 'running', 'queued', 'done', 'done'])"
-        )
-        yield made
+def conn(conn: psycopg.Connection) -> psycopg.Connection:
+    """With jobs in the table."""
+    conn.execute("INSERT INTO app.reports (status) SELECT unnest(ARRAY['queued', 'running', 'queued', 'done', 'done'])")
+    return conn
 
 
 def records(conn: psycopg.Connection) -> dict[str, tuple[str, str | None]]:

@@ -16,6 +16,7 @@ from ffcompletion.embedded import Server
 from ffcompletion.testing.hostile import Conduct, HostileFilter
 from tests.chaos.ledger import Ledger
 from tests.chaos.poison import Held
+from tests.worlds import Patience
 from tests.worlds.proxy import Proxy
 
 Fault = Callable[[], Awaitable[None]]
@@ -145,14 +146,11 @@ class Chaos(ABC):
             await asyncio.sleep(0)
         # A consumer that is behind gets the time that it needs; one that stands still is waited for so long.
         waited_for = [ledger for ledger in self.ledgers if not ledger.may_lose]
-        missing, since = sum(ledger.lost for ledger in waited_for), time.monotonic()
-        while missing and time.monotonic() < since + self.patience_s:
+        patience = Patience(self.patience_s)
+        while (missing := sum(ledger.lost for ledger in waited_for)) and patience.lasts(missing):
             await asyncio.sleep(0.2)
             for ledger in self.ledgers:
                 ledger.look_again()
-            before, missing = missing, sum(ledger.lost for ledger in waited_for)
-            if missing < before:
-                since = time.monotonic()
         for task in self.consumers:
             task.cancel()
         await asyncio.gather(*self.consumers, return_exceptions=True)

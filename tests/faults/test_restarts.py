@@ -14,7 +14,7 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
-from tests.worlds import PostgresWorld
+from tests.worlds import Patience, PostgresWorld
 
 # The long profile: FFCOMPLETION_TEST_RUNS=50.
 RUNS = int(os.environ.get("FFCOMPLETION_TEST_RUNS", "1"))
@@ -137,11 +137,9 @@ class Restarts:
         wanted = await self.wanted()
         consumer = asyncio.create_task(self.consume(backend, start))
         # With a small buffer, behind open transactions and a long outbox, it may have much to repeat: who gets on has time.
-        done, end = len(self.done), time.monotonic() + PATIENCE_S
-        while not wanted <= self.done and time.monotonic() < end and not consumer.done():
+        patience = Patience(PATIENCE_S)
+        while not wanted <= self.done and patience.lasts(len(self.done)) and not consumer.done():
             await asyncio.sleep(0.01)
-            if len(self.done) > done:
-                done, end = len(self.done), time.monotonic() + PATIENCE_S
             if await self.at_rest(backend):
                 break
         await ended(consumer)

@@ -9,6 +9,7 @@ import asyncio
 import binascii
 import itertools
 import json
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -404,6 +405,22 @@ async def eventually(what: Any, seconds: float = 30.0) -> None:
             if answer:
                 return
             await asyncio.sleep(0.01)
+
+
+class Patience:
+    """For whoever gets on, however slowly: it ends once nothing has changed for so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._seen: int | None = None
+        self._end = 0.0
+
+    def lasts(self, count: int) -> bool:
+        """Whether to go on waiting; ``count``: what changes where somebody gets on."""
+        now = time.monotonic()
+        if count != self._seen:
+            self._seen, self._end = count, now + self._seconds
+        return now < self._end
 
 
 async def first(stream: Any, seconds: float = 30.0) -> Any:
