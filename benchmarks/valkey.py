@@ -127,13 +127,17 @@ async def latency(url: str) -> list[Row]:
             took.append(await yielded.get() - started)
         return median(took)
 
+    arrived = asyncio.Event()
+
+    def callback(_: PubSubMsg, __: object) -> None:
+        arrived.set()
+
     ours, bare = [], []
     for _ in range(ROUNDS):
         # One after the other, so that each is measured alone. Either way a task of its own consumes, and reads the clock.
         async with ValkeyBackend(url) as backend, ffc.subscribe(backend) as stream:
             ours.append(await _beside(_iterate(stream), measure))
-        arrived = asyncio.Event()
-        client = await _bare(url, lambda _, __, arrived=arrived: arrived.set())
+        client = await _bare(url, callback)
         bare.append(await _beside(_await_event(arrived), measure))
         await client.close()
     await publisher.close()
