@@ -274,23 +274,29 @@ async def test_what_the_server_counts_late_is_found_as_well(
 ) -> None:
     """A connection that is in a transaction has not told what it wrote in the one before; by then, other looks are over."""
     monkeypatch.setattr("ffcompletion.backends.postgres.changes._DEAR_LOOKS", 0)
-    monkeypatch.setattr("ffcompletion.backends.postgres.changes._SHARE", 1 / 200)
+    monkeypatch.setattr("ffcompletion.backends.postgres.changes._LONG_S", 2.5)
     monkeypatch.setattr("ffcompletion.backends.postgres.reconciler._OVERLAP_MS", 200)
-    items = [done() for _ in range(4)]
-    late = await server.connect()
+    told, untold, later = items = [done() for _ in range(3)]
+
+    async def cancel_on(conn: AsyncConnection, item: Done) -> None:
+        partition, _, bare = item.execution_id[4:].partition("}:")
+        await conn.execute(
+            f"UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', terminal_at_ms = {NOW}"
+            f" WHERE partition_key = {partition} AND execution_id = '{bare}'".encode()
+        )
+
+    for item in items:
+        await server.begins(item)
+    # What a connection writes is told at once, and then once a second at the most.
+    one, other = await server.connect(), await server.connect()
     async with PostgresBackend(server.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
-        for item in items:
-            await server.begins(item)
-        await cancel(server, items[0])
-        assert (await first(stream)).execution_id == items[0].execution_id
-        for item in items[2:]:
-            partition, _, bare = item.execution_id[4:].partition("}:")
-            await late.execute(
-                "UPDATE ff_exec_core SET lifecycle_phase = 'cancelled',"
-                f" terminal_at_ms = {NOW} WHERE partition_key = {partition} AND execution_id = '{bare}'".encode()
-            )
-        await late.execute("BEGIN")
-        await asyncio.sleep(0.4)
-        await cancel(server, items[1])
-        assert {p.execution_id for p in await some(stream, 3, 30)} == {item.execution_id for item in items[1:]}
-    await late.close()
+        await asyncio.sleep(1.1)
+        await cancel_on(one, told)
+        await cancel_on(one, untold)
+        await one.execute("BEGIN")
+        assert (await first(stream)).execution_id == told.execution_id
+        await asyncio.sleep(0.3)
+        await cancel_on(other, later)
+        assert [p.execution_id for p in await some(stream, 2, 30)] == [later.execution_id, untold.execution_id]
+    await one.close()
+    await other.close()
