@@ -11,10 +11,6 @@ from psycopg import AsyncConnection
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
-from ffcompletion.backends.postgres.changes import Changes
-from ffcompletion.backends.postgres.silent import DecidedEnds, End, Silent
-from ffcompletion.contract.ids import ExecutionId
-from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.producers import install
 from tests.worlds import Done, PostgresWorld, done, eventually, first, insert, nothing, some
 
@@ -273,76 +269,34 @@ async def test_a_fault_while_looking_is_tried_again(server: PostgresWorld, caplo
 # ── the decisions ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def end(name: str, at_ms: int) -> End:
-    return End(name, at_ms, "cancelled", None, None, None, None)
+async def test_what_the_server_counts_late_is_found_as_well(
+    server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is in a transaction has not told what it wrote in the one before; by then, other looks are over."""
+    monkeypatch.setattr("ffcompletion.backends.postgres.changes._DEAR_LOOKS", 0)
+    monkeypatch.setattr("ffcompletion.backends.postgres.changes._LONG_S", 2.5)
+    monkeypatch.setattr("ffcompletion.backends.postgres.reconciler._OVERLAP_MS", 200)
+    told, untold, later = items = [done() for _ in range(3)]
 
+    async def cancel_on(conn: AsyncConnection, item: Done) -> None:
+        partition, _, bare = item.execution_id[4:].partition("}:")
+        await conn.execute(
+            f"UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', terminal_at_ms = {NOW}"
+            f" WHERE partition_key = {partition} AND execution_id = '{bare}'".encode()
+        )
 
-def names(ends: list[End]) -> list[str]:
-    return [each.name for each in ends]
-
-
-def test_each_end_is_news_once_and_clocks_may_lie_apart() -> None:
-    """Overlapping looks, ends of before the first one, a clock behind, and a server's clock that goes back."""
-    silent = Silent(1_000)
-    silent.start_anew(10_000)
-    silent.begin(10_100)
-    assert silent.since_ms == 9_000
-    assert names(silent.candidates([end("old", 9_500), end("b", 10_060), end("a", 10_050)])) == ["a", "b"]
-    silent.end()
-    silent.begin(11_000)
-    assert silent.since_ms == 9_100
-    assert names(silent.candidates([end("a", 10_050), end("late", 10_020), end("old", 9_500), end("a2", 10_900)])) == [
-        "late",
-        "a2",
-    ]
-    silent.end()
-    again = silent.candidates([end("a", 10_950)])
-    assert names(again) == ["a"], "replayed, and ended again"
-    silent.forget(again)
-    assert names(silent.candidates([end("a", 10_950)])) == ["a"], "it could not be handed out"
-    silent.begin(5_000)
-    assert silent.since_ms == 4_000
-
-
-def test_only_partitions_that_were_written_to_are_looked_at_once_looking_is_dear() -> None:
-    """Twice after each change, for counts lag; everything where counts are new, and now and then in any case."""
-    changes = Changes()
-    assert (changes.counts_wanted, changes.together(256)) == (False, 64)
-    changes.looked_at_all(0.4)
-    assert (changes.counts_wanted, changes.together(256)) == (False, 256), "the first one is planned as well"
-    changes.looked_at_all(0.05)
-    changes.looked_at_all(0.7)
-    assert (changes.counts_wanted, changes.together(256)) == (False, 64), "once may be chance"
-    changes.looked_at_all(0.7)
-    assert changes.counts_wanted
-    counts = dict.fromkeys(range(4), 7)
-    assert changes.to_look_at(counts) == [0, 1, 2, 3]
-    assert changes.to_look_at(counts) == [0, 1, 2, 3]
-    assert changes.to_look_at(counts) == []
-    counts[2] = 8
-    assert changes.to_look_at(counts) == [2]
-    assert changes.to_look_at(counts) == [2]
-    assert changes.to_look_at(counts) == []
-    counts[1] = 0
-    assert changes.to_look_at(counts) == [1], "counts that were reset are another number"
-    assert any(changes.to_look_at(counts) == [0, 1, 2, 3] for _ in range(300))
-
-
-def test_a_stream_is_given_each_end_once_and_no_row_for_it() -> None:
-    """Not what ended before it was opened; not the row of the same time; its own memory is bounded."""
-    given = DecidedEnds(10_000)
-    ends = [end("{fp:0}:a", 5_000), end("{fp:0}:b", 10_001)]
-    mine = given.wanted(ends)
-    assert names(mine) == ["{fp:0}:b"]
-    given.decide(mine, ())
-    assert given.wanted(ends) == []
-    assert names(given.wanted([end("{fp:0}:b", 10_500)])) == ["{fp:0}:b"]
-    row = CompletionPayload(ExecutionId("{fp:0}:00000000-0000-4000-8000-000000000000"), "cancelled", None, 10_001)
-    given.decide([end(row.execution_id, 10_003)], ())
-    assert given.without_given([row]) == [row], "its filter did not admit the record; the row decides for itself"
-    given.decide([end(row.execution_id, 10_003)], [row])
-    assert given.without_given([row]) == []
-    others = [CompletionPayload(row.execution_id, "cancelled", None, 10_100)]
-    assert given.without_given(others) is others
-    given.decide((end(f"{{fp:0}}:{number}", 1) for number in range(200_000)), ())
-    assert names(given.wanted([end("{fp:0}:b", 10_001)])) == ["{fp:0}:b"]
+    for item in items:
+        await server.begins(item)
+    # What a connection writes is told at once, and then once a second at the most.
+    one, other = await server.connect(), await server.connect()
+    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        await asyncio.sleep(1.1)
+        await cancel_on(one, told)
+        await cancel_on(one, untold)
+        await one.execute("BEGIN")
+        assert (await first(stream)).execution_id == told.execution_id
+        await asyncio.sleep(0.3)
+        await cancel_on(other, later)
+        assert [p.execution_id for p in await some(stream, 2, 30)] == [later.execution_id, untold.execution_id]
+    await one.close()
+    await other.close()

@@ -26,6 +26,11 @@ def tasks() -> set[str]:
     return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("ffcompletion")}
 
 
+def brief(world: World) -> ffc.Backend:
+    """A stream stays for the next wait but for a moment: for tests that wait for its end."""
+    return world.backend(**({"linger": 0.1} if world.networked else {}))
+
+
 async def test_one_that_finished_before(world: World) -> None:
     """Answered at once, from the stored state; the result where it is asked for."""
     item = done(outcome="failed", result=b"\x00r")
@@ -45,7 +50,7 @@ async def test_one_that_finished_before(world: World) -> None:
 async def test_one_that_finishes_later(world: World, result: bool) -> None:
     """By its announcement: long before the state is read again."""
     item = done(result=b"r")
-    async with world.backend() as backend:
+    async with brief(world) as backend:
         await world.begins(item)
         waiting = asyncio.create_task(
             ffc.wait_for_completion(backend, item.execution_id, poll_interval=3600, result=result)
@@ -157,7 +162,7 @@ async def test_a_server_that_is_not_there_is_said_to_all(url: str) -> None:
 async def test_as_completed(world: World) -> None:
     """Finished ones first, then as they finish; one that is given twice once; the order of the others is theirs."""
     items = [done() for _ in range(6)]
-    async with world.backend() as backend:
+    async with brief(world) as backend:
         for item in items:
             await world.begins(item)
         await world.ends(items[3])
@@ -176,7 +181,7 @@ async def test_as_completed(world: World) -> None:
 async def test_as_completed_in_time_and_too_late(world: World) -> None:
     """What had finished is yielded before the time-out is raised; a consumer's own time counts, but interrupts nothing."""
     items = [done(), done(), done()]
-    async with world.backend() as backend:
+    async with brief(world) as backend:
         for item in items:
             await world.begins(item)
         await world.ends(items[0])
@@ -283,7 +288,7 @@ async def test_a_flow_that_is_yet_to_be_made(world: World) -> None:
 async def test_hundreds_of_waits_share(world: World) -> None:
     """One stream, and one exchange with the server at the start and at each tick."""
     items = [done() for _ in range(400)]
-    async with world.backend() as backend:
+    async with brief(world) as backend:
         await asyncio.gather(*(world.begins(item) for item in items[:1]))
         if isinstance(world, ValkeyWorld):
             await world.command("CONFIG", "RESETSTAT")
@@ -326,7 +331,7 @@ async def test_thousands_of_ids(world: World) -> None:
     """In one as_completed; every one answered once."""
     items = [done() for _ in range(4_000)]
     ids = {item.execution_id for item in items}
-    async with world.backend() as backend:
+    async with brief(world) as backend:
         for item in items[:50]:
             await world.announce(item)
         got: set[str] = set()
@@ -341,7 +346,7 @@ async def test_thousands_of_ids(world: World) -> None:
 async def test_cancelled_waits_leave_nothing(world: World) -> None:
     """In every phase: while subscribing, while reading, while waiting; the others go on."""
     items = [done() for _ in range(40)]
-    async with world.backend() as backend:
+    async with brief(world) as backend:
         for item in items:
             await world.begins(item)
         waits = [asyncio.create_task(ffc.wait_for_completion(backend, item.execution_id)) for item in items]

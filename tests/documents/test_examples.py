@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from ffcompletion import ExecutionId
 from tests import ROOT
@@ -204,7 +203,6 @@ async def _events(client: httpx.AsyncClient, count: int, begun: asyncio.Event, l
     return found
 
 
-@pytest.mark.parametrize("postgres", [18], indirect=True)
 async def test_the_service_streams_and_resumes(postgres: PostgresWorld) -> None:
     """Live; then from the last event's id, with what happened in between; another tenant's never."""
     first, missed = [[done(namespace="globex" if n % 3 == 0 else "acme") for n in range(12)] for _ in range(2)]

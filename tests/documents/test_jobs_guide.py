@@ -1,6 +1,6 @@
 """The guide to tables of jobs, as a reader follows it: each section from `pip install` to an awaited job, as pasted.
 
-With the wheel, in an environment of its own; what somebody has done who runs the library already is done before.
+With the wheel, in an environment for readers; what somebody has done who runs the library already is done before.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests import ROOT
 from tests.worlds.attaching import database
-from tests.worlds.once import wheel
+from tests.worlds.once import once, wheel
 
 TEXT = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # The last sections go on with what the one on a table of one's own has made.
 HEADINGS = ("procrastinate", "pgqueuer", "DBOS", "Django tasks", "A table of your own")
 SHOWN = "postgresql://localhost/app"
+# Each section begins with it. Run once, in an environment for all of them.
+INSTALL = "pip install 'ffcompletion[postgres,cli]'\n"
 
 SETTINGS = """
 import os
@@ -87,35 +89,41 @@ def sections() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `pip install` finds the wheel; everything else is there already."""
-    return wheel(tmp_path_factory).parent
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the guide's first line has been run; everything else is there already."""
+    wheels = wheel(tmp_path_factory).parent
+
+    def make(home: Path) -> None:
+        venv.create(home, with_pip=False)
+        packages = next(home.glob("lib/*/site-packages"))
+        (packages / "outside.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        for name, module in (("pip", "pip"), ("procrastinate", "procrastinate"), ("dbos", "dbos.cli.cli")):
+            script = home / "bin" / name
+            run = (
+                "from dbos.cli.cli import app; app()"
+                if name == "dbos"
+                else f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+            )
+            script.write_text(f"#!{home}/bin/python\n{run}\n")
+            script.chmod(0o755)
+        subprocess.run(
+            ["bash", "-euc", INSTALL], check=True, stdout=subprocess.DEVNULL, timeout=100,
+            env={
+                **shell_of(home, home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_NO_DEPS": "1",
+                "PIP_IGNORE_INSTALLED": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            },
+        )  # fmt: skip
+        assert (home / "bin" / "ffcompletion").exists()
+
+    return once(tmp_path_factory, "reader", make)
 
 
-@pytest.fixture
-def reader(wheels: Path, tmp_path: Path) -> dict[str, str]:
-    """A shell's environment, in which nothing of ours is installed yet."""
-    home = tmp_path / "environment"
-    venv.create(home, with_pip=False)
-    packages = next(home.glob("lib/*/site-packages"))
-    (packages / "outside.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    for name, module in (("pip", "pip"), ("procrastinate", "procrastinate"), ("dbos", "dbos.cli.cli")):
-        script = home / "bin" / name
-        run = (
-            "from dbos.cli.cli import app; app()"
-            if name == "dbos"
-            else f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
-        )
-        script.write_text(f"#!{home}/bin/python\n{run}\n")
-        script.chmod(0o755)
-    path = [str(home / "bin"), "/usr/bin", "/bin"]
+def shell_of(environment: Path, home: Path) -> dict[str, str]:
+    """A shell's variables, in which an environment is activated."""
+    path = [str(environment / "bin"), "/usr/bin", "/bin"]
     if psql := shutil.which("psql") or next(map(str, Path(sysconfig.get_path("purelib")).glob("*/**/bin/psql")), None):
         path.insert(1, str(Path(psql).parent))
-    return {
-        "PATH": ":".join(path), "HOME": str(tmp_path), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1",
-        "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_NO_DEPS": "1", "PIP_IGNORE_INSTALLED": "1",
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    }  # fmt: skip
+    return {"PATH": ":".join(path), "HOME": str(home), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture
@@ -126,7 +134,7 @@ def url(postgres18_url: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("heading", HEADINGS)
-def test_a_section_as_it_is_pasted(heading: str, url: str, reader: dict[str, str], tmp_path: Path) -> None:
+def test_a_section_as_it_is_pasted(heading: str, url: str, environment: Path, tmp_path: Path) -> None:
     """Files are what their first line names; everything else is one shell's session, line after line."""
     work = tmp_path / "work"
     (work / "mail").mkdir(parents=True)
@@ -134,7 +142,7 @@ def test_a_section_as_it_is_pasted(heading: str, url: str, reader: dict[str, str
     for number, (language, text) in enumerate(BLOCK.findall(sections()[heading])):
         named = re.match(r"# (\S+\.\w+)\n", text)
         if language == "sh":
-            session.append(text.replace(SHOWN, f"'{url}'"))
+            session.append(text.removeprefix(INSTALL).replace(SHOWN, f"'{url}'"))
         elif language == "sql":
             (work / f"{number}.sql").write_text(text)
             session.append(f'psql -q -v ON_ERROR_STOP=1 "$URL" -f {number}.sql')
@@ -151,8 +159,8 @@ def test_a_section_as_it_is_pasted(heading: str, url: str, reader: dict[str, str
     else:
         (work / "mail").rmdir()
     with subprocess.Popen(
-        ["bash", "-c", "\n".join(session)], cwd=work, env={**reader, "URL": url, "PGDSN": url}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        ["bash", "-c", "\n".join(session)], cwd=work, text=True,
+        env={**shell_of(environment, tmp_path), "URL": url, "PGDSN": url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     ) as shell:  # fmt: skip
         try:
             # Workers that were sent to the background hold the pipes for as long as they live.
@@ -173,4 +181,4 @@ def test_every_block_is_run() -> None:
     assert {language for language, _ in run} == {"sh", "sql", "python", "py", "toml"}
     for text in sections().values():
         first = next(block for language, block in BLOCK.findall(text) if language == "sh")
-        assert first.startswith("pip install 'ffcompletion[postgres,cli]'\nffcompletion attach ")
+        assert first.startswith(f"{INSTALL}ffcompletion attach ")

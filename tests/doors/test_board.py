@@ -119,7 +119,6 @@ class Page:
 
 
 @in_a_browser
-@pytest.mark.parametrize("postgres", [18], indirect=True)
 async def test_a_workload_is_seen_filtered_and_followed_through_a_restart(
     postgres: PostgresWorld, browser: webdriver.Chrome
 ) -> None:

@@ -225,7 +225,6 @@ asyncio.run(main())
     )
 
 
-@pytest.mark.parametrize("postgres", [18], indirect=True)
 async def test_on_a_real_server(postgres: PostgresWorld) -> None:
     """The lag is by the server's clock, a stream of any make is counted."""
     metrics = Metrics()

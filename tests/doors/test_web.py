@@ -424,7 +424,6 @@ async def _stopped(process: asyncio.subprocess.Process, sign: signal.Signals) ->
     return time.monotonic() - before, out.decode()
 
 
-@pytest.mark.parametrize("postgres", [18], indirect=True)
 async def test_through_a_restart_of_the_service_nothing_is_lost(postgres: PostgresWorld) -> None:
     """Stopped with clients connected and requests waiting: gone within a second, quietly; then resumed by cursor."""
     (port,) = free_ports(1)
@@ -497,7 +496,6 @@ async def test_through_a_restart_of_the_server_nothing_is_lost() -> None:
         await world.close()
 
 
-@pytest.mark.parametrize("postgres", [18], indirect=True)
 async def test_a_position_that_is_gone_or_foreign_is_said_so(postgres: PostgresWorld) -> None:
     """410 for what cannot be resumed, 400 for what was never a position; a server that is away is 503, unnamed."""
     async with postgres.backend() as backend, serving(completions_app(backend, authorize=anybody)) as (client, _):

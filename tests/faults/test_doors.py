@@ -32,10 +32,11 @@ from ffcompletion.cli.app import app
 from ffcompletion.contract.checkpoint import Checkpoint
 from tests.worlds import done
 from tests.worlds.proxy import Proxy
-from tests.worlds.servers import Authority, ask, pgbouncer, postgres_with_passwords
+from tests.worlds.servers import PASSWORD, Authority, ask, pgbouncer
 
 SECRET = "sEcReT"
-RIGHT, WRONG = f"{SECRET}-right", f"{SECRET}-wrong"
+RIGHT, WRONG = PASSWORD, f"{SECRET}-wrong"
+assert SECRET in RIGHT
 ID = done().execution_id
 
 
@@ -191,14 +192,18 @@ INSTALLS = frozenset({"producers install", "CLI producers install"})
 class Postgres:
     """One server whose roles have passwords, and what can be wrong with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, server: embedded.Server) -> None:
         self.folder = folder
-        self.stack = ExitStack()
-        self.server = self.stack.enter_context(postgres_with_passwords(RIGHT))
-        with psycopg.connect(self.server.url, autocommit=True) as conn:
-            conn.execute(f"CREATE ROLE powerless LOGIN PASSWORD '{RIGHT}'".encode())
-            conn.execute(f"CREATE ROLE crowded LOGIN PASSWORD '{RIGHT}' CONNECTION LIMIT 0".encode())
-            conn.execute("CREATE DATABASE empty")
+        self.server = server
+        with psycopg.connect(server.url, autocommit=True) as conn:
+            for statement in (
+                "DROP DATABASE IF EXISTS empty",
+                "DROP ROLE IF EXISTS powerless, crowded",
+                f"CREATE ROLE powerless LOGIN PASSWORD '{RIGHT}'",
+                f"CREATE ROLE crowded LOGIN PASSWORD '{RIGHT}' CONNECTION LIMIT 0",
+                "CREATE DATABASE empty",
+            ):
+                conn.execute(statement.encode())
 
     def at(self, **changes: str) -> Where:
         parts = {"host": str(self.server.directory), "user": "app", "password": RIGHT, "dbname": "postgres"}
@@ -294,10 +299,9 @@ class Postgres:
 class Valkey:
     """The same on Valkey."""
 
-    def __init__(self, folder: Path) -> None:
-        self.stack = ExitStack()
+    def __init__(self, folder: Path, server: embedded.Server) -> None:
         self.authority = Authority(folder / "tls")
-        self.server = self.stack.enter_context(embedded.valkey())
+        self.server = server
         rules = f">{RIGHT}", "allkeys", "allchannels", "+@all"
         ask(self.server, "ACL", "SETUSER", "app", "on", *rules)
         ask(self.server, "ACL", "SETUSER", "powerless", "on", f">{RIGHT}", "+ping")
@@ -410,15 +414,14 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Postgres | Valkey]]:
-    with ExitStack() as stack:
-        made: dict[str, Postgres | Valkey] = {
-            "postgres": Postgres(tmp_path_factory.mktemp("pooler")),
-            "valkey": Valkey(tmp_path_factory.mktemp("valkey")),
+def servers(
+    tmp_path_factory: pytest.TempPathFactory, server: embedded.Server
+) -> Iterator[dict[str, Postgres | Valkey]]:
+    with embedded.valkey() as valkey:
+        yield {
+            "postgres": Postgres(tmp_path_factory.mktemp("pooler"), server),
+            "valkey": Valkey(tmp_path_factory.mktemp("valkey"), valkey),
         }
-        for each in made.values():
-            stack.enter_context(each.stack)
-        yield made
 
 
 class Made:

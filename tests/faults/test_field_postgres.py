@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +19,18 @@ from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.backends.postgres.connection import Target, deadline
 from ffcompletion.contract.checkpoint import Checkpoint
 from tests.worlds import PostgresWorld, done, eventually, first, nothing, some
-from tests.worlds.servers import pgbouncer, postgres_with_passwords
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[embedded.Server]:
-    """One that may be restarted, and whose roles have passwords."""
-    with postgres_with_passwords("right") as made:
-        yield made
-
-
-@pytest.fixture
-async def world(server: embedded.Server) -> AsyncGenerator[PostgresWorld]:
-    made = PostgresWorld(18, server.url)
-    await made.reset()
-    yield made
-    await made.close()
+from tests.worlds.servers import PASSWORD, pgbouncer
 
 
 def as_app(server: embedded.Server, **changes: str) -> str:
     """A conninfo for the role that needs a password."""
-    parts = {"host": str(server.directory), "user": "app", "password": "right", "dbname": "postgres"} | changes
+    parts = {"host": str(server.directory), "user": "app", "password": PASSWORD, "dbname": "postgres"} | changes
     return " ".join(f"{key}='{value}'" for key, value in parts.items())
 
 
-def _released(world: PostgresWorld) -> Callable[[], Coroutine[Any, Any, bool]]:
+def _released(own: PostgresWorld) -> Callable[[], Coroutine[Any, Any, bool]]:
     async def check() -> bool:
-        return await world.connections() == 0
+        return await own.connections() == 0
 
     return check
 
@@ -90,10 +75,10 @@ async def test_a_question_tells_the_true_cause_at_once(
         assert isinstance(error.__cause__, psycopg.Error)
 
 
-async def test_four_questions_after_a_restart(server: embedded.Server, world: PostgresWorld) -> None:
+async def test_four_questions_after_a_restart(server: embedded.Server, own: PostgresWorld) -> None:
     """Idle connections died with the server: no question fails for that, nor a checkpoint."""
     item = done()
-    await world.announce(item)
+    await own.announce(item)
     saved = Checkpoint(cursor=ffc.StreamCursor.outbox(1), backend="x", selection="")
     async with PostgresBackend(server.url) as backend, PostgresCheckpoints(server.url) as store:
         await store.save("one", saved)
@@ -101,89 +86,87 @@ async def test_four_questions_after_a_restart(server: embedded.Server, world: Po
         await asyncio.gather(*(backend.describe_execution(item.execution_id) for _ in range(4)))
         server.kill()
         await asyncio.to_thread(server.start)
-        await world.forget()
+        await own.forget()
         for _ in range(4):
             assert (await backend.describe_execution(item.execution_id)) is not None
         assert await store.load("one") == saved
         # Half-open: nothing tells before it is used.
         await store.save("one", saved)
-        await world.sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ffcompletion'"
-        )
+        await own.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ffcompletion'")
         assert await store.load("one") == saved
         assert await backend.flow_members(str(item.flow_id))
-    await world.sql("DROP TABLE ffcompletion_checkpoint")
+    await own.sql("DROP TABLE ffcompletion_checkpoint")
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 async def test_two_stores_behind_a_pooler_keep_apart(
-    server: embedded.Server, world: PostgresWorld, tmp_path: Path, mode: str
+    server: embedded.Server, own: PostgresWorld, tmp_path: Path, mode: str
 ) -> None:
     """Saving in turn through the same server sessions: each position lands in its own table."""
     with pgbouncer(server.url, tmp_path, mode, default_pool_size=3 if mode == "session" else 1) as url:
         for schema in ("t1", "t2"):
-            await world.sql(f"CREATE SCHEMA {schema}")
+            await own.sql(f"CREATE SCHEMA {schema}")
         async with PostgresCheckpoints(url, schema="t1") as one, PostgresCheckpoints(url, schema="t2") as two:
             for number in range(1, 61):
                 for offset, store in ((0, one), (1_000, two)):
                     at = Checkpoint(cursor=ffc.StreamCursor.outbox(number + offset), backend="x", selection="")
                     await store.save("same", at)
                     assert await store.load("same") == at
-        assert (await world.sql("SELECT count(*) FROM t1.ffcompletion_checkpoint")) == [(1,)]
+        assert (await own.sql("SELECT count(*) FROM t1.ffcompletion_checkpoint")) == [(1,)]
         async with PostgresBackend(url) as backend:
             # Every question often enough that a driver would prepare it by itself.
             item = done()
-            await world.announce(item)
+            await own.announce(item)
             for _ in range(12):
                 assert await backend.describe_execution(item.execution_id) is not None
                 assert await backend.flow_members(str(item.flow_id))
     for schema in ("t1", "t2"):
-        await world.sql(f"DROP SCHEMA {schema} CASCADE")
+        await own.sql(f"DROP SCHEMA {schema} CASCADE")
 
 
-async def test_many_stores_that_come_first(world: PostgresWorld) -> None:
+async def test_many_stores_that_come_first(own: PostgresWorld) -> None:
     """All load for the first time at the same instant: one makes the table, the others find it made."""
     for number in range(5):
-        stores = [PostgresCheckpoints(world.url, table=f"kept{number}") for _ in range(8)]
+        stores = [PostgresCheckpoints(own.url, table=f"kept{number}") for _ in range(8)]
         assert await asyncio.gather(*(store.load("x") for store in stores)) == [None] * 8
         for store in stores:
             await store.aclose()
-        await world.sql(f"DROP TABLE kept{number}")
+        await own.sql(f"DROP TABLE kept{number}")
 
 
-async def test_a_role_with_another_encoding(server: embedded.Server, world: PostgresWorld) -> None:
+async def test_a_role_with_another_encoding(server: embedded.Server, own: PostgresWorld) -> None:
     """Text stays text, whatever encoding the role would have its sessions speak."""
-    await world.sql("CREATE ROLE ascii LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO ascii")
-    await world.sql("ALTER ROLE ascii SET client_encoding = 'SQL_ASCII'")
+    await own.sql("CREATE ROLE ascii LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO ascii")
+    await own.sql("ALTER ROLE ascii SET client_encoding = 'SQL_ASCII'")
     url = server.url.replace("postgres@", "ascii@", 1)
     try:
         async with PostgresBackend(url + "&client_encoding=LATIN1") as backend:
             async with ffc.subscribe(backend, ffc.ScannerFilter("büro")) as stream:
                 item = done(namespace="büro", tags={"ort": "Zürich"})
-                await world.announce(done(namespace="other"), item)
+                await own.announce(done(namespace="other"), item)
                 assert (await first(stream)).execution_id == item.execution_id
             found = await backend.describe_execution(item.execution_id)
             assert found is not None
             assert (found.namespace, found.tags) == ("büro", {"ort": "Zürich"})
             assert (await ffc.wait_for_completion(backend, item.execution_id, timeout=5)).outcome == "success"
     finally:
-        await world.sql("DROP OWNED BY ascii; DROP ROLE ascii")
+        await own.sql("DROP OWNED BY ascii; DROP ROLE ascii")
 
 
-async def test_a_pool_of_the_caller_s_that_speaks_something_else(world: PostgresWorld) -> None:
+async def test_a_pool_of_the_caller_s_that_speaks_something_else(own: PostgresWorld) -> None:
     """Refused, with the remedy; never bytes for text. And what it prepares by itself is not ours."""
     from psycopg_pool import AsyncConnectionPool
 
     kwargs = {"autocommit": True, "client_encoding": "latin1"}
-    async with AsyncConnectionPool(world.url, min_size=1, kwargs=kwargs, open=False) as pool:
-        async with PostgresBackend(world.url, pool=pool) as backend:
+    async with AsyncConnectionPool(own.url, min_size=1, kwargs=kwargs, open=False) as pool:
+        async with PostgresBackend(own.url, pool=pool) as backend:
             for work in (backend.subscribe_completions(), backend.describe_execution(done().execution_id)):
                 error = await failure(work)
                 assert isinstance(error, ffc.Unavailable)
                 assert "LATIN1" in str(error)
                 assert "'client_encoding': 'utf8'" in str(error)
-    async with AsyncConnectionPool(world.url, min_size=1, max_size=2, kwargs={"autocommit": True}, open=False) as pool:
-        async with PostgresBackend(world.url, pool=pool) as backend:
+    async with AsyncConnectionPool(own.url, min_size=1, max_size=2, kwargs={"autocommit": True}, open=False) as pool:
+        async with PostgresBackend(own.url, pool=pool) as backend:
             for _ in range(10):
                 assert await backend.describe_execution(done().execution_id) is None
             async with pool.connection() as conn:
@@ -192,25 +175,25 @@ async def test_a_pool_of_the_caller_s_that_speaks_something_else(world: Postgres
                 assert rows == (0,)
 
 
-async def test_a_role_that_is_read_only(server: embedded.Server, world: PostgresWorld) -> None:
+async def test_a_role_that_is_read_only(server: embedded.Server, own: PostgresWorld) -> None:
     """Nothing that a stream or a question does writes; with two hosts the primary is still found."""
-    await world.sql("CREATE ROLE reads LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reads")
-    await world.sql("ALTER ROLE reads SET default_transaction_read_only = on")
+    await own.sql("CREATE ROLE reads LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reads")
+    await own.sql("ALTER ROLE reads SET default_transaction_read_only = on")
     conninfo = f"host={server.directory},{server.directory} port=5432,5432 user=reads dbname=postgres"
     try:
         async with PostgresBackend(conninfo) as backend, ffc.subscribe(backend, ffc.ScannerFilter("a")) as stream:
             assert backend.stats().state is ffc.BackendState.LIVE
             item = done(namespace="a")
-            await world.announce(item)
+            await own.announce(item)
             assert (await first(stream)).execution_id == item.execution_id
             assert await backend.describe_execution(item.execution_id) is not None
             async with ffc.subscribe(backend, cursor=ffc.StreamCursor.beginning()) as stored:
                 assert len(await some(stored, 1)) == 1
     finally:
-        await world.sql("DROP OWNED BY reads; DROP ROLE reads")
+        await own.sql("DROP OWNED BY reads; DROP ROLE reads")
 
 
-async def test_a_deadline_needs_no_descriptor(server: embedded.Server, world: PostgresWorld) -> None:
+async def test_a_deadline_needs_no_descriptor(server: embedded.Server, own: PostgresWorld) -> None:
     """The process has none left: what hangs still fails in time."""
     conn = await Target(server.url, 5).connect()
     hogs: list[int] = []
@@ -229,14 +212,14 @@ async def test_a_deadline_needs_no_descriptor(server: embedded.Server, world: Po
         for hog in hogs:
             os.close(hog)
         conn.pgconn.finish()
-        await world.drop_connections()
+        await own.drop_connections()
 
 
-async def test_questions_do_not_care_about_streams(world: PostgresWorld) -> None:
+async def test_questions_do_not_care_about_streams(own: PostgresWorld) -> None:
     """Asked all the while streams are opened and closed: none fails, and afterwards nothing stays for long."""
     item = done()
-    await world.announce(item)
-    async with world.backend() as backend:
+    await own.announce(item)
+    async with own.backend() as backend:
         asking = True
 
         async def ask() -> int:
@@ -249,23 +232,23 @@ async def test_questions_do_not_care_about_streams(world: PostgresWorld) -> None
         askers = [asyncio.create_task(ask()) for _ in range(3)]
         for _ in range(10):
             async with ffc.subscribe(backend) as stream:
-                await nothing(stream, done(), world)
+                await nothing(stream, done(), own)
         asking = False
         assert min(await asyncio.gather(*askers)) > 0
-    await eventually(_released(world))
+    await eventually(_released(own))
 
 
 async def test_one_server_session_serves_a_series_of_questions(
-    world: PostgresWorld, caplog: pytest.LogCaptureFixture
+    own: PostgresWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One after another: the same connection. Closing the backend releases it at once, without a word in the log."""
     caplog.set_level(logging.INFO)
-    async with world.backend() as backend:
+    async with own.backend() as backend:
         pids = set()
         for _ in range(5):
             await backend.describe_execution(done().execution_id)
-            rows = await world.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'ffcompletion'")
+            rows = await own.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'ffcompletion'")
             pids |= set(rows)
         assert len(pids) == 1
-    await eventually(_released(world))
+    await eventually(_released(own))
     assert not caplog.records

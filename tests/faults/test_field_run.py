@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,14 @@ from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.contract.checkpoint import Checkpoint
 from tests.worlds import PostgresWorld, done, eventually, first, nothing, some
 from tests.worlds.proxy import Proxy
-from tests.worlds.servers import pgbouncer, postgres_with_passwords
+from tests.worlds.servers import PASSWORD, pgbouncer
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[embedded.Server]:
-    """One that may be hurt."""
-    with postgres_with_passwords("first") as made:
-        yield made
-
-
-@pytest.fixture
-async def world(server: embedded.Server) -> AsyncGenerator[PostgresWorld]:
-    made = PostgresWorld(18, server.url)
-    await made.reset()
-    yield made
-    await made.close()
-
-
-def held(world: PostgresWorld, count: int = 0) -> Callable[[], Coroutine[Any, Any, bool]]:
+def held(own: PostgresWorld, count: int = 0) -> Callable[[], Coroutine[Any, Any, bool]]:
     """Whether readers hold so many connections on the server."""
 
     async def check() -> bool:
-        return await world.connections() == count
+        return await own.connections() == count
 
     return check
 
@@ -62,15 +47,15 @@ def test_loops_in_turn(server: embedded.Server) -> None:
     backend = PostgresBackend(server.url)
 
     async def once(number: int) -> None:
-        world = PostgresWorld(18, server.url)
+        own = PostgresWorld(18, server.url)
         item = done()
         async with ffc.subscribe(backend) as stream:
-            await world.announce(item)
+            await own.announce(item)
             assert (await first(stream)).execution_id == item.execution_id
             assert backend.stats().received == number
         assert await backend.describe_execution(item.execution_id) is not None
         assert (await ffc.wait_for_completion(backend, item.execution_id, timeout=5)).outcome == "success"
-        await world.close()
+        await own.close()
 
     for number in (1, 2, 3):
         asyncio.run(once(number))
@@ -98,12 +83,12 @@ def test_a_loop_that_died_with_a_stream_open(server: embedded.Server) -> None:
     loop.close()
 
     async def takes_over() -> None:
-        world = PostgresWorld(18, server.url)
+        own = PostgresWorld(18, server.url)
         async with ffc.subscribe(backend) as stream:
-            await nothing(stream, done(), world)
+            await nothing(stream, done(), own)
         await backend.aclose()
-        await eventually(held(world))
-        await world.close()
+        await eventually(held(own))
+        await own.close()
 
     asyncio.run(takes_over())
 
@@ -142,7 +127,7 @@ def test_two_threads_at_the_same_instant(server: embedded.Server) -> None:
 # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_closing_while_subscribing(server: embedded.Server, world: PostgresWorld) -> None:
+async def test_closing_while_subscribing(server: embedded.Server, own: PostgresWorld) -> None:
     """At any step of it: the call is told, and the server holds nothing."""
     dice = random.Random(7)
     for _ in range(12):
@@ -161,16 +146,16 @@ async def test_closing_while_subscribing(server: embedded.Server, world: Postgre
             else:
                 with pytest.raises(StopAsyncIteration):
                     await stream.__anext__()
-    await eventually(held(world))
+    await eventually(held(own))
 
 
-async def test_subscribing_that_is_cancelled_anywhere(server: embedded.Server, world: PostgresWorld) -> None:
+async def test_subscribing_that_is_cancelled_anywhere(server: embedded.Server, own: PostgresWorld) -> None:
     """At any step, under traffic; then the same backend subscribes again and hears."""
     dice = random.Random(11)
     async with PostgresBackend(server.url) as backend:
         for _ in range(12):
             opening = asyncio.create_task(backend.subscribe_completions_from(ffc.StreamCursor.beginning()))
-            await world.announce(done())
+            await own.announce(done())
             await asyncio.sleep(dice.random() * 0.05)
             opening.cancel()
             await asyncio.wait({opening})
@@ -178,15 +163,15 @@ async def test_subscribing_that_is_cancelled_anywhere(server: embedded.Server, w
                 await (await opening).aclose()
         assert backend.stats().streams == 0
         async with ffc.subscribe(backend) as stream:
-            await nothing(stream, done(), world)
-    await eventually(held(world))
+            await nothing(stream, done(), own)
+    await eventually(held(own))
 
 
 async def test_closing_fifty_streams_that_catch_up_on_a_frozen_server(
-    server: embedded.Server, world: PostgresWorld
+    server: embedded.Server, own: PostgresWorld
 ) -> None:
     """Together in about a second, not one after the other."""
-    await world.announce(*[done() for _ in range(5)])
+    await own.announce(*[done() for _ in range(5)])
     with Proxy(str(server.directory / ".s.PGSQL.5432")) as proxy:
         backend = PostgresBackend(f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres")
         streams = [await backend.subscribe_completions_from(ffc.StreamCursor.beginning()) for _ in range(50)]
@@ -207,19 +192,19 @@ async def test_closing_fifty_streams_that_catch_up_on_a_frozen_server(
 # ── locks and poolers ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_locked_table_gathers_no_sessions(server: embedded.Server, world: PostgresWorld) -> None:
+async def test_a_locked_table_gathers_no_sessions(server: embedded.Server, own: PostgresWorld) -> None:
     """However long it is locked: one session of the reader waits, and one of the reconciler."""
     async with PostgresBackend(server.url, read_timeout=0.5, poll_interval=0.1) as backend:
         async with ffc.subscribe(backend) as stream:
-            await nothing(stream, done(), world)
-            locker = await world.connect(autocommit=False)
+            await nothing(stream, done(), own)
+            locker = await own.connect(autocommit=False)
             await locker.execute("LOCK TABLE ff_completion_event")
             # There is something to look for.
-            await world.sql("SELECT nextval('ff_completion_event_event_id_seq')")
+            await own.sql("SELECT nextval('ff_completion_event_event_id_seq')")
             most = 0
             end = time.monotonic() + 3
             while time.monotonic() < end:
-                rows = await world.sql(
+                rows = await own.sql(
                     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ffcompletion'"
                     " AND wait_event_type = 'Lock'"
                 )
@@ -228,19 +213,17 @@ async def test_a_locked_table_gathers_no_sessions(server: embedded.Server, world
             assert 1 <= most <= 2
             await locker.rollback()
             item = done()
-            await world.announce(item)
+            await own.announce(item)
             assert (await first(stream, 20)).execution_id == item.execution_id
 
 
-async def test_nothing_listens_on_a_pooled_session(
-    server: embedded.Server, world: PostgresWorld, tmp_path: Path
-) -> None:
+async def test_nothing_listens_on_a_pooled_session(server: embedded.Server, own: PostgresWorld, tmp_path: Path) -> None:
     """Five times subscribe and close through a pooler in transaction mode: no session of it was told to LISTEN."""
     with pgbouncer(server.url, tmp_path) as url:
         for _ in range(5):
             async with PostgresBackend(url, poll_interval=0.05) as backend, ffc.subscribe(backend) as stream:
                 assert backend.stats().state is ffc.BackendState.POLLING
-                await nothing(stream, done(), world)
+                await nothing(stream, done(), own)
         with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
             for _ in range(5):
                 assert conn.execute("SELECT count(*) FROM pg_listening_channels()").fetchone() == (0,)
@@ -249,21 +232,21 @@ async def test_nothing_listens_on_a_pooled_session(
 
 
 async def test_a_session_pooler_is_listened_through(
-    server: embedded.Server, world: PostgresWorld, tmp_path: Path
+    server: embedded.Server, own: PostgresWorld, tmp_path: Path
 ) -> None:
     """There a session is ours for good: live, not polled."""
     with pgbouncer(server.url, tmp_path, "session") as url:
         async with PostgresBackend(url, poll_interval=5) as backend, ffc.subscribe(backend) as stream:
             assert backend.stats().state is ffc.BackendState.LIVE
-            await nothing(stream, done(), world)
+            await nothing(stream, done(), own)
 
 
 async def test_row_level_security_is_told(
-    server: embedded.Server, world: PostgresWorld, caplog: pytest.LogCaptureFixture
+    server: embedded.Server, own: PostgresWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without a policy for our role nothing can be seen: one warning that names it."""
-    await world.sql("CREATE ROLE rls LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO rls")
-    await world.sql("ALTER TABLE ff_completion_event ENABLE ROW LEVEL SECURITY")
+    await own.sql("CREATE ROLE rls LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO rls")
+    await own.sql("ALTER TABLE ff_completion_event ENABLE ROW LEVEL SECURITY")
     try:
         async with PostgresBackend(server.url.replace("postgres@", "rls@", 1)) as backend:
             for _ in range(2):
@@ -273,8 +256,8 @@ async def test_row_level_security_is_told(
         assert told
         assert all("ff_completion_event" in text for text in told)
     finally:
-        await world.sql("ALTER TABLE ff_completion_event DISABLE ROW LEVEL SECURITY")
-        await world.sql("DROP OWNED BY rls; DROP ROLE rls")
+        await own.sql("ALTER TABLE ff_completion_event DISABLE ROW LEVEL SECURITY")
+        await own.sql("DROP OWNED BY rls; DROP ROLE rls")
 
 
 # ── names and credentials ────────────────────────────────────────────────────────────────────────────────────────
@@ -283,12 +266,12 @@ NAMES = ["a%b", 'quo"te', "two words", "Capital", "back\\slash", "bücher", "use
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_any_legal_name(server: embedded.Server, world: PostgresWorld, name: str) -> None:
+async def test_any_legal_name(server: embedded.Server, own: PostgresWorld, name: str) -> None:
     """As the schema of the engine's tables, of checkpoints and of producers, as a role, and in what we advise."""
     from psycopg import sql
 
     quoted = sql.Identifier(name).as_string()
-    conn = await world.connect()
+    conn = await own.connect()
 
     async def run(text: str) -> None:
         await conn.execute(text.encode())
@@ -336,11 +319,11 @@ def test_what_is_no_name_is_refused(name: str) -> None:
 
 
 async def test_a_password_that_is_rotated_while_a_stream_is_open(
-    server: embedded.Server, world: PostgresWorld, caplog: pytest.LogCaptureFixture
+    server: embedded.Server, own: PostgresWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Asked for at each connect; what goes wrong is told once for each kind, and nothing is lost."""
     caplog.set_level(logging.INFO, "ffcompletion")
-    vault, asked = "first", []
+    vault, asked = PASSWORD, []
 
     async def password() -> str:
         asked.append(vault)
@@ -348,42 +331,42 @@ async def test_a_password_that_is_rotated_while_a_stream_is_open(
 
     conninfo = f"host={server.directory} user=app dbname=postgres"
     async with PostgresBackend(conninfo, password=password) as backend, ffc.subscribe(backend) as stream:
-        await nothing(stream, done(), world)
-        await world.sql("ALTER ROLE app PASSWORD 'second'")
-        await world.drop_connections()
+        await nothing(stream, done(), own)
+        await own.sql("ALTER ROLE app PASSWORD 'second'")
+        await own.drop_connections()
         refused = "password authentication failed"
         await eventually(lambda: any(refused in record.getMessage() for record in caplog.records))
         with pytest.raises(ffc.EngineError, match=refused):
             await backend.describe_execution(done().execution_id)
         meanwhile = [done() for _ in range(3)]
-        await world.announce(*meanwhile)
+        await own.announce(*meanwhile)
         vault = "second"
         assert [p.execution_id for p in await some(stream, 3, 15)] == [i.execution_id for i in meanwhile]
         await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE)
     told = [record.getMessage() for record in caplog.records]
     assert sum(refused in text for text in told) == 1
     assert len(told) <= 5
-    assert {"first", "second"} <= set(asked)
-    await world.sql("ALTER ROLE app PASSWORD 'first'")
+    assert {PASSWORD, "second"} <= set(asked)
+    await own.sql(f"ALTER ROLE app PASSWORD '{PASSWORD}'")
 
 
 @pytest.mark.parametrize("given", ["text", "plain", "async"])
-async def test_a_password_in_each_form(server: embedded.Server, world: PostgresWorld, given: str) -> None:
+async def test_a_password_in_each_form(server: embedded.Server, own: PostgresWorld, given: str) -> None:
     """A string, a plain callable (which may block), an async one; it takes precedence over the conninfo's."""
 
     async def later() -> str:
-        return "first"
+        return PASSWORD
 
     def blocks() -> str:
         time.sleep(0.05)
-        return "first"
+        return PASSWORD
 
-    forms: dict[str, Any] = {"text": "first", "plain": blocks, "async": later}
+    forms: dict[str, Any] = {"text": PASSWORD, "plain": blocks, "async": later}
     conninfo = f"host={server.directory} user=app dbname=postgres password=wrong"
     async with PostgresBackend(conninfo, password=forms[given]) as backend:
         assert await backend.describe_execution(done().execution_id) is None
         async with ffc.subscribe(backend) as stream:
-            await nothing(stream, done(), world)
+            await nothing(stream, done(), own)
 
 
 async def test_a_password_callable_that_fails(server: embedded.Server) -> None:

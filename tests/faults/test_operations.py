@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ffcompletion.backends.postgres.holders import Holding
 from ffcompletion.backends.valkey import ValkeyBackend
 from tests import ROOT
 from tests.worlds import PostgresWorld, ValkeyWorld, World, done, eventually, first, insert
-from tests.worlds.servers import pgbouncer, postgres_with_passwords
+from tests.worlds.servers import PASSWORD, pgbouncer
 
 TABLE = re.search(
     r"## When something fails\n.*?\n\|---\|---\|---\|\n(.*?)\n\n", (ROOT / "docs/operations.md").read_text(), re.DOTALL
@@ -85,12 +85,12 @@ async def _cut(field: Field) -> None:
 
 @row("the password was changed")
 async def _rotated(field: Field) -> None:
-    conninfo = f"host={field.server.directory} user=app dbname=postgres password=right"
+    conninfo = f"host={field.server.directory} user=app dbname=postgres password={PASSWORD}"
     async with PostgresBackend(conninfo) as backend, ffc.subscribe(backend):
         await field.postgres.sql("ALTER ROLE app PASSWORD 'another'")
         await field.postgres.drop_connections()
         await field.until_said("still reconnecting")
-        await field.postgres.sql("ALTER ROLE app PASSWORD 'right'")
+        await field.postgres.sql(f"ALTER ROLE app PASSWORD '{PASSWORD}'")
         await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE)
 
 
@@ -211,12 +211,6 @@ async def _unstored(field: Field) -> None:
                 await field.postgres.announce(done(), done())
                 async for _ in completions:
                     await asyncio.sleep(0.2)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[embedded.Server]:
-    with postgres_with_passwords("right") as made:
-        yield made
 
 
 @pytest.fixture

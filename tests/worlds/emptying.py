@@ -13,8 +13,10 @@ def empty(url: str) -> None:
     try:
         _empty(url)
     except psycopg.OperationalError:
+        if (conn := _connections.pop(url, None)) is None:
+            raise
         # The server was restarted.
-        _connections.pop(url).close()
+        conn.close()
         _empty(url)
 
 

@@ -28,7 +28,8 @@ def main() -> None:
     # Nothing, if the process that is forked from has gone.
     status = int.from_bytes(conn.recv(4) or b"\0\0\0\1", "big", signed=True)
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        if -status in _PASSED_ON:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 

@@ -218,17 +218,29 @@ class Cluster:
             node.close()
 
 
+PASSWORD = "sEcReT-right"
+
+
 @contextlib.contextmanager
-def postgres_with_passwords(password: str) -> Iterator[Server]:
-    """A Postgres that a test may hurt, with the engine's tables; the role ``app`` reads them, by this password."""
+def postgres_with_passwords() -> Iterator[Server]:
+    """A Postgres that a test may hurt, with the engine's tables; the role ``app`` reads them, by its password."""
     with postgres("max_connections=40") as made:
         with psycopg.connect(made.url, autocommit=True) as conn:
-            conn.execute(psycopg.sql.SQL("CREATE ROLE app LOGIN PASSWORD {}").format(password))
+            conn.execute(psycopg.sql.SQL("CREATE ROLE app LOGIN PASSWORD {}").format(PASSWORD))
             conn.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO app")
-        (made.directory / "data" / "pg_hba.conf").write_text("local all app scram-sha-256\nlocal all all trust\n")
-        made.stop()
-        made.start()
+            (made.directory / "data" / "pg_hba.conf").write_text("local all app scram-sha-256\nlocal all all trust\n")
+            conn.execute("SELECT pg_reload_conf()")
+        without = psycopg.conninfo.make_conninfo(made.url, user="app")
+        wait_until(lambda: not _lets_in(without))
         yield made
+
+
+def _lets_in(conninfo: str) -> bool:
+    try:
+        psycopg.connect(conninfo).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 class Authority:

@@ -20,10 +20,10 @@ _log: Final = logger("ffcompletion.postgres")
 class Planning:
     """Asks once, and again after a fault. Raises driver errors."""
 
-    def __init__(self, queries: Queries, silent_queries: SilentQueries) -> None:
+    def __init__(self, queries: Queries, silent_queries: SilentQueries, interval_s: float) -> None:
         self._queries = queries
         self._silent_queries = silent_queries
-        self.changes: Changes = Changes()
+        self.changes: Changes = Changes(interval_s)
         self._plan: Plan | None = None
         self._planned = False
         # Partition keys with their tables, once they are asked for.
@@ -33,6 +33,7 @@ class Planning:
     def forget(self) -> None:
         """The server may be another by now."""
         self._planned = False
+        self.changes.forget()
 
     async def plan(self, conn: Connection) -> Plan | None:
         """None: there is nothing to look for here, or no right to."""
@@ -40,7 +41,7 @@ class Planning:
             return self._plan
         text, values = self._silent_queries.reconcilable()
         (row,) = await (await conn.execute(text, values, prepare=False)).fetchall()
-        has_lanes, readable, indexed, own = cast("tuple[bool, bool, bool, bool]", row)
+        has_lanes, readable, indexed, own, counted = cast("tuple[bool, bool, bool, bool, bool]", row)
         lanes: list[str] | None = None
         if own:
             return None
@@ -58,6 +59,7 @@ class Planning:
         ((count,),) = await (await conn.execute(text, (core,), prepare=False)).fetchall()
         # The engine's keys are as many as its partitions; a table that was made with fewer of those has as many keys.
         self._plan, self._tables = Plan(range(count and max(count, ENGINE_PARTITIONS)), lanes), {}
+        self.changes.available = counted and bool(count)
         self._planned = True
         return self._plan
 
@@ -66,9 +68,9 @@ class Planning:
             self._said.add(what)
             _log.warning("%s", what)
 
-    async def keys(self, conn: Connection, plan: Plan) -> Sequence[int]:
-        """The partitions that are worth a look now."""
-        if not plan.keys or not self.changes.counts_wanted:
+    async def keys(self, conn: Connection, plan: Plan, now: float) -> Sequence[int]:
+        """The partitions that are worth a look now; ``now`` in seconds, monotonic."""
+        if not self.changes.counts_wanted:
             return plan.keys
         if not self._tables:
             text, core = self._silent_queries.record_keys(), self._queries.core_text
@@ -77,4 +79,4 @@ class Planning:
         tables = list(self._tables.values())
         rows = await (await conn.execute(self._silent_queries.written(), (tables,), prepare=False)).fetchall()
         counts = dict(cast("list[tuple[int, int]]", rows))
-        return self.changes.to_look_at({key: counts.get(oid, 0) for key, oid in self._tables.items()})
+        return self.changes.to_look_at({key: counts.get(oid, 0) for key, oid in self._tables.items()}, now)

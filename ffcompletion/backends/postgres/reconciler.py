@@ -62,7 +62,7 @@ class Reconciler:
         self._receivers = receivers
         self._interval_s = interval_s
         self._silent = Silent(_OVERLAP_MS)
-        self._planning = Planning(queries, self._silent_queries)
+        self._planning = Planning(queries, self._silent_queries, interval_s)
         self._budget = Budget()
         self._conn: Connection | None = None
         self._wake = asyncio.Event()
@@ -115,7 +115,7 @@ class Reconciler:
                 failed = True
                 self._planning.forget()
             if due:
-                look_at = time.monotonic() + self._interval_s
+                look_at = time.monotonic() + self._planning.changes.every_s
             wait_s = look_at - time.monotonic()
             await self._sleep(wait_s if failed or not self._behind() else min(wait_s, _AGAIN_S))
 
@@ -158,24 +158,30 @@ class Reconciler:
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _look(self, conn: Connection, lookups: Lookups, plan: Plan, seconds: float) -> None:
+        asked_at, silent, changes = time.monotonic(), self._silent, self._planning.changes
         with deadline(conn, seconds):
-            self._silent.begin(await self._ask_time(conn))
-            keys = await self._planning.keys(conn, plan)
+            keys = await self._planning.keys(conn, plan, asked_at)
+            if plan.keys and not keys:
+                return
+            silent.begin(await self._ask_time(conn))
         started = time.monotonic()
-        for chunk in plan.pieces(keys, self._planning.changes.together(len(keys))):
+        for chunk in plan.pieces(keys, changes.together(len(keys))):
+            since_ms = [silent.since_ms(key) for key in chunk or (None,)]
             with deadline(conn, seconds):
-                ends = await self._read(conn, lookups, plan, chunk, self._silent.since_ms)
-            candidates = self._silent.candidates(ends)
+                ends = await self._read(conn, lookups, plan, chunk, since_ms)
+            candidates = silent.candidates(ends)
             try:
                 await self._hand_out(conn, lookups, candidates, seconds, list(self._receivers()))
             except BaseException:
                 # Who has them already is not given them again.
-                self._silent.forget(candidates)
+                silent.forget(candidates)
                 raise
             self.found += len(candidates)
-        self._silent.end()
+            silent.looked_at(chunk)
+            changes.looked_at(chunk, asked_at)
+        silent.end()
         if len(keys) == len(plan.keys):
-            self._planning.changes.looked_at_all(time.monotonic() - started)
+            changes.looked_at_all(asked_at, time.monotonic() - started)
 
     async def _catch_up(self, conn: Connection, lookups: Lookups, plan: Plan, seconds: float) -> None:
         """On behalf of streams that were resumed, or could not take what was found: as much as they can take now."""
@@ -184,7 +190,8 @@ class Reconciler:
             backlog = receiver.backlog
             while backlog is not None and receiver.room.items and backlog.done < len(chunks):
                 with deadline(conn, seconds):
-                    ends = await self._read(conn, lookups, plan, chunks[backlog.done], backlog.since_ms)
+                    chunk = chunks[backlog.done]
+                    ends = await self._read(conn, lookups, plan, chunk, [backlog.since_ms] * max(1, len(chunk)))
                 ends.sort(key=lambda end: end.at_ms)
                 # What is given twice is left out; so a piece that is not taken whole is read again.
                 receiver.backlog = None
@@ -202,17 +209,20 @@ class Reconciler:
         return [receiver for receiver in self._receivers() if receiver.backlog is not None and not receiver.closed]
 
     async def _read(
-        self, conn: Connection, lookups: Lookups, plan: Plan, keys: Sequence[int], since_ms: int
+        self, conn: Connection, lookups: Lookups, plan: Plan, keys: Sequence[int], since_ms: Sequence[int]
     ) -> list[End]:
+        """Of these partitions (none: of the table) what ended since these times."""
         query = self._silent_queries.silent(lanes=plan.lanes is not None, keys=bool(plan.keys))
-        values: list[object] = [list(keys)] if plan.keys else []
+        values: list[object] = [list(keys), list(since_ms)] if plan.keys else []
         if plan.lanes is not None:
             values.append(plan.lanes)
+        if not plan.keys:
+            values.extend(since_ms)
         rows, unreadable = await fetch_rows(
             conn,
             query,
-            [*values, since_ms, self.now_ms + _OVERLAP_MS, SLACK_MS],
             # What is to end in the future would be read in each look until then.
+            [*values, self.now_ms + _OVERLAP_MS, SLACK_MS],
             prepare=lookups.prepare,
             tuned_already=lookups.tuned,
         )

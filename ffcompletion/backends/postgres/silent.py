@@ -31,6 +31,7 @@ __all__ = [
     "Silent",
     "end_of",
     "facts_of",
+    "partition_of",
     "payload_of",
 ]
 
@@ -70,6 +71,11 @@ def end_of(row: EndRow, *, readable: bool) -> End:
     partition, bare, namespace, tags, size, at_ms, flow, phase, reason, failure, whole = row
     outcome = outcome_of(None, phase, reason, failure)
     return End(f"{{fp:{partition}}}:{bare}", at_ms, outcome, flow, namespace, tags, size, readable and whole)
+
+
+def partition_of(name: str) -> int:
+    """The partition key in an id as it is made here."""
+    return int(name[4 : name.index("}")])
 
 
 def payload_of(end: End) -> CompletionPayload:
@@ -123,26 +129,33 @@ class Receiver(Protocol):
 
 @final
 class Silent:
-    """What one reconciler has found, from look to look. Times are the server's, in ms."""
+    """What one reconciler has found, from look to look. Times are the server's, in ms.
 
-    __slots__ = ("_began_ms", "_known", "_overlap", "_start_ms", "since_ms")
+    Not every look is at every partition: each of them is read since its own last look.
+    """
+
+    __slots__ = ("_began_ms", "_first_ms", "_known", "_overlap", "_since_ms", "_start_ms")
 
     def __init__(self, overlap_ms: int) -> None:
         self._overlap = overlap_ms
         self._start_ms: int | None = None
+        self._first_ms = 0
         self._began_ms = 0
+        # By partition; None is the one table that is not partitioned.
+        self._since_ms: dict[int | None, int] = {}
         self._known: dict[str, int] = {}
-        self.since_ms: int = 0
-        """Read the records that ended at this time or later."""
 
     def begin(self, server_ms: int) -> None:
         """A look begins. What ended before the first one did is not news."""
         if self._start_ms is None:
-            self._start_ms = server_ms
-            self.since_ms = server_ms - self._overlap
-        # Should the server's clock have gone back, what it writes now has earlier times.
-        self.since_ms = min(self.since_ms, server_ms - self._overlap)
+            self.start_anew(server_ms)
         self._began_ms = server_ms
+
+    def since_ms(self, key: int | None) -> int:
+        """Of this partition (None: of the table), read the records that ended at this time or later."""
+        since_ms = self._since_ms.get(key, self._since_ms.get(None, self._first_ms))
+        # Should the server's clock have gone back, what it writes now has earlier times.
+        return min(since_ms, self._began_ms - self._overlap)
 
     def candidates(self, ends: Iterable[End]) -> list[End]:
         """Those that no look has seen, oldest first."""
@@ -159,15 +172,20 @@ class Silent:
         for end in ends:
             self._known.pop(end.name, None)
 
+    def looked_at(self, keys: Sequence[int]) -> None:
+        """These partitions have been read; none: the table."""
+        self._since_ms.update(dict.fromkeys(keys or (None,), self._began_ms - self._overlap))
+
     def end(self) -> None:
-        """The look is complete."""
-        self.since_ms = self._began_ms - self._overlap
-        self._known = {name: at_ms for name, at_ms in self._known.items() if at_ms >= self.since_ms}
+        """The look is complete: what no look will read again need not be known."""
+        self._known = {name: at_ms for name, at_ms in self._known.items() if at_ms >= self.since_ms(partition_of(name))}
 
     def start_anew(self, server_ms: int) -> None:
         """The first stream was opened at this time: the looks to come begin there."""
         self._start_ms = server_ms
-        self.since_ms = server_ms - self._overlap
+        self._began_ms = server_ms
+        self._first_ms = server_ms - self._overlap
+        self._since_ms.clear()
         self._known.clear()
 
 

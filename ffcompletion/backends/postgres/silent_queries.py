@@ -25,12 +25,14 @@ class SilentQueries:
         self._queries = queries
 
     def silent(self, *, lanes: bool, keys: bool) -> Query:
-        """Terminal records without a row in the outbox; of lanes ``%s`` (text[]), with ``keys`` in the partitions ``%s``
-        (smallint[]); all that ended from ``%s`` to ``%s`` (ms), and whose row would be no older than ``%s`` ms before.
+        """Terminal records without a row in the outbox; with ``keys`` in the partitions ``%s`` (smallint[]) that ended at
+        the times ``%s`` (bigint[], ms) or later; of lanes ``%s`` (text[]); without keys that ended at ``%s`` or later;
+        all that ended no later than ``%s``, and whose row would be no older than ``%s`` ms before.
         """
         where: LiteralString = " AND c.lane_id = ANY(%s)" if lanes else ""
+        since: LiteralString = "%s"
         if keys:
-            where += " AND c.partition_key = w.partition_key"
+            where, since = where + " AND c.partition_key = w.partition_key", "w.since_ms"
 
         def text(outcome: LiteralString, record: LiteralString) -> bytes:
             inner: LiteralString = (
@@ -38,8 +40,9 @@ class SilentQueries:
                 " c.flow_id::text AS flow_id, c.lifecycle_phase, " + outcome + " FROM {core} c"
                 " WHERE c.lifecycle_phase IN ('terminal', 'cancelled')"
                 + where
-                + " AND c.terminal_at_ms BETWEEN %s AND %s"
-                " AND c.partition_key >= 0 AND NOT EXISTS (SELECT FROM {outbox} e"
+                + " AND c.terminal_at_ms BETWEEN "
+                + since
+                + " AND %s AND c.partition_key >= 0 AND NOT EXISTS (SELECT FROM {outbox} e"
                 " WHERE e.partition_key = c.partition_key AND e.execution_id = c.execution_id"
                 " AND e.outcome <> 'resumable' AND e.occurred_at_ms >= c.terminal_at_ms - %s"
                 # Another tenant's row announces nothing of this one's.
@@ -50,7 +53,7 @@ class SilentQueries:
                 " c.lifecycle_phase, c.reason, c.failure, " + READABLE + " FROM "
             )
             if keys:
-                outer += "unnest(%s::smallint[]) AS w(partition_key) CROSS JOIN LATERAL "
+                outer += "unnest(%s::smallint[], %s::bigint[]) AS w(partition_key, since_ms) CROSS JOIN LATERAL "
             return self._queries.compose(outer + "(" + inner + ") c")
 
         return Query(
@@ -82,13 +85,17 @@ class SilentQueries:
         return "SELECT o, pg_stat_get_tuples_inserted(o::oid) + pg_stat_get_tuples_updated(o::oid) FROM unnest(%s::bigint[]) o"
 
     def reconcilable(self) -> tuple[LiteralString, tuple[str, str, str, str]]:
-        """One row: the lanes' table exists, is readable; an index leads to a lane's records; the tables are our own."""
+        """One row: the lanes' table exists, is readable; an index leads to a lane's records; the tables are our own; what
+        is written is counted, and told within seconds (before 15, a connection tells when it is used next).
+        """
         return (
             "SELECT l IS NOT NULL, coalesce(has_table_privilege(l, 'SELECT'), false),"
             " EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c AND (SELECT array_agg(a.attname::text ORDER BY n)"
             " FROM unnest(i.indkey::smallint[]) WITH ORDINALITY k(col, n) JOIN pg_attribute a ON a.attrelid = c"
             " AND a.attnum = k.col)[1:3] = ARRAY['partition_key', 'lane_id', 'lifecycle_phase']),"
-            " coalesce(obj_description(to_regclass(%s), 'pg_class') = %s, false)"
+            " coalesce(obj_description(to_regclass(%s), 'pg_class') = %s, false),"
+            " NOT pg_is_in_recovery() AND current_setting('track_counts')::boolean"
+            " AND current_setting('server_version_num')::int >= 150000"
             " FROM (SELECT to_regclass(%s)::oid AS l, to_regclass(%s)::oid AS c) t",
             (self._queries.outbox_text, OWN_MARK, self._queries.lanes_text, self._queries.core_text),
         )

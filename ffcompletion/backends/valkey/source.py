@@ -7,7 +7,7 @@ from typing import Protocol, final
 
 from ffcompletion.backends.valkey.backlog import Backlog
 from ffcompletion.backends.valkey.reconciliation import Announced
-from ffcompletion.backends.valkey.states import Denied, Standing, StreamState
+from ffcompletion.backends.valkey.states import NOTHING_DENIED, Denied, Standing, StreamState
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import Lag, StreamStats
@@ -109,7 +109,10 @@ class Source:
 
     def _denied(self) -> Denied:
         """What the filter has denied since the last look."""
-        before, self._seen = self._seen, Denied(self._group.filtered, self._group.undecided)
+        group, before = self._group, self._seen
+        if group.filtered == before.filtered and group.undecided == before.undecided:
+            return NOTHING_DENIED
+        self._seen = Denied(group.filtered, group.undecided)
         return self._seen.less(before)
 
     # ── the index's side ─────────────────────────────────────────────────────────────────────────────────────────

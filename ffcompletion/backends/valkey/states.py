@@ -12,11 +12,11 @@ Where the index may not be read it stays live, and what does not fit is lost.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import final
+from typing import Final, final
 
 import msgspec
 
-__all__ = ["Counters", "Denied", "Standing", "StreamState"]
+__all__ = ["NOTHING_DENIED", "Counters", "Denied", "Standing", "StreamState"]
 
 
 @final
@@ -51,11 +51,18 @@ class Denied(msgspec.Struct, frozen=True):
 
     def plus(self, other: Denied) -> Denied:
         """Both together."""
-        return Denied(self.filtered + other.filtered, self.undecided + other.undecided)
+        return (
+            self
+            if other is NOTHING_DENIED
+            else Denied(self.filtered + other.filtered, self.undecided + other.undecided)
+        )
 
     def less(self, other: Denied) -> Denied:
         """Without those, and never below nothing."""
         return Denied(max(0, self.filtered - other.filtered), max(0, self.undecided - other.undecided))
+
+
+NOTHING_DENIED: Final = Denied()
 
 
 @final

@@ -127,7 +127,7 @@ LINES = st.sampled_from(
 )
 
 
-@given(st.lists(LINES | st.binary(max_size=20), max_size=6))
+@given(st.lists(LINES | st.binary(max_size=20), max_size=10))
 def test_a_batch_is_decoded_as_each_by_itself(messages: list[bytes]) -> None:
     """Whatever else is in the batch: nothing hides, joins or splits its neighbours."""
     assert decode_batch(messages) == [payload for raw in messages if (payload := decode(raw)) is not None]
@@ -135,10 +135,10 @@ def test_a_batch_is_decoded_as_each_by_itself(messages: list[bytes]) -> None:
 
 def test_ids_of_a_batch_are_ids() -> None:
     """With all that theirs offer."""
-    (payload,) = decode_batch([AS_WRITTEN])
-    assert type(payload.execution_id) is ExecutionId
-    assert type(payload.flow_id) is FlowId
-    assert (payload.execution_id.partition, str(payload.flow_id.uuid)) == (223, F)
+    for payload in [*decode_batch([AS_WRITTEN]), *decode_batch([AS_WRITTEN] * 9)]:
+        assert type(payload.execution_id) is ExecutionId
+        assert type(payload.flow_id) is FlowId
+        assert (payload.execution_id.partition, str(payload.flow_id.uuid)) == (223, F)
 
 
 def test_keys_are_double_tagged_and_the_tag_is_rebuilt() -> None:
