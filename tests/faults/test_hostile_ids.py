@@ -75,7 +75,7 @@ async def test_rows_beyond_the_sequence_hide_nothing(
                         while missing:
                             missing.discard((await anext(each)).execution_id)
                 await eventually(lambda: backend.stats().held == 0)
-                await eventually(lambda: stream.cursor.position >= last + 5)
+                await eventually(lambda: stream.cursor is not None and stream.cursor.position >= last + 5)
                 now = await issued(server)
                 for each in (stream, filtered, resumed):
                     assert each.cursor is not None

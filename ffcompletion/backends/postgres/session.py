@@ -161,7 +161,7 @@ class Session:
         rows = await self.fetch(*self._queries.relations())
         self._relations = [row[0] for row in rows]
         numbered_by = await self.fetch(*self._numbering.numbered_by())
-        self._numbered_by = cast("int", numbered_by[0][0]) if numbered_by else 0
+        self._numbered_by = numbered_by[0][0] if numbered_by else 0
         sequence = await self.sequence()
         self.identity = msgspec.structs.replace(self.identity, outbox=sequence.outbox, sequence=sequence.file)
 
