@@ -110,10 +110,10 @@ class GapTracker:
         return other
 
     def admit(self, ids: Sequence[int], now: float) -> list[int]:
-        """Rows with these ids (ascending) are visible. Returns the indexes of those not seen before, in order."""
+        """Rows with these ids (ascending; twice, if two rows bear one) are visible. Returns the indexes of those not seen before, in order."""
         first = self._high + 1
         # The whole of ordinary traffic: new, dense, nothing held.
-        if not self._gaps and ids and ids[0] == first and ids[-1] == self._high + len(ids):
+        if not self._gaps and ids and ids[0] == first and ids == list(range(first, first + len(ids))):
             self._high = ids[-1]
             return list(range(len(ids)))
         fresh: list[int] = []
@@ -125,6 +125,9 @@ class GapTracker:
                 fresh.append(index)
             elif not self.seen(event_id):
                 self._fill(event_id)
+                fresh.append(index)
+            elif fresh and fresh[-1] == index - 1 and ids[index - 1] == event_id:
+                # Somebody wrote an id by hand that the sequence gave to another row: neither hides the other.
                 fresh.append(index)
         return fresh
 

@@ -154,7 +154,7 @@ class Comparison:
                     self._same = row[0] if self._same is None else self._same
                 elif self._replaced is None:
                     self._replaced = row[0]
-        self.after = rows[-1][0] if len(rows) == limit and rows[-1][0] < self._end else None
+        self.after = rows[-1][0] if len(rows) >= limit and rows[-1][0] < self._end else None
 
     @property
     def same_upto(self) -> int:

@@ -208,9 +208,9 @@ class PageReader:
             )
             self._selective = stayed >= _WORTHWHILE * count
             # A page that reaches beyond what was asked for has all of that.
-            return rows, top if count == limit and top <= upto else upto, stayed
+            return rows, top if count >= limit and top <= upto else upto, stayed
         rows = await fetch_outbox(conn, self._queries.page(), (after, limit), prepare=prepare)
-        reached = min(rows[-1][0], upto) if len(rows) == limit else upto
+        reached = min(rows[-1][0], upto) if len(rows) >= limit else upto
         if names is not None:
             others = sum(row[5] is not None and row[5] not in names for row in rows)
             self._selective = others >= _WORTHWHILE * limit

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, LiteralString
 
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.history import Mark
 from ffcompletion.backends.postgres.lookups import fetch_outbox
+from ffcompletion.backends.postgres.numbering import Numbering
 from ffcompletion.backends.postgres.queries import DATABASE, Queries
 from ffcompletion.contract.errors import CursorExpired
 from ffcompletion.foreign.logs import logger
@@ -24,12 +25,15 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
     """``event_id``, checked against what the outbox holds. Raises ``CursorExpired``."""
     if event_id == 0:
         return 0
-    low = await (await conn.execute(queries.low(), (), prepare=False)).fetchone()
-    high = await (await conn.execute(queries.high(), (), prepare=False)).fetchone()
-    oldest: int | None = low[0] if low else None
-    newest: int = high[0] if high else 0
+    numbering = Numbering(queries)
+    oldest = await _id(conn, numbering.low())
+    newest = await _id(conn, numbering.high()) or 0
+    issued = await _id(conn, *numbering.issued())
+    if issued is not None and newest > issued:
+        # Rows that the sequence has not come to are none yet.
+        newest = await _id(conn, numbering.high_upto(), (issued,)) or 0
+        oldest = oldest if newest else None
     if event_id > newest:
-        issued = await _issued(conn, queries)
         if issued is not None and event_id > issued:
             raise CursorExpired(
                 f"event {event_id} lies in the future of this outbox, which is at {issued}: it is of another"
@@ -58,7 +62,7 @@ async def check_history(conn: Connection, queries: Queries, kept: str) -> None:
     mark = Mark.parse(kept)
     if mark is None:
         return
-    text, values = queries.sequence()
+    text, values = Numbering(queries).sequence()
     row = await (await conn.execute(text, values, prepare=False)).fetchone()
     database = await (await conn.execute(DATABASE, (), prepare=False)).fetchone()
     if row is None or database is None:
@@ -86,7 +90,6 @@ async def time_at(conn: Connection, queries: Queries, event_id: int) -> int | No
     return None if row is None else max(0, int(row[0]) - 1_000)
 
 
-async def _issued(conn: Connection, queries: Queries) -> int | None:
-    """The last id that the outbox's sequence gave out; None where the right to see it is missing."""
-    row = await (await conn.execute(*queries.issued(), prepare=False)).fetchone()
+async def _id(conn: Connection, query: LiteralString | bytes, values: tuple[object, ...] = ()) -> int | None:
+    row = await (await conn.execute(query, values, prepare=False)).fetchone()
     return row[0] if row else None

@@ -133,41 +133,6 @@ class Queries:
             (self.outbox_text, self.outbox_text),
         )
 
-    def high(self) -> bytes:
-        """The highest visible id, or no row. Ids begin at 1: what somebody wrote below by hand is no position."""
-        return self.compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id DESC LIMIT 1")
-
-    def low(self) -> bytes:
-        """The lowest visible id, or no row."""
-        return self.compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1")
-
-    def sequence(self) -> tuple[LiteralString, tuple[str, str]]:
-        """One row: the last id given out (0 if none; NULL where that may not be seen), the outbox's oid, the sequence's
-        file.
-        """
-        return (
-            "SELECT CASE WHEN has_sequence_privilege(s, 'USAGE, SELECT')"
-            " THEN coalesce(pg_sequence_last_value(s), 0) END, o::bigint, pg_relation_filenode(s)::bigint"
-            " FROM (SELECT to_regclass(%s)::oid AS o, pg_get_serial_sequence(%s, 'event_id')::regclass::oid AS s) t",
-            (self.outbox_text, self.outbox_text),
-        )
-
-    def issued(self) -> tuple[LiteralString, tuple[str]]:
-        """The last id that the sequence gave out; NULL where it may not be seen or has not been used."""
-        return (
-            "SELECT pg_sequence_last_value(s) FROM (SELECT pg_get_serial_sequence(%s, 'event_id')::regclass::oid AS s) t"
-            " WHERE s IS NOT NULL AND has_sequence_privilege(s, 'USAGE, SELECT')",
-            (self.outbox_text,),
-        )
-
-    def numbering(self) -> tuple[LiteralString, tuple[str]]:
-        """How the outbox's sequence numbers: ids that a session may keep in store, and the increment. Or no row."""
-        return (
-            "SELECT seqcache, seqincrement FROM pg_sequence"
-            " WHERE seqrelid = pg_get_serial_sequence(%s, 'event_id')::regclass",
-            (self.outbox_text,),
-        )
-
     def ids(self) -> bytes:
         """Visible ids in ``(%s, %s]``, ascending, at most ``%s``."""
         return self.compose(
@@ -175,11 +140,11 @@ class Queries:
         )
 
     def page(self) -> Query:
-        """Rows after ``%s``, ascending, at most ``%s``.
+        """Rows after ``%s``, ascending, at most ``%s``; more where several bear the last one's id, in different partitions.
 
         One bound only: with two, a generic plan expects few rows, reads the whole range and sorts it.
         """
-        return self._select(" WHERE e.event_id > %s ORDER BY e.event_id LIMIT %s")
+        return self._select(" WHERE e.event_id > %s ORDER BY e.event_id FETCH FIRST %s ROWS WITH TIES")
 
     def page_of_namespaces(self) -> Query:
         """The same page (``%s`` namespaces (text[]), after ``%s``, at most ``%s``) as far as ``%s``, for one filter.
@@ -192,7 +157,7 @@ class Queries:
             return self.compose(
                 "WITH p AS MATERIALIZED (SELECT event_id, partition_key, execution_id, outcome, occurred_at_ms, flow_id,"  # noqa: S608  # literals only
                 " namespace, namespace IS NULL OR namespace = ANY(%s::text[]) AS kept FROM {outbox}"
-                " WHERE event_id > %s ORDER BY event_id LIMIT %s),"
+                " WHERE event_id > %s ORDER BY event_id FETCH FIRST %s ROWS WITH TIES),"
                 " l AS (SELECT max(event_id) FILTER (WHERE event_id <= %s) AS id, count(*) AS rows,"
                 " max(event_id) AS top FROM p),"
                 " n AS (SELECT count(*) AS stayed FROM p, l"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Final, final
@@ -12,6 +13,7 @@ from ffcompletion.backends.postgres.filtering import Filtering
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.holders import Holding
+from ffcompletion.backends.postgres.numbering import Numbering, with_issued
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.queries import Queries, Query
 from ffcompletion.backends.postgres.rows import Row, decode
@@ -55,6 +57,8 @@ class Reader:
 
     def __init__(self, queries: Queries, hub: Hub[Stream], on_rewind: Callable[[int], None]) -> None:
         self._queries = queries
+        self._numbering = Numbering(queries)
+        self._page, self._picked = with_issued(queries.page()), with_issued(queries.picked())
         self._hub = hub
         self._on_rewind = on_rewind
         self._malformed_log = RateLog(log)
@@ -72,6 +76,7 @@ class Reader:
         # Nothing up to this id is still to come: no need to look while the sequence stands there.
         self._quiet_at = 0
         self._looked_at = 0.0
+        self._told_of_ahead = False
 
     async def find_start(self, session: Session) -> None:
         """Begin at the newest visible row. LISTEN must be live: what commits after this is announced or visible."""
@@ -109,10 +114,13 @@ class Reader:
 
         Otherwise everything trimmed would be a gap, and cursors would stand at the beginning until it was settled.
         """
-        rows = await session.fetch(self._queries.high())
-        if rows:
-            return rows[0][0]
-        return max(0, (await session.sequence()).issued or 0)
+        rows = await session.fetch(self._numbering.high())
+        # After that, so that it includes what was seen.
+        issued = (await session.sequence()).issued
+        if rows and issued and rows[0][0] > issued:
+            self._tell_of_ahead(rows[0][0], issued)
+            rows = await session.fetch(self._numbering.high_upto(), (issued,))
+        return rows[0][0] if rows else max(0, issued or 0)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -134,7 +142,7 @@ class Reader:
             # between and was not announced is a gap until it is settled.
             late += new
         if late:
-            await self._read(session, self._queries.picked(), (late,))
+            await self._read(session, self._picked, (late,))
         return more
 
     async def poll(self, session: Session) -> bool:
@@ -160,17 +168,31 @@ class Reader:
 
     async def _look(self, session: Session) -> bool:
         after = max(self.tracker.watermark, self.tracker.high - _REREAD)
-        return await self._read(session, self._queries.page(), (after, _PAGE)) == _PAGE
+        return await self._read(session, self._page, (after, _PAGE)) >= _PAGE
 
     async def _replaced(self, session: Session) -> bool:
         return self.history.replaced_by(await session.sequence(), session.identity, self.tracker.high)
 
     async def _read(self, session: Session, query: Query, values: Sequence[object]) -> int:
-        """Read and hand out rows. Returns how many were read."""
-        rows = await session.read(query, values)
+        """Read rows, and hand out those whose ids the sequence has given out. Returns how many these are."""
+        rows, issued = await session.read_issued(query, values)
+        rows.sort(key=_event_id)
+        if issued is not None and rows and rows[-1][0] > issued:
+            self._tell_of_ahead(rows[-1][0], issued)
+            del rows[bisect_right(rows, issued, key=_event_id) :]
         if rows:
-            self._take(sorted(rows, key=_event_id))
+            self._take(rows)
         return len(rows)
+
+    def _tell_of_ahead(self, event_id: int, issued: int) -> None:
+        if not self._told_of_ahead:
+            self._told_of_ahead = True
+            log.warning(
+                "the outbox holds a row with id %d, and its sequence has given out ids up to %d: such rows are not looked"
+                " at before the sequence has passed them (who may write event_id? was it restored without its sequence?)",
+                event_id,
+                issued,
+            )
 
     def _take(self, rows: Sequence[Row]) -> None:
         tracker = self.tracker
@@ -222,7 +244,7 @@ class Reader:
                 high = visible[-1][0]
             late = [row[0] for row in visible if not tracker.seen(row[0])]
             if late:
-                await self._read(session, self._queries.picked(), (late,))
+                await self._read(session, self._picked, (late,))
             retired = tracker.retire([(low, high)])
             if retired:
                 # The watermark moved: streams learn of it with an empty batch.

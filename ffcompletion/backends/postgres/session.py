@@ -16,6 +16,7 @@ from ffcompletion.backends.postgres.holders import HOLDERS, Holder
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.lookups import Lookups, fetch_outbox
 from ffcompletion.backends.postgres.names import quoted
+from ffcompletion.backends.postgres.numbering import Numbering
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries, Query
 from ffcompletion.backends.postgres.rows import Row
@@ -39,6 +40,8 @@ class Session:
     def __init__(self, pool: Pool, queries: Queries, conn: Connection, inbox: Inbox, patience_s: float) -> None:
         self.pool: Final = pool
         self._queries = queries
+        self._numbering = Numbering(queries)
+        self._numbered_by = 0
         self._timeout_s = patience_s
         self._conn = conn
         self._relations: list[int] = []
@@ -142,7 +145,7 @@ class Session:
         self.restricted = [name for name, hidden in ((OUTBOX, hides), (CORE, core_hides)) if hidden]
 
     async def _check_numbering(self) -> None:
-        rows = await self.fetch(*self._queries.numbering())
+        rows = await self.fetch(*self._numbering.steps())
         cache, step = cast("tuple[int, int]", rows[0]) if rows else (1, 1)
         if cache > 1 or step < 1:
             # A session would keep ids in store and use them long after higher ones, in transactions of later: nothing
@@ -157,15 +160,17 @@ class Session:
         """Which outbox this is, by now: it may be replaced while we are connected."""
         rows = await self.fetch(*self._queries.relations())
         self._relations = [row[0] for row in rows]
+        numbered_by = await self.fetch(*self._numbering.numbered_by())
+        self._numbered_by = numbered_by[0][0] if numbered_by else 0
         sequence = await self.sequence()
         self.identity = msgspec.structs.replace(self.identity, outbox=sequence.outbox, sequence=sequence.file)
 
     async def sequence(self) -> Issue:
         """What the outbox's sequence has given out."""
         ((issued, outbox, file),) = cast(
-            "list[tuple[int | None, int | None, int | None]]", await self.fetch(*self._queries.sequence())
+            "list[tuple[int | None, int | None, int | None]]", await self.fetch(*self._numbering.sequence())
         )
-        return Issue(issued, outbox or 0, file or 0)
+        return Issue(issued if self._numbered_by else None, outbox or 0, file or 0)
 
     def lookups(self) -> Lookups:
         """Questions about records, as this server wants them."""
@@ -177,6 +182,11 @@ class Session:
         """Rows of the outbox, in binary, and prepared where there is no pooler in between."""
         with deadline(self._conn, self._timeout_s):
             return await fetch_outbox(self._conn, query, values, prepare=not self.pooled)
+
+    async def read_issued(self, query: Query, values: Sequence[object]) -> tuple[list[Row], int | None]:
+        """Rows by a text of ``with_issued``, and the last id that the sequence had given out; None where nothing tells."""
+        *rows, last = await self.read(query, (*values, self._numbered_by))
+        return rows, cast("int | None", last[0])
 
     async def fetch(
         self, query: LiteralString | bytes, values: Sequence[object] = (), *, read: bool = False

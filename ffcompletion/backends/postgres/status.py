@@ -8,6 +8,7 @@ from typing import Final, LiteralString, cast
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline
 from ffcompletion.backends.postgres.errors import driver_errors
 from ffcompletion.backends.postgres.holders import HOLDERS, Holder
+from ffcompletion.backends.postgres.numbering import Numbering
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
@@ -16,6 +17,7 @@ __all__ = ["status"]
 
 _ANSWER_S: Final = 8.0
 _COUNTED: Final = 100_000
+_LARGEST: Final = (1 << 63) - 1
 _LOOK: Final[LiteralString] = (
     "SELECT current_setting('server_version'), pg_is_in_recovery(), to_regclass(%s)::oid::bigint,"
     " to_regclass(%s) IS NOT NULL AND has_table_privilege(to_regclass(%s), 'SELECT'),"
@@ -24,7 +26,7 @@ _LOOK: Final[LiteralString] = (
 )
 _NEWEST: Final[LiteralString] = (
     "SELECT event_id, occurred_at_ms, (extract(epoch FROM clock_timestamp()) - occurred_at_ms / 1000.0)::float8"
-    " FROM {outbox} WHERE event_id > 0 ORDER BY event_id DESC LIMIT 1"
+    " FROM {outbox} WHERE event_id > 0 AND event_id <= %s ORDER BY event_id DESC LIMIT 1"
 )
 # Exactly up to a number that is quick to count; beyond it, about as many as the statistics say.
 _ROWS: Final[LiteralString] = "SELECT count(*) FROM (SELECT FROM {outbox} LIMIT %s) counted"
@@ -50,6 +52,7 @@ async def status(conninfo: str, schema: str | None) -> Mapping[str, object]:
 
 
 async def _asked(conn: Connection, queries: Queries, shown: str) -> Mapping[str, object]:
+    numbering = Numbering(queries)
     version, replica, outbox, has_lanes, sessions, listening = cast(
         "tuple[str, bool, int | None, bool, int, int]",
         await _row(conn, _LOOK, (queries.outbox_text, queries.lanes_text, queries.lanes_text)),
@@ -58,9 +61,11 @@ async def _asked(conn: Connection, queries: Queries, shown: str) -> Mapping[str,
         raise Unavailable(
             "status", f"{shown}: there is no table {queries.outbox_text}; `ffcompletion doctor` says more"
         )
-    oldest = await _row(conn, queries.low())
-    newest = cast("tuple[int, int, float] | tuple[()]", await _row(conn, queries.compose(_NEWEST)))
-    issued = await _row(conn, *queries.issued())
+    oldest = await _row(conn, numbering.low())
+    issued = await _row(conn, *numbering.issued())
+    # A row beyond what the sequence has given out is no position.
+    upto = issued[0] if issued and issued[0] else _LARGEST
+    newest = cast("tuple[int, int, float] | tuple[()]", await _row(conn, queries.compose(_NEWEST), (upto,)))
     (rows,) = cast("tuple[int]", await _row(conn, queries.compose(_ROWS), (_COUNTED + 1,)))
     about: object = rows
     if rows > _COUNTED:
