@@ -275,7 +275,7 @@ async def test_what_the_server_counts_late_is_found_as_well(
     """A connection that is in a transaction has not told what it wrote in the one before; by then, other looks are over."""
     monkeypatch.setattr("ffcompletion.backends.postgres.changes._DEAR_LOOKS", 0)
     monkeypatch.setattr("ffcompletion.backends.postgres.changes._LONG_S", 2.5)
-    monkeypatch.setattr("ffcompletion.backends.postgres.reconciler._OVERLAP_MS", 200)
+    monkeypatch.setattr("ffcompletion.backends.postgres.reconciler.OVERLAP_MS", 200)
     told, untold, later = items = [done() for _ in range(3)]
 
     async def cancel_on(conn: AsyncConnection, item: Done) -> None:
