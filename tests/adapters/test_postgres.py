@@ -45,6 +45,33 @@ async def test_a_lower_id_that_commits_later_is_delivered(postgres: PostgresWorl
         await nothing(stream, done(), postgres)
 
 
+async def test_no_cursor_lies_below_where_its_stream_began(postgres: PostgresWorld) -> None:
+    """Resumed while somebody writes, in an outbox that was trimmed: resuming there again is possible at any moment."""
+    ((issued,),) = await postgres.sql("SELECT last_value FROM ff_completion_event_event_id_seq")
+    await postgres.sql("SELECT setval('ff_completion_event_event_id_seq', %s)", (int(issued) + 150_000,))
+    stored, live = [done() for _ in range(5)], [done() for _ in range(5)]
+    await postgres.announce(*stored)
+    async with postgres.backend() as backend:
+        async with ffc.subscribe(backend, cursor=ffc.StreamCursor.beginning()) as stream:
+            at = (await some(stream, 2))[-1].cursor
+    assert at is not None
+    slow = await postgres.connect(autocommit=False)
+    await insert(slow, late := done())
+    async with postgres.backend() as backend:
+        async with ffc.subscribe(backend, cursor=at) as stream:
+            got = await some(stream, 3)
+            await postgres.announce(*live)
+            got += await some(stream, 5)
+            assert [item.execution_id for item in got] == [item.execution_id for item in [*stored[2:], *live]]
+            positions = [item.cursor.position for item in got if item.cursor is not None]
+            assert len(positions) == 8
+            assert positions == sorted(positions)
+            assert positions[0] >= at.position
+            await slow.commit()
+            await slow.close()
+            assert (await first(stream)).execution_id == late.execution_id
+
+
 async def test_rolled_back_ids_stall_nothing(postgres: PostgresWorld) -> None:
     """Rolled back, also to a savepoint: the watermark moves on, and nothing is delivered for them."""
     async with postgres.backend() as backend, ffc.subscribe(backend) as stream:

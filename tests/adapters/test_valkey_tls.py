@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend
@@ -49,6 +51,22 @@ async def test_a_private_ca(valkey: ValkeyWorld, tls: Proxy, authority: Authorit
     """By keyword, and by URL."""
     await _delivers(ValkeyBackend(f"valkeys://localhost:{tls.port}", tls_ca=authority.ca), valkey)
     await _delivers(ValkeyBackend(f"rediss://127.0.0.1:{tls.port}?tls_ca={authority.ca}"), valkey)
+
+
+class Slow(Proxy):
+    """A handshake with it takes longer than it takes to doubt that it speaks TLS."""
+
+    @override
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.7)
+        await super()._forward(reader, writer)
+
+
+async def test_a_server_that_is_slow_to_shake_hands(valkey: ValkeyWorld, authority: Authority) -> None:
+    """It is far away or busy, and speaks TLS all the same."""
+    with Slow(_target(valkey), authority.server()) as tls:
+        async with ValkeyBackend(f"valkeys://localhost:{tls.port}", tls_ca=authority.ca) as backend:
+            assert await backend.describe_execution(done().execution_id) is None
 
 
 async def test_a_client_certificate(valkey: ValkeyWorld, mutual: Proxy, authority: Authority) -> None:

@@ -24,7 +24,7 @@ DOCUMENTS = [
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # The newcomer's two commands, which install into an environment of their own: `.ci/run` runs them.
-COMMANDS = ["pip install -e '.[demo]'\nffcompletion demo\n", "pip install -e '.[dev]'\npytest -n 4 --dist worksteal\n"]
+COMMANDS = ["pip install -e '.[demo]'\nffcompletion demo\n", "pip install -e '.[dev]'\npytest -n 6 --dist worksteal\n"]
 
 
 def _blocks(*languages: str) -> list[object]:

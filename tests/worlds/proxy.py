@@ -9,6 +9,18 @@ import threading
 from collections.abc import Coroutine, Iterator
 from typing import Self
 
+from typing_extensions import override
+
+
+class _Silent(asyncio.StreamReaderProtocol):
+    """Reads nothing until TLS is begun: what a client has said by then would never come to it."""
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+        super().connection_made(transport)
+
 
 class Proxy:
     """Between a client and ``target`` (host and port, or a Unix socket's path). ``tls``: what clients have to speak."""
@@ -30,7 +42,8 @@ class Proxy:
     async def _start(self) -> None:
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        kind = asyncio.StreamReaderProtocol if self._tls is None else _Silent
+        self._server = await self._loop.create_server(lambda: kind(asyncio.StreamReader(), self._serve), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -84,6 +84,21 @@ def with_results(
     ]
 
 
+def not_below(payloads: Sequence[CompletionPayload], least: StreamCursor) -> Sequence[CompletionPayload]:
+    """The same payloads, none with a cursor below ``least``, where their stream stands already.
+
+    The watermark may lie below it: whoever begins to read while somebody writes knows little of the ids before.
+    """
+    if not payloads or (first := payloads[0].cursor) is None or first.position >= least.position:
+        return payloads
+    return [
+        msgspec.structs.replace(payload, cursor=least)
+        if payload.cursor is not None and payload.cursor.position < least.position
+        else payload
+        for payload in payloads
+    ]
+
+
 def tags_of(text: str | None) -> Mapping[str, str] | None:
     """The tags, from their JSON text, as SQL's ``->>`` operator renders them; None if they cannot be decoded.
 

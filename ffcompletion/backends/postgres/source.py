@@ -13,6 +13,7 @@ from typing import Final, final
 
 from ffcompletion.backends.postgres.found import FoundEnds
 from ffcompletion.backends.postgres.outbox import Outbox, Pages, StoredPage, Stream
+from ffcompletion.backends.postgres.rows import not_below
 from ffcompletion.backends.postgres.silent import Backlog, End
 from ffcompletion.backends.postgres.spans import union
 from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
@@ -59,10 +60,8 @@ class Source:
         self._before = (0, 0)
         self._stored: deque[StoredPage] = deque()
         self._reading: asyncio.Task[None] | None = None
-        self._delivered = 0
-        self._filtered = 0
-        self._undecided = 0
-        self._overflows = 0
+        self._delivered = self._overflows = 0
+        self._filtered = self._undecided = 0
         tracker = reader.tracker
         self._standing = Standing(tracker.watermark if after is None else after)
         if after is None:
@@ -155,7 +154,8 @@ class Source:
     # ── the consumer's side ──────────────────────────────────────────────────────────────────────────────────────
 
     def take(self) -> Hand:
-        hand = self._buffer.hand(self._take())
+        least, taken = self.cursor, self._take()
+        hand = self._buffer.hand(not_below(taken, least))
         self._delivered += len(hand.batch)
         self._read_ahead()
         return hand

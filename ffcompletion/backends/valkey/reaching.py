@@ -17,7 +17,7 @@ from ffcompletion.backends.valkey.options import Options
 __all__ = ["check_reachable"]
 
 _CONNECT_S: Final = 2.0
-# A server without TLS does not answer a handshake; by then it is asked whether it is one.
+# A server without TLS does not answer a handshake; one that takes longer is asked, beside it, whether it is one.
 _HANDSHAKE_S: Final = 0.5
 _PLAIN_S: Final = 0.5
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
@@ -73,14 +73,17 @@ async def _try_tls(host: str, port: int) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    handshake = asyncio.create_task(asyncio.open_connection(host, port, ssl=context), name="ffcompletion-handshake")
     try:
-        async with asyncio.timeout(_HANDSHAKE_S):
-            _, writer = await asyncio.open_connection(host, port, ssl=context)
-    except TimeoutError:
-        if await _speaks_plainly(host, port):
-            raise NoTls from None
-        raise
-    writer.transport.abort()
+        await asyncio.wait({handshake}, timeout=_HANDSHAKE_S)
+        if not handshake.done() and await _speaks_plainly(host, port):
+            raise NoTls
+        await handshake
+    finally:
+        handshake.cancel()
+        await asyncio.wait({handshake})
+        if not handshake.cancelled() and handshake.exception() is None:
+            handshake.result()[1].transport.abort()
 
 
 async def _speaks_plainly(host: str, port: int) -> bool:
