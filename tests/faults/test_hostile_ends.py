@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend, silent_reading, unread
+from ffcompletion.backends.postgres import PostgresBackend, lookups, silent_reading, unread
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.postgres.queries import Query
@@ -60,7 +60,7 @@ class Answers:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows: list[int] = []
         self.bytes: list[int] = []
-        real = silent_reading.fetch_rows
+        real = lookups.fetch_rows
 
         async def fetch_rows(
             conn: Connection, query: Query, values: Sequence[object], *, prepare: bool, tuned_already: bool
@@ -142,11 +142,11 @@ async def test_slow_results_hold_up_nobodys_look(server: PostgresWorld, monkeypa
     asked: list[Sequence[str]] = []
     real = Lookups.results
 
-    async def results(lookups: Lookups, conn: Connection, names: list[str], seconds: float) -> dict[str, Result]:
+    async def results(asking: Lookups, conn: Connection, names: list[str], seconds: float) -> dict[str, Result]:
         asked.append(names)
         if any(name in slow_ids for name in names):
             await go_on.wait()
-        return dict(await real(lookups, conn, names, seconds))
+        return dict(await real(asking, conn, names, seconds))
 
     monkeypatch.setattr(Lookups, "results", results)
     slow_ones = [done(namespace="slow") for _ in range(3)]

@@ -12,6 +12,7 @@ from typing_extensions import override
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
 from ffcompletion.backends.valkey import commands as valkey_commands
+from ffcompletion.backends.valkey import connection
 from ffcompletion.backends.valkey.connection import Client
 from ffcompletion.backends.valkey.lengths import TOO_LONG, Lengths
 from ffcompletion.backends.valkey.replies import text_of
@@ -305,7 +306,7 @@ async def test_an_executions_tags_are_bounded_before_they_are_asked_for(
 ) -> None:
     """Too many, too large a value, too large a name: none is told, nothing of it is sent, and the others' are."""
     replies: list[object] = []
-    real = valkey_commands.batch
+    real = connection.batch
 
     async def batch(client: Client, asked: Sequence[Sequence[str]]) -> list[object]:
         answers = await real(client, asked)
