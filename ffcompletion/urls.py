@@ -17,12 +17,17 @@ from ffcompletion.options import ConnectOptions, MemoryOptions
 if TYPE_CHECKING:
     from ffcompletion.backends.memory import MemoryBackend
 
-__all__ = ["connect", "scheme_of"]
+__all__ = ["connect", "is_url", "scheme_of"]
 
 _SCHEME: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _CONNINFO: Final = re.compile(r"\s*[a-z_]+\s*=")
 _VALKEY: Final = frozenset({"valkey", "valkeys", "redis", "rediss"})
 _POSTGRES: Final = frozenset({"postgresql", "postgres"})
+
+
+def is_url(text: str) -> bool:
+    """Whether it is a URL or a libpq connection string, by how it begins; anything else is a file's name."""
+    return bool(_SCHEME.match(text) or _CONNINFO.match(text))
 
 
 def scheme_of(url: str) -> str:

@@ -8,10 +8,10 @@ from typing import Any, Final, LiteralString
 from psycopg import Connection, Cursor, sql
 
 from ffcompletion.attaching.definition import Definition, table_parts
-from ffcompletion.attaching.rendering import identifier, result_table, table
+from ffcompletion.attaching.rendering import function_name, identifier, result_table, table
 from ffcompletion.contract.errors import Unavailable, Validation
 
-__all__ = ["Connected", "check_table", "check_tables_of_ours", "run"]
+__all__ = ["Connected", "check_table", "check_tables_of_ours", "check_triggers", "run"]
 
 Connected = Connection[tuple[Any, ...]]
 
@@ -60,6 +60,20 @@ def check_table(conn: Connected, definition: Definition) -> None:
     _states(conn, definition, oid)
     if definition.result_table is not None:
         _results(conn, definition, definition.result_table, kind)
+
+
+def check_triggers(conn: Connected, definition: Definition, schema: str) -> None:
+    """Raises ``Validation`` where the table has an attachment of this name that another schema knows of."""
+    row = conn.execute(
+        "SELECT n.nspname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace"
+        " WHERE t.tgrelid = to_regclass(%s) AND t.tgname = %s AND n.nspname <> %s",
+        (table(definition), f"{function_name(definition.name)}_insert", schema),
+    ).fetchone()
+    if row is not None:
+        raise Validation(
+            "name",
+            f"{definition.name!r} is attached from the schema {row[0]} already; detach it there, or use another --name",
+        )
 
 
 def _results(conn: Connected, definition: Definition, shown: str, key_kind: str) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Final, final
 
 import msgspec
-import psycopg
 
 from ffcompletion.attaching.checks import Connected, run
 from ffcompletion.attaching.definition import Definition
+from ffcompletion.attaching.patience import LOCK_MS, PAUSE_S, TRIES, busy, patiently
 from ffcompletion.attaching.recording import Span, completed, differing, gone, mended, recorded, vanished
 from ffcompletion.attaching.rendering import literal
-from ffcompletion.contract.errors import Unavailable
 
 __all__ = ["Progress", "Recorded", "record"]
 
@@ -21,10 +20,6 @@ Progress = Callable[[int, int], None]
 """Called after each batch of recording: how many jobs were read, and about how many there are."""
 
 _BATCH: Final = 5_000
-# Below the server's deadlock_timeout of a second: it is us who give way, never a worker.
-_LOCK_MS: Final = 500
-_TRIES: Final = 40
-_PAUSE_S: Final = 0.25
 
 
 @final
@@ -48,11 +43,11 @@ def record(
     """Everything in the table; ``before``: what was attached under this name. Raises ``Unavailable``."""
     # As the triggers read bytes; and each statement sees what others have committed before it.
     run(conn, "SET bytea_output = 'hex'; SET default_transaction_isolation = 'read committed'")
-    run(conn, f"SET lock_timeout = '{_LOCK_MS}ms'")
+    run(conn, f"SET lock_timeout = '{LOCK_MS}ms'")
     jobs, missed, behind = 0, 0, ""
     while True:
         page = recorded(definition, schema, (behind, "", str(_BATCH)), again=before is not None)
-        count, last, told, differ = _patiently(conn, definition, page)
+        count, last, told, differ = _read(conn, definition, page)
         jobs += count
         missed += told
         if differ:
@@ -70,16 +65,16 @@ def record(
 
 def _mend(conn: Connected, definition: Definition, schema: str, span: Span, before: Definition | None) -> int:
     total = 0
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         total += _told(
             conn, differing(definition, schema, span), lambda ids: mended(definition, schema, span, ids, before)
         )
-        _, _, told, differ = _patiently(conn, definition, recorded(definition, schema, span, again=True))
+        _, _, told, differ = _read(conn, definition, recorded(definition, schema, span, again=True))
         total += told
         if not differ:
             return total
-        time.sleep(_PAUSE_S)
-    raise _busy(definition)
+        time.sleep(PAUSE_S)
+    raise busy(definition)
 
 
 def _tell_vanished(conn: Connected, definition: Definition, schema: str) -> int:
@@ -100,19 +95,7 @@ def _told(conn: Connected, locking: str, telling: Callable[[list[str]], str]) ->
     return count
 
 
-def _patiently(conn: Connected, definition: Definition, script: str) -> tuple[int, str, int, int]:
-    for _ in range(_TRIES):
-        try:
-            row = run(conn, script).fetchone()
-        except psycopg.errors.LockNotAvailable:
-            time.sleep(_PAUSE_S)
-            continue
-        count, last, told, differ = row or (0, None, 0, 0)
-        return int(count), str(last), int(told), int(differ)
-    raise _busy(definition)
-
-
-def _busy(definition: Definition) -> Unavailable:
-    return Unavailable(
-        "attach", f"{definition.table} is written to by a transaction that does not end; attach it again"
-    )
+def _read(conn: Connected, definition: Definition, script: str) -> tuple[int, str, int, int]:
+    row = patiently(lambda: run(conn, script).fetchone(), definition)
+    count, last, told, differ = row or (0, None, 0, 0)
+    return int(count), str(last), int(told), int(differ)

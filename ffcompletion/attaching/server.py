@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final, final
+from typing import Any, Final, final
 
 import msgspec
 import psycopg
 
-from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours, run
+from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours, check_triggers, run
 from ffcompletion.attaching.definition import Definition
+from ffcompletion.attaching.patience import LOCK_MS, patiently
 from ffcompletion.attaching.recorder import Progress, Recorded
 from ffcompletion.attaching.recorder import record as _record
 from ffcompletion.attaching.rendering import (
@@ -25,6 +25,7 @@ from ffcompletion.attaching.rendering import (
     table,
     triggers,
 )
+from ffcompletion.backends.postgres.attachments import attachments_query
 from ffcompletion.backends.postgres.connection import Target
 from ffcompletion.backends.postgres.errors import translated
 from ffcompletion.contract.errors import NotFound, Transport, Unavailable, Validation
@@ -34,9 +35,8 @@ from ffcompletion.urls import scheme_of
 __all__ = ["Attached", "Progress", "Recorded", "attach", "attached", "detach"]
 
 _OLDEST: Final = 150_000
-# Creating a trigger has to wait for whoever writes to the table, and meanwhile everybody else waits for us.
-_LOCK_MS: Final = 500
-_TRIES: Final = 20
+# Detaching asks once, and waits for so long.
+_DETACH_MS: Final = 10_000
 
 
 @final
@@ -73,7 +73,7 @@ def attach(
     definition.checked()
     with _connected(url, "attach") as conn:
         inside = _schema(conn, schema, "attach")
-        before = _patiently(conn, definition, inside)
+        before = patiently(lambda: _attach(conn, definition, inside), definition)
         if not record:
             return Recorded()
         return _record(conn, definition, inside, before, _about(conn, definition), progress)
@@ -89,7 +89,7 @@ def detach(url: str, name: str, *, schema: str | None = None) -> None:
             if found is None:
                 raise NotFound(f"attachment {name!r}")
             definition, oid = found
-            run(conn, f"SET LOCAL lock_timeout = '{_LOCK_MS * _TRIES}ms'")
+            run(conn, f"SET LOCAL lock_timeout = '{_DETACH_MS}ms'")
             script = detaching(definition, inside)
             if oid is None:
                 # The table is gone, and its triggers with it.
@@ -104,20 +104,7 @@ def attached(url: str, *, schema: str | None = None) -> list[Attached]:
         inside = _schema(conn, schema, "attached")
         if not _there(conn, inside):
             return []
-        names = run(conn, f"SELECT name FROM {_registry(inside)} ORDER BY name").fetchall()
-        return [each for (name,) in names if (each := _state(conn, inside, name)) is not None]
-
-
-def _patiently(conn: Connected, definition: Definition, schema: str) -> Definition | None:
-    for _ in range(_TRIES - 1):
-        try:
-            return _attach(conn, definition, schema)
-        except psycopg.errors.LockNotAvailable:
-            time.sleep(_LOCK_MS / 1000)
-    try:
-        return _attach(conn, definition, schema)
-    except psycopg.errors.LockNotAvailable as exc:
-        raise Unavailable("attach", f"{definition.table} is written to by a transaction that does not end") from exc
+        return [_state(conn, inside, row) for row in run(conn, attachments_query(_registry(inside))).fetchall()]
 
 
 def _attach(conn: Connected, definition: Definition, schema: str) -> Definition | None:
@@ -132,11 +119,12 @@ def _attach(conn: Connected, definition: Definition, schema: str) -> Definition 
                 "name",
                 f"{definition.name!r} is attached to {before[0].table} already; detach it, or use another --name",
             )
+        check_triggers(conn, definition, schema)
         if not installed:
             run(conn, f"SET LOCAL search_path = {identifier(schema)}")
             run(conn, text("postgres"))
             run(conn, "RESET search_path")
-        run(conn, f"SET LOCAL lock_timeout = '{_LOCK_MS}ms'")
+        run(conn, f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
         run(conn, shared(schema))
         if before is not None and (results := result_table(before[0])) not in {None, result_table(definition)}:
             run(conn, f"DROP TRIGGER IF EXISTS {identifier(function_name(definition.name) + '_result')} ON {results}")
@@ -149,27 +137,18 @@ def _about(conn: Connected, definition: Definition) -> int:
     return max(0, int(row[0])) if row else 0
 
 
-def _state(conn: Connected, schema: str, name: str) -> Attached | None:
-    found = _find(conn, schema, name)
-    if found is None:
-        return None
-    definition, oid = found
-    enabled = conn.execute(
-        "SELECT count(*) FROM pg_trigger WHERE (tgrelid = %s OR tgrelid = to_regclass(%s)) AND tgname LIKE %s"
-        " AND tgenabled IN ('O', 'A')",
-        (oid, result_table(definition), function_name(name).replace("_", "\\_") + "%"),
-    ).fetchone()
+def _state(conn: Connected, schema: str, row: tuple[Any, ...]) -> Attached:
+    name, _, there, working, definition, _ = row
     counts = run(
         conn,
         f"SELECT count(*), count(*) FILTER (WHERE lifecycle_phase <> 'submitted') FROM {identifier(schema)}.ff_exec_core"
         f" WHERE raw_fields->>'attachment' = {literal(name)}",
     ).fetchone()
     jobs, finished = counts or (0, 0)
-    needed = (1 if definition.history is not None else 3) + (definition.result_table is not None)
     return Attached(
-        definition=definition,
+        definition=msgspec.json.decode(definition, type=Definition),
         schema=schema,
-        working=bool(enabled and enabled[0] >= needed),
+        working=bool(there and working),
         jobs=jobs,
         finished=finished,
     )
@@ -179,12 +158,8 @@ def _find(conn: Connected, schema: str, name: str) -> tuple[Definition, int | No
     """The definition, and the table's oid while it is there."""
     if not _there(conn, schema):
         return None
-    row = run(
-        conn,
-        "SELECT definition::text, to_regclass(quote_ident(relation_schema) || '.' || quote_ident(relation_name))::oid"
-        f" FROM {_registry(schema)} WHERE name = {literal(name)}",
-    ).fetchone()
-    return None if row is None else (msgspec.json.decode(row[0], type=Definition), row[1])
+    row = run(conn, attachments_query(_registry(schema), f"a.name = {literal(name)}")).fetchone()
+    return None if row is None else (msgspec.json.decode(row[4], type=Definition), row[5])
 
 
 def _there(conn: Connected, schema: str) -> bool:

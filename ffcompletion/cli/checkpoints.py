@@ -17,7 +17,7 @@ from ffcompletion.cli.showing import printable
 from ffcompletion.consumers.checkpoints import FileCheckpoints
 from ffcompletion.contract.checkpoint import StoredCheckpoint
 from ffcompletion.contract.errors import NotFound, Unavailable, Validation
-from ffcompletion.urls import scheme_of
+from ffcompletion.urls import is_url, scheme_of
 
 __all__ = ["checkpoints"]
 
@@ -101,7 +101,7 @@ def reset(
 
 @asynccontextmanager
 async def _opened(where: str, table: str, schema: str | None) -> AsyncGenerator[_Store]:
-    if "://" not in where and "=" not in where:
+    if not is_url(where):
         yield _File(where)
         return
     if scheme_of(where) != "postgres":

@@ -9,7 +9,7 @@ from typing import Final, overload
 from typing_extensions import Unpack
 
 from ffcompletion.consumers.options import StreamOptions, SubscribeOptions
-from ffcompletion.consumers.shards import Shard, SubscriptionShard
+from ffcompletion.consumers.shards import sharded
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.protocols import (
@@ -85,9 +85,7 @@ async def open_stream(
     if partitions is not None:
         check_partitions(partitions)
     stream = await (_open_with_results if results else _open)(backend, wanted, cursor)
-    if partitions is None:
-        return stream
-    return SubscriptionShard(stream, partitions) if isinstance(stream, Subscription) else Shard(stream, partitions)
+    return stream if partitions is None else sharded(stream, partitions)
 
 
 def check_partitions(partitions: Collection[int]) -> None:

@@ -6,7 +6,7 @@ There is no publish method, and none is ever added: announcing belongs inside th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
@@ -21,6 +21,7 @@ from ffcompletion.contract.stats import BackendStats, StreamStats
 
 __all__ = [
     "Backend",
+    "Batched",
     "CompletionBackend",
     "CompletionFilter",
     "CompletionStream",
@@ -81,6 +82,19 @@ class Subscription(CompletionStream, Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         """``aclose()``."""
+        ...
+
+
+@runtime_checkable
+class Batched(Subscription, Protocol):
+    """A subscription that can be read many at a time, and on another thread; that of our own backends."""
+
+    async def next_batch(self, /) -> Iterator[CompletionPayload]:
+        """The next completions, once there are any, to be taken from this iterator, on any thread.
+
+        Each counts as held until it is taken, and as yielded from then on: ``stats()`` and ``cursor`` keep account. All
+        are taken before this is called again. Raises ``StopAsyncIteration`` once the stream is closed.
+        """
         ...
 
 

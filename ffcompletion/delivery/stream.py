@@ -12,6 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from operator import length_hint
 from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
 import msgspec
@@ -22,7 +23,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionStream
+from ffcompletion.contract.protocols import Batched, CompletionStream
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.delivery.buffer import Hand
 
@@ -120,21 +121,33 @@ class Subscription(AsyncClosing):
             item = next(self._items, None)
             if item is not None:
                 return item
-            if self._source.closed:
-                raise StopAsyncIteration
-            self._unyielded += len(self._hand.batch)
-            self._before = self._source.cursor
-            hand = self._hand = self._source.take()
-            self._items = hand.items
-            if not hand.batch:
-                self._unyielded = 0
+            if not self._take():
                 await self._source.ready()
-                continue
-            self._taken_at = time.monotonic()
-            if self._unyielded >= _ITEMS_BETWEEN_YIELDS:
+            elif self._unyielded >= _ITEMS_BETWEEN_YIELDS:
                 # Behind take(), so that whatever it set in motion (the next page's query) is under way meanwhile.
                 self._unyielded = 0
                 await asyncio.sleep(0)
+
+    def _take(self) -> bool:
+        """Whether there is something in hand again. Raises ``StopAsyncIteration`` at the end."""
+        if self._source.closed:
+            raise StopAsyncIteration
+        self._unyielded += len(self._hand.batch)
+        self._before = self._source.cursor
+        hand = self._hand = self._source.take()
+        self._items = hand.items
+        if not hand.batch:
+            self._unyielded = 0
+            return False
+        self._taken_at = time.monotonic()
+        return True
+
+    async def next_batch(self, /) -> Iterator[CompletionPayload]:
+        """``Batched.next_batch``: what is in hand, once there is something."""
+        while not length_hint(self._items):
+            if not self._take():
+                await self._source.ready()
+        return self._items
 
     @property
     def cursor(self) -> StreamCursor | None:
@@ -217,3 +230,4 @@ def _abandon(source: Source) -> None:
 
 if TYPE_CHECKING:
     _: type[CompletionStream] = Subscription
+    _batched: type[Batched] = Subscription

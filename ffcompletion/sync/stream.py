@@ -6,10 +6,10 @@ import asyncio
 import os
 import threading
 import warnings
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
-from typing import Final, Self, final
+from operator import length_hint
+from typing import Protocol, Self, final
 
 import msgspec
 from typing_extensions import Unpack, override
@@ -20,14 +20,48 @@ from ffcompletion.contract.closing import Closing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import Backend, CompletionFilter, Subscription
+from ffcompletion.contract.protocols import Backend, Batched, CompletionFilter, Subscription
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.sync.loop import LoopThread
 
 __all__ = ["Pump", "Stream"]
 
-# Completions that are moved to the thread ahead of it; what is not fetched waits in the backend's own buffers.
-_AHEAD: Final = 1000
+
+class _Source(Protocol):
+    async def next_batch(self, /) -> Iterator[CompletionPayload]: ...
+
+    @property
+    def cursor(self) -> StreamCursor | None: ...
+
+    def stats(self) -> StreamStats: ...
+
+
+@final
+class _OneByOne:
+    """Somebody else's subscription: what it has yielded, and nobody has taken yet, is kept account of here."""
+
+    def __init__(self, stream: Subscription) -> None:
+        self._stream = stream
+        self._before: StreamCursor | None = None
+        self._since_ms = 0
+        self._items: Iterator[CompletionPayload] = iter(())
+
+    async def next_batch(self, /) -> Iterator[CompletionPayload]:
+        before = self._stream.cursor
+        completion = await anext(self._stream)
+        self._before, self._since_ms, self._items = before, completion.produced_at_ms, iter((completion,))
+        return self._items
+
+    @property
+    def cursor(self) -> StreamCursor | None:
+        return self._before if length_hint(self._items) else self._stream.cursor
+
+    def stats(self) -> StreamStats:
+        stats = self._stream.stats()
+        if not length_hint(self._items):
+            return stats
+        lag = Lag(completions=stats.lag.completions + 1, seconds=seconds_since(self._since_ms) or stats.lag.seconds)
+        return msgspec.structs.replace(stats, delivered=stats.delivered - 1, buffered=stats.buffered + 1, lag=lag)
 
 
 @final
@@ -40,14 +74,15 @@ class Pump:
     def __init__(self, loop: LoopThread, forget: Callable[[Pump], None]) -> None:
         self._loop = loop
         self._forget = forget
-        self._items: deque[CompletionPayload] = deque()
+        # Whoever iterates takes from here; how many there were before it tells whether it has been replaced.
+        self._items: Iterator[CompletionPayload] = iter(())
+        self._batches = 0
+        self._asked = False
         self._changed = threading.Condition()
-        self._room = asyncio.Event()
+        self._wanted = asyncio.Event()
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stream: Subscription | None = None
-        # Of the last that was handed to the thread; where the stream began, before the first.
-        self._yielded: StreamCursor | None = None
+        self._stream: _Source | None = None
         self._final: tuple[StreamCursor | None, StreamStats] | None = None
         self.ended: bool = False
         """Whether nothing more comes from the loop's thread."""
@@ -58,54 +93,54 @@ class Pump:
         """Subscribe; on the loop's thread."""
         async with AsyncExitStack() as stack:
             stream = await stack.enter_async_context(subscribe(backend, wanted, **options))
-            self._stream = stream
-            self._yielded = stream.cursor
-            self._task = asyncio.create_task(self._run(stream, stack.pop_all()), name="ffcompletion-sync-stream")
+            self._stream = stream if isinstance(stream, Batched) else _OneByOne(stream)
+            self._task = asyncio.create_task(self._run(self._stream, stack.pop_all()), name="ffcompletion-sync-stream")
 
-    async def _run(self, stream: Subscription, stack: AsyncExitStack) -> None:
+    async def _run(self, stream: _Source, stack: AsyncExitStack) -> None:
         try:
             async with stack:
-                async for completion in stream:
-                    self._items.append(completion)
-                    if len(self._items) == 1:
-                        self._tell()
-                    while len(self._items) >= _AHEAD:
-                        self._room.clear()
-                        await self._room.wait()
+                while True:
+                    # Only what is asked for is moved: until then it is the stream's, within its own bounds.
+                    await self._wanted.wait()
+                    items = await stream.next_batch()
+                    with self._changed:
+                        self._items = items
+                        self._batches += 1
+                        self._asked = False
+                        self._wanted.clear()
+                        self._changed.notify_all()
+        except StopAsyncIteration:
+            pass
         except Exception as exc:  # noqa: BLE001  # the loop's thread raises it
             self._error = exc
         finally:
-            self.ended = True
-            self._tell()
-
-    def _tell(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+            with self._changed:
+                self.ended = True
+                self._changed.notify_all()
 
     def next(self) -> CompletionPayload:
         """The next completion, however long it takes. Raises ``StopIteration`` at the end."""
         while True:
-            try:
-                completion = self._items.popleft()
-            except IndexError:
-                pass
-            else:
-                self._yielded = completion.cursor
-                if len(self._items) == _AHEAD // 2 or not self._items:
-                    self._loop.call(self._room.set)
+            seen = self._batches
+            completion = next(self._items, None)
+            if completion is not None:
                 return completion
             if os.getpid() != self._loop.pid:
                 raise Unavailable("this stream", "it was opened before fork(); subscribe again in the child process")
             with self._changed:
-                if not self._items:
-                    if self.ended:
-                        if self._error is not None:
-                            raise self._error
-                        raise StopIteration
-                    self._changed.wait()
+                if self._batches != seen:
+                    continue
+                if self.ended:
+                    if self._error is not None:
+                        raise self._error
+                    raise StopIteration
+                if not self._asked:
+                    self._asked = True
+                    self._loop.call(self._wanted.set)
+                self._changed.wait()
 
     def look(self) -> tuple[StreamCursor | None, StreamStats]:
-        """Where to resume, and the counters; what was moved ahead and not fetched counts as buffered."""
+        """Where to resume, and the counters."""
         if self._final is not None:
             return self._final
         if self.ended:
@@ -113,21 +148,10 @@ class Pump:
         return self._loop.run(self._look)
 
     async def _look(self) -> tuple[StreamCursor | None, StreamStats]:
-        # On the loop's thread nothing is on its way between the stream and the items.
         return self._seen()
 
     def _seen(self) -> tuple[StreamCursor | None, StreamStats]:
-        stream, ahead = self._stream, len(self._items)
-        if stream is None:
-            return None, StreamStats()
-        stats = stream.stats()
-        if ahead:
-            age_s = seconds_since(self._items[0].produced_at_ms)
-            lag = Lag(completions=stats.lag.completions + ahead, seconds=age_s or stats.lag.seconds or None)
-            stats = msgspec.structs.replace(
-                stats, delivered=stats.delivered - ahead, buffered=stats.buffered + ahead, lag=lag
-            )
-        return self._yielded if ahead else stream.cursor, stats
+        return (None, StreamStats()) if self._stream is None else (self._stream.cursor, self._stream.stats())
 
     def close(self) -> None:
         """Release what it holds on the server, and wait for that. Idempotent."""
@@ -137,7 +161,7 @@ class Pump:
             self._final = self.look()
             if not self.ended:
                 self._loop.run(lambda: _cancelled(task))
-        self._items.clear()
+        self._items = iter(())
 
     def abandon(self) -> None:
         """The same without waiting, from any thread: nobody holds the stream any more."""

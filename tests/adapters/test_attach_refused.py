@@ -118,6 +118,24 @@ def test_another_table_under_the_same_name(server: str, conn: psycopg.Connection
     assert [each.finished for each in attached(server)] == [1]
 
 
+def test_the_same_name_from_another_schema(server: str, conn: psycopg.Connection) -> None:
+    """The table's triggers would run the one's function or the other's: refused, with where it is attached from."""
+    conn.execute("DROP SCHEMA IF EXISTS other CASCADE")
+    conn.execute("CREATE SCHEMA other")
+    try:
+        attach(server, JOBS)
+        before = everything(conn)
+        with pytest.raises(ffc.Validation, match="'jobs' is attached from the schema public already"):
+            attach(server, JOBS, schema="other")
+        assert everything(conn) == before
+        assert [each.working for each in attached(server)] == [True]
+        attach(server, msgspec.structs.replace(JOBS, name="others"), schema="other")
+        assert [each.working for each in attached(server, schema="other")] == [True]
+        assert [each.working for each in attached(server)] == [True]
+    finally:
+        conn.execute("DROP SCHEMA other CASCADE")
+
+
 def test_a_table_that_belongs_to_somebody_else(server: str, conn: psycopg.Connection) -> None:
     """The owner is named. Neither may our tables be written to by whoever has no right to."""
     conn.execute("DROP ROLE IF EXISTS attach_other")
@@ -157,8 +175,8 @@ def test_a_busy_table_is_not_queued_behind(
     server: str, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction that writes and does not end: attaching gives up, and no writer waited longer than a moment."""
-    monkeypatch.setattr("ffcompletion.attaching.server._TRIES", 2)
-    monkeypatch.setattr("ffcompletion.attaching.server._LOCK_MS", 100)
+    monkeypatch.setattr("ffcompletion.attaching.patience.TRIES", 2)
+    monkeypatch.setattr("ffcompletion.attaching.server.LOCK_MS", 100)
     with psycopg.connect(server) as writer:
         writer.execute("INSERT INTO app.jobs VALUES (1, 'done', 1, 1, now(), 1)")
         with pytest.raises(ffc.Unavailable, match="written to by a transaction that does not end"):

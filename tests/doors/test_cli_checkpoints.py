@@ -53,7 +53,8 @@ async def test_in_a_table(postgres: PostgresWorld) -> None:
 
 async def test_in_a_file(tmp_path: Path) -> None:
     """Asked before it is forgotten; another name is refused; one that is leased stays."""
-    path = tmp_path / "position"
+    # No conninfo, for all its name.
+    path = tmp_path / "a=b"
     assert run("show", str(path)).stdout == ""
     async with MemoryBackend() as backend:
         async with ffc.checkpointed(backend, ffc.FileCheckpoints(path), "mailer", lease="raise") as completions:

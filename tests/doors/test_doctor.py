@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
@@ -191,6 +192,12 @@ async def test_tables_of_jobs_that_are_attached(database: str) -> None:
             True,
         )
         readable = "GRANT SELECT ON jobs.ff_completion_event, jobs.ff_exec_core TO patient"
+        # Another schema's attachment of the same name says nothing of this one.
+        sql(database, "CREATE SCHEMA others", "CREATE TABLE others.reports (id int PRIMARY KEY, status text)")
+        attach(database, msgspec.structs.replace(definition, table="others.reports"), schema="others")
+        assert (await found(database, "attached tables", "jobs")).verdict is WARNING
+        assert (await found(database, "attached tables", "others")).verdict is OK
+        sql(database, "DROP SCHEMA others CASCADE")
         with role(database, "GRANT USAGE ON SCHEMA jobs TO patient", readable) as url:
             it = await found(url, "attached tables", "jobs")
             assert (it.verdict, "may not read" in it.found) == (NOTE, True)
@@ -303,6 +310,44 @@ async def test_behind_a_transaction_pooler(postgres18_url: str, tmp_path: Path) 
     (it,) = [it for it in findings if it.check == "echo"]
     assert (it.verdict, "pooler" in it.found, "session" in it.remedy) == (WARNING, True, True)
     assert exit_status(findings) == 1
+
+
+async def test_tls_of_a_postgres(
+    database: str, postgres18_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verified is well, encrypted alone a note that the remedy mends; no CA, another's, no TLS at all: each by its name."""
+    authority, stranger = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    key, chain = tmp_path / "server.key", tmp_path / "server.pem"
+    issued = authority.issuer.issue_cert("localhost")
+    issued.private_key_pem.write_to_path(str(key))
+    issued.cert_chain_pems[0].write_to_path(str(chain))
+    key.chmod(0o644)
+    encrypted = {"client_tls_sslmode": "require", "client_tls_key_file": key, "client_tls_cert_file": chain}
+    with pgbouncer(postgres18_url, tmp_path, "session", **encrypted) as url:
+        port = psycopg.conninfo.conninfo_to_dict(url)["port"]
+        at = f"postgresql://postgres@localhost:{port}/postgres"
+        it = await found(f"{at}?sslmode=require", "TLS")
+        assert (it.verdict, "sslmode=require" in it.found) == (NOTE, True)
+        assert it.remedy == "sslmode=verify-full in the URL"
+        assert (await found(f"{at}?sslmode=verify-full&sslrootcert={authority.ca}", "TLS")).verdict is OK
+        for wrong in (f"sslmode=verify-full&sslrootcert={stranger.ca}", "sslmode=verify-full&sslrootcert=/nowhere.pem"):
+            it = await found(f"{at}?{wrong}", "connection")
+            assert (it.verdict, "sslrootcert" in it.remedy) == (FAILURE, True), it
+        it = await found(f"{at}?sslmode=disable", "connection")
+        assert (it.verdict, "sslmode" in it.remedy) == (FAILURE, True), it
+        monkeypatch.setenv("PGSSLMODE", "verify-full")
+        monkeypatch.setenv("PGSSLROOTCERT", authority.ca)
+        it = await found(at, "TLS")
+        assert (it.verdict, "verify-full" in it.found) == (OK, True), "as it is in force"
+        monkeypatch.setenv("PGPORT", str(port))
+        monkeypatch.setenv("PGHOST", "localhost")
+        assert f"localhost:{port}" in (await found("postgresql://postgres@/postgres", "connection")).found
+    monkeypatch.undo()
+    directory = psycopg.conninfo.conninfo_to_dict(database)["host"]
+    with Proxy(f"{directory}/.s.PGSQL.5432") as plain:
+        it = await found(f"postgresql://postgres@localhost:{plain.port}/postgres?sslmode=require", "connection")
+        assert (it.verdict, "sslmode" in it.remedy) == (FAILURE, True), it
+        assert (await found(f"postgresql://postgres@localhost:{plain.port}/postgres", "TLS")).verdict is OK
 
 
 async def test_on_a_replica() -> None:

@@ -111,6 +111,48 @@ def test_more_than_is_kept_ahead(plain: Plain) -> None:
         assert [next(stream).execution_id for _ in items] == [item.execution_id for item in items]
 
 
+@pytest.mark.parametrize("partitions", [None, range(1, 65_536, 2)], ids=["all", "half"])
+def test_a_thread_that_is_slow_holds_no_more_than_a_stream_may(postgres18_url: str, partitions: range | None) -> None:
+    """Within ``buffer_size``, whatever waits at the server; each is counted once, and a cursor passes over none."""
+    items = [done() for _ in range(600)]
+    ids = [ffc.ExecutionId(item.execution_id) for item in items]
+    wanted = [id_ for id_ in ids if partitions is None or id_.partition in partitions]
+    plain = Plain(PostgresWorld(18, postgres18_url))
+    cursor, came = ffc.StreamCursor.beginning(), list[ffc.CompletionPayload]()
+    try:
+        with ffc.sync.connect(postgres18_url, buffer_size=50) as backend:
+            with backend.subscribe(partitions=partitions) as stream:
+                plain.do(plain.world.announce(*items))
+                while len(came) < len(wanted):
+                    came.append(next(stream))
+                    stats = stream.stats()
+                    assert stats.buffered <= 50
+                    assert (stats.delivered, stats.lost) == (len(came), 0)
+                    if len(came) == len(wanted) // 3:
+                        cursor = stream.cursor or cursor
+                assert [completion.execution_id for completion in came] == wanted
+            with backend.subscribe(partitions=partitions, cursor=cursor) as again:
+                rest = wanted[len(wanted) // 3 :]
+                repeated: list[str] = []
+                while not repeated or repeated[-1] != rest[-1]:
+                    repeated.append(next(again).execution_id)
+                assert [id_ for id_ in repeated if id_ in rest] == rest
+    finally:
+        plain.close()
+
+
+def test_threads_take_turns_at_one_stream(plain: Plain) -> None:
+    """Each completion goes to one of them, and is counted once."""
+    items = [done() for _ in range(400)]
+    with plain.backend() as backend, backend.subscribe(partitions=range(0, 65_536, 2)) as stream:
+        mine = {item.execution_id for item in items if not ffc.ExecutionId(item.execution_id).partition % 2}
+        plain.do(plain.world.announce(*items))
+        with ThreadPoolExecutor(8) as pool:
+            came = list(pool.map(lambda _: next(stream).execution_id, range(len(mine))))
+        assert sorted(came) == sorted(mine)
+        assert stream.stats().delivered == len(mine)
+
+
 @pytest.mark.parametrize("when", ["before", "later", "silently", "again"])
 def test_waiting_for_one(plain: Plain, when: str) -> None:
     """Finished before, later, without a word, and after a replay."""

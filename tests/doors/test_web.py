@@ -424,6 +424,28 @@ async def _stopped(process: asyncio.subprocess.Process, sign: signal.Signals) ->
     return time.monotonic() - before, out.decode()
 
 
+async def test_a_service_that_is_looked_at_is_gone_within_a_second(postgres: PostgresWorld) -> None:
+    """With clients connected and requests waiting; a machine that takes longer with nobody there has as much longer."""
+    (port,) = free_ports(1)
+    unfinished = done()
+    await postgres.begins(unfinished)
+    async with program(postgres.url, port) as process:
+        alone, _ = await _stopped(process, signal.SIGTERM)
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", timeout=20, limits=httpx.Limits(max_connections=None)
+    ) as client:
+        async with program(postgres.url, port) as process, AsyncExitStack() as stack:
+            everybody = {"X-Tenant": "*"}
+            path = f"/c/executions/{unfinished.execution_id}"
+            waiting = [asyncio.ensure_future(client.get(path, headers=everybody)) for _ in range(50)]
+            for _ in range(50):
+                await (await stack.enter_async_context(events(client, path="/c/events", **everybody))).begun()
+            took, text = await _stopped(process, signal.SIGTERM)
+            assert {(await answer).status_code for answer in waiting} == {503}
+    assert took < max(1.0, 4 * alone), f"{took:.2f} s, and {alone:.2f} s with nobody there"
+    assert "ERROR" not in text
+
+
 async def test_through_a_restart_of_the_service_nothing_is_lost(postgres: PostgresWorld) -> None:
     """Stopped with clients connected and requests waiting: gone within a second, quietly; then resumed by cursor."""
     (port,) = free_ports(1)
@@ -444,12 +466,11 @@ async def test_through_a_restart_of_the_service_nothing_is_lost(postgres: Postgr
                 await postgres.announce(*items[:15])
                 got = await stream.ids(10)
                 last = stream.last_id
-                took, text = await _stopped(process, signal.SIGTERM)
+                _, text = await _stopped(process, signal.SIGTERM)
                 assert process.returncode in (0, -signal.SIGTERM)
             # A quiet stop: no error, no traceback, no line for each request.
             assert "ERROR" not in text
             assert "Traceback" not in text
-            assert took < 15, "a second by itself; more only under load"
             assert [(await answer).status_code for answer in waiting] == [503] * 20
         assert got == mine[:10]
         await postgres.announce(*items[15:])
@@ -461,8 +482,7 @@ async def test_through_a_restart_of_the_service_nothing_is_lost(postgres: Postgr
                     again += await stream.ids(1)
                 # By cursor, a few of those before may be repeated; none of those after may be missing.
                 assert [id_ for id_ in again if id_ not in got] == mine[10:]
-                took, text = await _stopped(process, signal.SIGINT)
-                assert took < 15
+                _, text = await _stopped(process, signal.SIGINT)
                 assert (
                     "Traceback"
                     not in text.replace("KeyboardInterrupt", "")[:0] + text.partition("KeyboardInterrupt")[0]

@@ -59,3 +59,16 @@ async def test_a_password_whose_rest_would_be_a_host_and_one_that_is_no_text(res
 def test_an_option_with_an_at_sign_is_written_encoded() -> None:
     """Nothing legal is out of reach."""
     assert "db" in repr(ffc.connect("postgresql://app@db/x?application_name=me%40here"))
+
+
+def test_what_only_looks_like_a_url() -> None:
+    """A password with ``://`` and ``@`` in it beside a socket in the abstract namespace, as pairs and in a URL."""
+    for conninfo in (
+        "host=@app/run dbname=x user=app password=a://b:S3cret@c",
+        "password='S3cret://x@y@z' host=@/run/app dbname=x",
+        "postgresql://app:S3cret@%40run%2Fapp/x",
+        "postgresql:///x?host=%40run&password=S3cret%40%40",
+    ):
+        shown = repr(ffc.connect(conninfo))
+        assert "@" in shown
+        assert "S3cret" not in shown

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 import secrets
 import socket
 import traceback
@@ -34,11 +36,15 @@ __all__ = [
     "is_direct",
     "make_ready",
     "parsed",
+    "place",
     "server_limit",
     "shut_down",
 ]
 
 Connection = AsyncConnection[tuple[Any, ...]]
+
+# What libpq takes for a URL, and who and where in it.
+_URI: Final = re.compile(r"postgres(?:ql)?://([^/?#]*)")
 
 # Found dead in about a minute by the kernel; the echo is faster, this is for when the process itself was asleep.
 _KEEPALIVES: Final = {"keepalives": "1", "keepalives_idle": "15", "keepalives_interval": "5", "keepalives_count": "3"}
@@ -80,10 +86,19 @@ def parsed(conninfo: str) -> Mapping[str, str | int | None]:
         raise Validation(
             "url", "not a libpq connection string; use postgresql://user@host:5432/database or key=value pairs"
         ) from None
-    if "://" in conninfo and "@" in str(given.get("host")):
+    uri = _URI.match(conninfo)
+    if uri is not None and uri[1].count("@") > 1:
         # libpq ends the password at the first one; the rest of it would be shown as the host's name.
         raise Validation("url", "more than one @: percent-encode the password, in which @ is %40")
     return given
+
+
+def place(given: Mapping[str, str | int | None]) -> str:
+    """Host and port, for people; from the environment where the conninfo names none, as libpq has it."""
+    host = given.get("host") or given.get("hostaddr") or given.get("service")
+    if host is None:
+        host = next((os.environ[name] for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE") if os.environ.get(name)), None)
+    return f"{host or 'local socket'}:{given.get('port') or os.environ.get('PGPORT') or 5432}"
 
 
 @final
@@ -108,8 +123,7 @@ class Target:
         self.conninfo: Final = make_conninfo(conninfo, **extra, client_encoding="UTF8")
         """Completed. It may hold a password."""
         self._password: Final = password
-        host = given.get("host") or given.get("hostaddr") or given.get("service") or "local socket"
-        self.shown: Final = f"postgres at {host}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
+        self.shown: Final = f"postgres at {place(given)}/{given.get('dbname') or os.environ.get('PGDATABASE', '')}"
 
     async def connect(self) -> Connection:
         """A connection in autocommit that prepares nothing. Raises driver errors, ``Transport`` without a password."""

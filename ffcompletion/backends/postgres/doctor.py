@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, final
 
@@ -17,7 +17,8 @@ from psycopg import AsyncConnection, sql
 from psycopg.conninfo import make_conninfo
 
 from ffcompletion.backends.postgres import doctor_queries as ask
-from ffcompletion.backends.postgres.connection import parsed
+from ffcompletion.backends.postgres.attachments import attachments_query
+from ffcompletion.backends.postgres.connection import parsed, place
 from ffcompletion.backends.postgres.doctor_findings import (
     CONNECT_S,
     FREE_QUEUE,
@@ -54,7 +55,7 @@ async def checks(url: str, schema: str | None) -> AsyncGenerator[Finding]:
     given = parsed(url)
     defaults = {"connect_timeout": str(CONNECT_S), "application_name": "ffcompletion doctor"}
     conninfo = make_conninfo(url, **{name: value for name, value in defaults.items() if name not in given})
-    shown = f"{given.get('host') or given.get('hostaddr') or 'local socket'}:{given.get('port') or 5432}"
+    shown = place(given)
     before = time.monotonic()
     try:
         async with asyncio.timeout(_ANSWER_S):
@@ -64,7 +65,7 @@ async def checks(url: str, schema: str | None) -> AsyncGenerator[Finding]:
         return
     yield Finding("connection", OK, f"{shown}, in {(time.monotonic() - before) * 1000:.0f} ms")
     try:
-        yield _tls(conn, given)
+        yield _tls(conn)
         async for finding in _examined(conn, conninfo, schema):
             yield finding
     except (psycopg.Error, OSError) as exc:
@@ -73,9 +74,10 @@ async def checks(url: str, schema: str | None) -> AsyncGenerator[Finding]:
         conn.pgconn.finish()
 
 
-def _tls(conn: Connection, given: Mapping[str, object]) -> Finding:
+def _tls(conn: Connection) -> Finding:
     if conn.pgconn.ssl_in_use:
-        mode = given.get("sslmode") or "prefer"
+        # As it is in force: the environment and a service file have a say, too.
+        mode = conn.info.get_parameters().get("sslmode", "prefer")
         if mode in ("verify-full", "verify-ca"):
             return Finding("TLS", OK, f"encrypted, sslmode={mode}")
         return Finding(
@@ -150,8 +152,8 @@ async def _attachments(asked: _Asked, oid: int, user: str) -> list[Finding]:
     schema, there, readable = await asked.row(ask.ATTACHMENTS, (oid,))
     if not there:
         return []
-    rows = await asked.rows(f"{ask.ATTACHED}{schema}.ff_attachment a ORDER BY 1") if readable else None
-    return [attachments(rows, f"{schema}.ff_attachment", user)]
+    registry = f"{schema}.ff_attachment"
+    return [attachments(await asked.rows(attachments_query(registry)) if readable else None, registry, user)]
 
 
 async def _echo(conninfo: str, *, pooled: bool, replica: bool) -> Finding:

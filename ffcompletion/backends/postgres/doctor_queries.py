@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, LiteralString
 
-__all__ = ["ATTACHED", "ATTACHMENTS", "ROOM", "SEQUENCE", "SERVER", "STATISTICS", "TABLES", "TIMEOUTS", "TRIGGERS"]
+__all__ = ["ATTACHMENTS", "ROOM", "SEQUENCE", "SERVER", "STATISTICS", "TABLES", "TIMEOUTS", "TRIGGERS"]
 
 SERVER: Final[LiteralString] = (
     "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),"
@@ -65,14 +65,4 @@ ATTACHMENTS: Final[LiteralString] = (
     "SELECT quote_ident(n.nspname), r.oid IS NOT NULL, coalesce(has_table_privilege(r.oid, 'SELECT'), false)"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,"
     " LATERAL (SELECT to_regclass(quote_ident(n.nspname) || '.ff_attachment')::oid AS oid) r WHERE c.oid = %s::oid"
-)
-
-# Name, table, whether it is there, triggers that work, and how many there have to be. The schema comes first, quoted.
-ATTACHED: Final[LiteralString] = (
-    "SELECT a.name, format('%I.%I', a.relation_schema, a.relation_name),"
-    " to_regclass(format('%I.%I', a.relation_schema, a.relation_name)) IS NOT NULL,"
-    " (SELECT count(*) FROM pg_trigger t WHERE t.tgparentid = 0 AND t.tgenabled IN ('O', 'A') AND starts_with(t.tgname::text,"
-    " 'ff_attached_' || left(encode(sha256(convert_to(a.name, 'UTF8')), 'hex'), 16) || '_')),"
-    " CASE WHEN a.definition->>'history' IS NULL THEN 3 ELSE 1 END"
-    " + CASE WHEN a.definition->>'result_table' IS NULL THEN 0 ELSE 1 END FROM "
 )
