@@ -53,8 +53,9 @@ _KEEPALIVES: Final = {"keepalives": "1", "keepalives_idle": "15", "keepalives_in
 # Prepared is only what asks for it: psycopg would otherwise prepare whatever is run often, and behind a pooler the
 # next session knows nothing of that, or means another statement by the same name.
 ONLY_WHEN_ASKED: Final = 1 << 30
-# How often the driver looks whether it was interrupted, as it has it itself.
-_WAIT_S: Final = 0.1
+# How often the driver wakes up to look whether it was interrupted. Cancelling a task needs no looking, and a listener
+# would wake ten times a second for nothing.
+_WAIT_S: Final = 30.0
 
 
 @final
