@@ -220,6 +220,9 @@ class Filtering:
     ) -> None:
         """A piece at a time, bounded by the bytes of its results."""
         facts = list(facts)
+        if not facts:
+            # Rows that make no completion: they count as seen.
+            self._done(0, ())
         fetched: dict[str, Result] = {}
         while facts:
             decoded = self._queue[0].decoded
@@ -242,8 +245,6 @@ class Filtering:
             self._done(count, facts[:count], data)
             facts = facts[count:]
             fetched = {name: fetched[name] for name in _names(decoded)[count:] if name in fetched}
-        if self._queue and self._queue[0].ids and not self._queue[0].decoded.rows:
-            self._done(0, ())
 
     def _done(
         self, count: int, facts: Sequence[Facts | None], results: Mapping[str, bytes | None] | None = None
