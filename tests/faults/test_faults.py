@@ -219,11 +219,12 @@ async def test_fork_after_use(valkey_url: str, postgres18_url: str) -> None:
     script = TESTS / "programs" / "forks.py"
     for url in (valkey_url, postgres18_url):
         process = await asyncio.create_subprocess_exec(
-            *Interpreter(), str(script), url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *Interpreter(), str(script), url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-        out, _ = await asyncio.wait_for(process.communicate(), 30)
-        assert process.returncode == 0, out.decode()
-        assert out.decode().split() == ["child:refused", "parent:ok"], out.decode()
+        # Python itself may warn of forking where there are threads.
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 0, err.decode()
+        assert out.decode().split() == ["child:refused", "parent:ok"], err.decode()
 
 
 async def test_a_mute_server_fails_a_ping_in_time(victim: Victim) -> None:

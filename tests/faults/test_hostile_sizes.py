@@ -183,6 +183,8 @@ async def test_a_victim_does_not_wait_for_a_large_record(postgres: PostgresWorld
 
 async def _read_blocks(world: PostgresWorld) -> int:
     """Pages of large values that all sessions have read since the server was started."""
+    # What this one read, to copy them, is told at once.
+    await world.sql("SELECT pg_stat_force_next_flush()")
     ((count,),) = await world.sql(
         "SELECT coalesce(sum(coalesce(toast_blks_read, 0) + coalesce(toast_blks_hit, 0)), 0)"
         " FROM pg_statio_all_tables WHERE relname LIKE 'ff_exec_core%'"

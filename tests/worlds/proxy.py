@@ -113,6 +113,8 @@ class Proxy:
 
     async def _stop(self) -> None:
         self._server.close()
+        # A connection that has just been accepted is nobody's to close before it has a transport.
+        await asyncio.sleep(0)
         await self._cut()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
