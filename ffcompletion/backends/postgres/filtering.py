@@ -221,7 +221,7 @@ class Filtering:
         """A piece at a time, bounded by the bytes of its results."""
         facts = list(facts)
         if not facts:
-            # Rows that make no completion: they count as seen.
+            # Rows that make no completion: this item is over, and no other is looked at here.
             self._done(0, ())
         fetched: dict[str, Result] = {}
         while facts:
