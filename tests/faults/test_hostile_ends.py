@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -16,16 +16,6 @@ from tests.worlds import Done, PostgresWorld, ValkeyWorld, done, eventually, fir
 
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 A = ffc.ScannerFilter("a")
-
-
-@pytest.fixture
-async def server(engine18_url: str) -> AsyncGenerator[PostgresWorld]:
-    """The engine's tables: in our own nothing ends without a row."""
-    made = PostgresWorld(18, engine18_url)
-    await made.reset()
-    yield made
-    await made.reset()
-    await made.close()
 
 
 async def flood(
@@ -74,24 +64,24 @@ class Answers:
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["partitioned", "one table"])
-async def test_more_ends_than_a_page_holds(server: PostgresWorld, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_ends_than_a_page_holds(engine: PostgresWorld, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each comes once, to everybody that it is for; no answer is larger than a page."""
     monkeypatch.setattr(unread, "_MOST_ROWS", 7)
     monkeypatch.setattr(unread, "_LEAST_ROWS", 3)
     answers = Answers(monkeypatch)
-    schema, world = None, server
+    schema, world = None, engine
     if plain:
         schema, path = "one_table", "options=-csearch_path%3Done_table%2Cpublic"
-        world = PostgresWorld(18, server.url + ("&" if "?" in server.url else "?") + path)
-        await server.sql("DROP SCHEMA IF EXISTS one_table CASCADE; CREATE SCHEMA one_table")
+        world = PostgresWorld(18, engine.url + ("&" if "?" in engine.url else "?") + path)
+        await engine.sql("DROP SCHEMA IF EXISTS one_table CASCADE; CREATE SCHEMA one_table")
         for table in ("ff_completion_event", "ff_exec_core", "ff_lane_registry"):
-            await server.sql(f"CREATE TABLE one_table.{table} (LIKE public.{table} INCLUDING ALL)")
+            await engine.sql(f"CREATE TABLE one_table.{table} (LIKE public.{table} INCLUDING ALL)")
     try:
         mine = [done(namespace="a") for _ in range(40)]
         for item in mine:
             await world.begins(item)
         wanted = sorted(item.execution_id for item in mine)
-        async with PostgresBackend(server.url, schema=schema, reconcile_interval=0.1, buffer_size=5) as backend:
+        async with PostgresBackend(engine.url, schema=schema, reconcile_interval=0.1, buffer_size=5) as backend:
             async with (
                 ffc.subscribe(backend, A) as stream,
                 ffc.subscribe(backend, A, results=True) as rich,
@@ -119,24 +109,24 @@ async def test_more_ends_than_a_page_holds(server: PostgresWorld, plain: bool, m
         assert 0 < max(answers.rows) <= 7
     finally:
         await world.close()
-        await server.sql("DROP SCHEMA IF EXISTS one_table CASCADE")
+        await engine.sql("DROP SCHEMA IF EXISTS one_table CASCADE")
 
 
-async def test_heavy_ends_are_read_a_megabyte_at_a_time(server: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixteen kilobytes of tags each: the answer is cut at the server, and the next begins where it ended."""
+async def test_heavy_ends_are_read_a_megabyte_at_a_time(engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen kilobytes of tags each: the answer is cut at the engine, and the next begins where it ended."""
     answers = Answers(monkeypatch)
     mine = done(namespace="a")
-    await server.begins(mine)
-    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend:
+    await engine.begins(mine)
+    async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend:
         async with ffc.subscribe(backend, A) as stream, ffc.subscribe(backend) as everything:
-            await flood(server, 400, tags=16_000)
-            await cancel(server, mine)
+            await flood(engine, 400, tags=16_000)
+            await cancel(engine, mine)
             assert (await first(stream, 20)).execution_id == mine.execution_id
             assert len(set(await ids(everything, 401))) == 401
     assert 1 << 19 < max(answers.bytes) < (1 << 20) + (1 << 15)
 
 
-async def test_slow_results_hold_up_nobodys_look(server: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_results_hold_up_nobodys_look(engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next looks, another stream with results that is answered, one that is behind; and closing is quick."""
     go_on = asyncio.Event()
     asked: list[Sequence[str]] = []
@@ -153,24 +143,24 @@ async def test_slow_results_hold_up_nobodys_look(server: PostgresWorld, monkeypa
     slow_ids = {item.execution_id for item in slow_ones}
     rounds = [[done(namespace="a") for _ in range(8)] for _ in range(3)]
     for item in [*slow_ones, *(item for items in rounds for item in items)]:
-        await server.begins(item)
-    async with PostgresBackend(server.url, reconcile_interval=0.1, buffer_size=4) as backend:
+        await engine.begins(item)
+    async with PostgresBackend(engine.url, reconcile_interval=0.1, buffer_size=4) as backend:
         async with (
             ffc.subscribe(backend, ffc.ScannerFilter("slow"), results=True) as slow,
             ffc.subscribe(backend, A, results=True) as rich,
             ffc.subscribe(backend, A) as stream,
         ):
-            await cancel(server, *slow_ones, result=b"s")
+            await cancel(engine, *slow_ones, result=b"s")
             await eventually(lambda: bool(asked))
             for items in rounds:
-                await cancel(server, *items, result=b"r")
+                await cancel(engine, *items, result=b"r")
                 wanted = sorted(item.execution_id for item in items)
                 assert await ids(stream, 8) == await ids(rich, 8) == wanted
             assert slow.stats().delivered == 0
             go_on.set()
             assert {(p.execution_id, p.payload_bytes) for p in await some(slow, 3)} == {(id_, b"s") for id_ in slow_ids}
             go_on.clear()
-            await cancel(server, *slow_ones, result=b"s")
+            await cancel(engine, *slow_ones, result=b"s")
             before = len(asked)
             await eventually(lambda: len(asked) > before)
             started = asyncio.get_running_loop().time()
@@ -181,22 +171,22 @@ async def test_slow_results_hold_up_nobodys_look(server: PostgresWorld, monkeypa
 @pytest.mark.parametrize(
     "ahead", ["50000", "3600000", "86400000000", "9223372036854775807 - " + NOW], ids=["soon", "1 h", "years", "max"]
 )
-async def test_ends_of_the_future_hide_none_of_the_present(server: PostgresWorld, ahead: str) -> None:
+async def test_ends_of_the_future_hide_none_of_the_present(engine: PostgresWorld, ahead: str) -> None:
     """Many of them, in the victims' own partition, at once and again later; each victim comes once."""
     early, late = ([done(namespace="a") for _ in range(5)] for _ in range(2))
     for item in (*early, *late):
-        await server.begins(item)
-    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend:
+        await engine.begins(item)
+    async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend:
         async with ffc.subscribe(backend, A) as stream, ffc.subscribe(backend, A, results=True) as rich:
             for items in (early, late):
-                await flood(server, 300, f"{NOW} + ({ahead})", partition="n %% 3")
-                await flood(server, 20, "-9223372036854775808", partition="n %% 3")
-                await cancel(server, *items)
+                await flood(engine, 300, f"{NOW} + ({ahead})", partition="n %% 3")
+                await flood(engine, 20, "-9223372036854775808", partition="n %% 3")
+                await cancel(engine, *items)
                 for each in (stream, rich):
                     assert await ids(each, 5) == sorted(item.execution_id for item in items)
             await asyncio.sleep(0.3)
             last = done(namespace="a")
-            await server.announce(last)
+            await engine.announce(last)
             for each in (stream, rich):
                 assert (await first(each)).execution_id == last.execution_id
 
