@@ -95,7 +95,7 @@ def records(text: str, number: int) -> None:
     """Tags, ends without a row, described states."""
     found = rows.tags_of(text)
     assert found is None or {type(item) for pair in found.items() for item in pair} <= {str}
-    end = silent.end_of((7, str(ID.uuid), text, text, number, number, None, text, text, text, True), readable=True)
+    end = silent.end_of((7, str(ID.uuid), text, text, number, number, None, text, text, text, True, 1), readable=True)
     silent.facts_of(end)
     assert silent.payload_of(end).execution_id == ID
     snapshot = snapshots._snapshot(

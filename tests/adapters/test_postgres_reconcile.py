@@ -275,7 +275,7 @@ async def test_what_the_server_counts_late_is_found_as_well(
     """A connection that is in a transaction has not told what it wrote in the one before; by then, other looks are over."""
     monkeypatch.setattr("ffcompletion.backends.postgres.changes._DEAR_LOOKS", 0)
     monkeypatch.setattr("ffcompletion.backends.postgres.changes._LONG_S", 2.5)
-    monkeypatch.setattr("ffcompletion.backends.postgres.reconciler._OVERLAP_MS", 200)
+    monkeypatch.setattr("ffcompletion.backends.postgres.reconciler.OVERLAP_MS", 200)
     told, untold, later = items = [done() for _ in range(3)]
 
     async def cancel_on(conn: AsyncConnection, item: Done) -> None:
@@ -300,3 +300,26 @@ async def test_what_the_server_counts_late_is_found_as_well(
         assert [p.execution_id for p in await some(stream, 2, 30)] == [later.execution_id, untold.execution_id]
     await one.close()
     await other.close()
+
+
+@pytest.mark.parametrize("ahead_ms", [0, 10**12])
+async def test_what_was_not_found_before_a_restart_is_found_after_it(server: PostgresWorld, ahead_ms: int) -> None:
+    """Rows that come later move the position, and one of them says that it is of the future."""
+    item, later = done(), done()
+    await server.begins(item)
+    async with PostgresBackend(server.url, reconcile_interval=30) as backend, ffc.subscribe(backend) as stream:
+        at_ms = await cancel(server, item)
+        partition, _, bare = later.execution_id[4:].partition("}:")
+        await server.sql(
+            "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+            " VALUES (%s, %s, 'success', %s)",
+            (partition, bare, at_ms + 5_000 + ahead_ms),
+        )
+        got = await first(stream)
+        assert got.execution_id == later.execution_id
+    async with (
+        PostgresBackend(server.url, reconcile_interval=0.2) as again,
+        ffc.subscribe(again, cursor=got.cursor) as resumed,
+    ):
+        found = await first(resumed)
+        assert (found.execution_id, found.outcome) == (item.execution_id, "cancelled")

@@ -59,7 +59,8 @@ def announce(url: str, number: int, outcome: str = "success", tenant: str = "a",
     with psycopg.connect(url) as conn:
         conn.execute(
             f"INSERT INTO ff_exec_core (partition_key, execution_id, lifecycle_phase, raw_fields) VALUES (7, '{bare}',"
-            f' \'terminal\', \'{{"namespace":"{tenant}","tags":{{"k":"{tag}"}}}}\') ON CONFLICT DO NOTHING;'
+            f' \'terminal\', \'{{"namespace":"{tenant}","tags":{{"k":"{tag}"}}}}\') ON CONFLICT (partition_key, execution_id)'
+            " DO UPDATE SET raw_fields = excluded.raw_fields;"
             " INSERT INTO ff_completion_event (partition_key, execution_id, flow_id, outcome, occurred_at_ms)"
             f" VALUES (7, '{bare}', '{F}', '{outcome}', 1)".encode()
         )

@@ -33,7 +33,7 @@ class Plain:
     def __init__(self, world: World) -> None:
         self.world = world
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.do(world.reset())
 
@@ -75,7 +75,7 @@ def later(plain: Plain, work: Callable[[], Any], delay: float = 0.2) -> threadin
         time.sleep(delay)
         plain.do(work())
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
 

@@ -1,4 +1,4 @@
-"""A Postgres that may be restarted and whose roles have passwords: one for all the tests that ask for it."""
+"""What several modules share: a Postgres that may be restarted and whose roles have passwords, and the engine's own tables."""
 
 from __future__ import annotations
 
@@ -24,4 +24,14 @@ async def own(server: Server) -> AsyncGenerator[PostgresWorld]:
     made = PostgresWorld(18, server.url)
     await made.reset()
     yield made
+    await made.close()
+
+
+@pytest.fixture
+async def engine(engine18_url: str) -> AsyncGenerator[PostgresWorld]:
+    """The engine's own tables: in ours nothing ends without a row, and an id is one row's."""
+    made = PostgresWorld(18, engine18_url)
+    await made.reset()
+    yield made
+    await made.reset()
     await made.close()

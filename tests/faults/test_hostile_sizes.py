@@ -11,6 +11,9 @@ from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
+from ffcompletion.backends.valkey import commands as valkey_commands
+from ffcompletion.backends.valkey import connection
+from ffcompletion.backends.valkey.connection import Client
 from ffcompletion.backends.valkey.lengths import TOO_LONG, Lengths
 from ffcompletion.backends.valkey.replies import text_of
 from tests.worlds import Done, PostgresWorld, ValkeyWorld, done, eventually, first, hash_tag, some
@@ -297,3 +300,58 @@ async def test_lengths_are_asked_after_a_question_that_failed() -> None:
         await lengths.execute([("HGET", "a", "x")], execute)
     assert await lengths.execute([("HGET", "a", "x")], execute) == [b"v"]
     assert asked == ["HGET", "HSTRLEN", "HGET"]
+
+
+@pytest.mark.parametrize("rights", ["reader", "all"])
+async def test_an_executions_tags_are_bounded_before_they_are_asked_for(
+    valkey: ValkeyWorld, rights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many, too large a value, too large a name: none is told, nothing of it is sent, and the others' are."""
+    replies: list[object] = []
+    real = connection.batch
+
+    async def batch(client: Client, asked: Sequence[Sequence[str]]) -> list[object]:
+        answers = await real(client, asked)
+        replies.extend(answers)
+        return answers
+
+    monkeypatch.setattr(valkey_commands, "batch", batch)
+    fine = [done(namespace="a", tags={"k": "v" * 4_000, **{f"t{n}": "x" for n in range(100)}}), done(tags={"k": "v"})]
+    hostile = [done(namespace="b") for _ in range(3)]
+    bare = done(namespace="a")
+    for item in (*fine, *hostile, bare):
+        await valkey.write(item)
+    many, value, name = [f"ff:exec:{hash_tag(item.execution_id)}:{item.execution_id}:tags" for item in hostile]
+    await valkey.command("HSET", many, *[word for n in range(50_000) for word in (f"f{n}", "x" * 20)])
+    await valkey.command("HSET", value, "a", "x", "b", "y" * (20 << 20), "c", "x")
+    await valkey.command("HSET", name, "n" * (20 << 20), "x")
+    words = ["on", ">pw", "resetchannels", "~*"]
+    words += ["+info", "+ping", "+client|info", "+hmget", "+hgetall", "+get", "+hlen", "+memory|usage"]
+    await valkey.command("ACL", "SETUSER", "reader", "reset", *words)
+    login: dict[str, str] = {"username": "reader", "password": "pw"} if rights == "reader" else {}
+    try:
+        async with valkey.backend(**login) as backend:
+            items = [*fine, *hostile, bare]
+            found = await backend.describe_executions([item.execution_id for item in items])
+            for item, snapshot in zip(items, found, strict=True):
+                assert snapshot is not None
+                assert snapshot.namespace == item.namespace
+                assert snapshot.tags == ({} if item in hostile else item.tags)
+            assert sum(len(repr(reply)) for reply in replies) < 100_000
+    finally:
+        await valkey.command("ACL", "DELUSER", "reader")
+
+
+async def test_who_may_not_ask_how_large_tags_are_is_told_them(valkey: ValkeyWorld) -> None:
+    """As readers of earlier rules are."""
+    item = done(namespace="a", tags={"k": "v"})
+    await valkey.write(item)
+    words = ["on", ">pw", "~*", "+info", "+ping", "+client|info", "+hmget", "+hgetall", "+get"]
+    await valkey.command("ACL", "SETUSER", "reader", "reset", *words)
+    try:
+        async with valkey.backend(username="reader", password="pw") as backend:
+            found = await backend.describe_execution(item.execution_id)
+            assert found is not None
+            assert found.tags == item.tags
+    finally:
+        await valkey.command("ACL", "DELUSER", "reader")

@@ -16,7 +16,7 @@ from ffcompletion.backends.postgres.errors import driver_errors, first_line, is_
 from ffcompletion.backends.postgres.history import Mark
 from ffcompletion.backends.postgres.options import Counters, Settings
 from ffcompletion.backends.postgres.pool import OwnPool, Pool
-from ffcompletion.backends.postgres.position import check_history, resume_after, time_at
+from ffcompletion.backends.postgres.position import check_history, resume_after, silent_since
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.reader import log
 from ffcompletion.backends.postgres.snapshots import describe, members
@@ -180,10 +180,12 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             return Subscription(await self._open_stream("subscribe", make), "postgres")
 
     async def _position(self, pool: Pool, after: int) -> tuple[int, int | None]:
-        """Where to resume, and when that was."""
-        queries = self._settings.queries
+        """Where to resume, and since when ends without a row are wanted."""
+        queries, interval_s = self._settings.queries, self._settings.reconcile_interval_s
         start = await self._execute(pool, lambda conn: resume_after(conn, queries, after))
-        return start, await self._execute(pool, lambda conn: time_at(conn, queries, after))
+        if not interval_s:
+            return start, None
+        return start, await self._execute(pool, lambda conn: silent_since(conn, queries, after, interval_s))
 
     def history_at(self, cursor: StreamCursor, /) -> str:
         """What to keep beside this cursor, to know its history again. Empty while no stream is open."""

@@ -15,6 +15,8 @@ __all__ = ["Planning"]
 
 _log: Final = logger("ffcompletion.postgres")
 
+_MOST_LANES: Final = 1_000
+
 
 @final
 class Planning:
@@ -26,6 +28,7 @@ class Planning:
         self.changes: Changes = Changes(interval_s)
         self._plan: Plan | None = None
         self._planned = False
+        self._has_lanes = False
         # Partition keys with their tables, once they are asked for.
         self._tables: dict[int, int] = {}
         self._said: set[str] = set()
@@ -42,12 +45,12 @@ class Planning:
         text, values = self._silent_queries.reconcilable()
         (row,) = await (await conn.execute(text, values, prepare=False)).fetchall()
         has_lanes, readable, indexed, own, counted = cast("tuple[bool, bool, bool, bool, bool]", row)
-        lanes: list[str] | None = None
+        self._plan, self._has_lanes = None, False
         if own:
+            self._planned = True
             return None
         if has_lanes and readable:
-            rows = await (await conn.execute(self._silent_queries.lanes(), (), prepare=False)).fetchall()
-            lanes = [cast("str", lane) for (lane,) in rows] or None
+            self._has_lanes = True
         elif has_lanes:
             self._say(
                 f"no right to read {LANES}: what ends without a row is looked for in whole partitions;"
@@ -58,7 +61,7 @@ class Planning:
         text, core = self._silent_queries.partitions(), self._queries.core_text
         ((count,),) = await (await conn.execute(text, (core,), prepare=False)).fetchall()
         # The engine's keys are as many as its partitions; a table that was made with fewer of those has as many keys.
-        self._plan, self._tables = Plan(range(count and max(count, ENGINE_PARTITIONS)), lanes), {}
+        self._plan, self._tables = Plan(range(count and max(count, ENGINE_PARTITIONS)), None), {}
         self.changes.available = counted and bool(count)
         self._planned = True
         return self._plan
@@ -67,6 +70,16 @@ class Planning:
         if what not in self._said:
             self._said.add(what)
             _log.warning("%s", what)
+
+    async def with_lanes(self, conn: Connection, plan: Plan) -> Plan:
+        """The plan, with the lanes that there are by now."""
+        if not self._has_lanes:
+            return plan
+        text = self._silent_queries.lanes()
+        rows = await (await conn.execute(text, (_MOST_LANES + 1,), prepare=False)).fetchall()
+        lanes = [cast("str", lane) for (lane,) in rows]
+        # By so many, and by none, nothing is found more quickly.
+        return Plan(plan.keys, lanes if 0 < len(lanes) <= _MOST_LANES else None)
 
     async def keys(self, conn: Connection, plan: Plan, now: float) -> Sequence[int]:
         """The partitions that are worth a look now; ``now`` in seconds, monotonic."""

@@ -12,7 +12,10 @@ from ffcompletion.backends.postgres.queries import DATABASE, Queries
 from ffcompletion.contract.errors import CursorExpired
 from ffcompletion.foreign.logs import logger
 
-__all__ = ["check_history", "resume_after", "time_at"]
+__all__ = ["check_history", "resume_after", "silent_since"]
+
+# Beyond the interval: the server counts what was written up to 10 s late, clocks lie apart, and a look takes its time.
+_FOUND_WITHIN_MS: Final = 60_000
 
 _log: Final = logger("ffcompletion.postgres")
 
@@ -83,11 +86,12 @@ async def check_history(conn: Connection, queries: Queries, kept: str) -> None:
         )
 
 
-async def time_at(conn: Connection, queries: Queries, event_id: int) -> int | None:
-    """About when the outbox stood at this id, in ms; None for an empty one."""
+async def silent_since(conn: Connection, queries: Queries, event_id: int, interval_s: float) -> int | None:
+    """From when on (ms) nobody may have been told of ends without a row, where this id was reached; None: the outbox is
+    empty. They are looked for every ``interval_s`` seconds: what ended shortly before the row may not have been found.
+    """
     row = await (await conn.execute(queries.time_at(), (event_id,), prepare=False)).fetchone()
-    # A second before: what ended with the row at the cursor may bear a slightly earlier time.
-    return None if row is None else max(0, int(row[0]) - 1_000)
+    return None if row is None else max(0, int(row[0]) - round(interval_s * 1_000) - _FOUND_WITHIN_MS)
 
 
 async def _id(conn: Connection, query: LiteralString | bytes, values: tuple[object, ...] = ()) -> int | None:

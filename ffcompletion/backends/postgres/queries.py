@@ -247,11 +247,14 @@ class Queries:
         )
 
     def time_at(self) -> bytes:
-        """When the newest row at or below ``%s`` occurred; else the oldest one that is left. In ms, or no row."""
+        """When the newest row at or below ``%s`` occurred; else the oldest one that is left. In ms, or no row. Never in
+        the future, whatever the row says.
+        """
         return self.compose(
-            "(SELECT occurred_at_ms FROM {outbox} WHERE event_id <= %s AND event_id > 0 ORDER BY event_id DESC LIMIT 1)"
+            "SELECT least(t.ms, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM ("
+            "(SELECT occurred_at_ms AS ms FROM {outbox} WHERE event_id <= %s AND event_id > 0 ORDER BY event_id DESC LIMIT 1)"
             " UNION ALL"
-            " (SELECT occurred_at_ms FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1) LIMIT 1"
+            " (SELECT occurred_at_ms FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1) LIMIT 1) t"
         )
 
     def owners(self) -> LiteralString:

@@ -1,55 +1,46 @@
 """Looks for what ended without a row in the outbox, now and then, and hands it to every open stream, once.
 
 A look reads the terminal records that ended since the last one, with an overlap for clocks that lie apart, through the
-engine's own index: a few partitions at a time, and with many records only those that somebody has written to.
+engine's own index: a page at a time, and with many records only the partitions that somebody has written to. What a stream
+cannot take at once it is given later, at its own pace; who wants results is given them by a task of its own, because they
+may take long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, cast, final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, final
 
 import psycopg
 
 from ffcompletion.backends.postgres.changes import Plan
 from ffcompletion.backends.postgres.connection import Connection, deadline, end_task
-from ffcompletion.backends.postgres.facts import Record
-from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_rows
+from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.planning import Planning
 from ffcompletion.backends.postgres.pool import Pool
-from ffcompletion.backends.postgres.queries import SERVER_MS, Queries
-from ffcompletion.backends.postgres.results import Budget, admitted, stored_sizes
-from ffcompletion.backends.postgres.rows import with_results
-from ffcompletion.backends.postgres.silent import (
-    SLACK_MS,
-    Backlog,
-    End,
-    EndRow,
-    Receiver,
-    Silent,
-    end_of,
-    facts_of,
-    payload_of,
-)
+from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.silent import End, Receiver, Silent
 from ffcompletion.backends.postgres.silent_queries import SilentQueries
-from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.delivery.buffer import sizes_of
-from ffcompletion.delivery.hub import Group
+from ffcompletion.backends.postgres.silent_reading import OVERLAP_MS, SilentReading, give
+from ffcompletion.backends.postgres.unread import Unread
+from ffcompletion.delivery.ratelog import RateLog
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Reconciler"]
 
 _log: Final = logger("ffcompletion.postgres")
 
-# How far the clocks of those that write the times may lie apart.
-_OVERLAP_MS: Final = 60_000
-# How soon streams that could not take all of it are looked after again.
+# Pages in one turn, of a look and for streams that are behind: then the others have theirs.
+_PAGES: Final = 16
+# How soon what a turn has left is gone on with, and streams that could not take all of it are looked after.
 _AGAIN_S: Final = 0.1
 # A stream that resumes reads its stored rows first, on the connection that has just been asked about its position: a
 # fresh one takes 0.1 s to get to know 256 partitions.
 _ROWS_FIRST_S: Final = 0.2
+# After a fault.
+_RETRY_S: Final = 1.0
 
 
 @final
@@ -57,30 +48,36 @@ class Reconciler:
     """Owns the looking. ``found``: how many ends it has met."""
 
     def __init__(self, queries: Queries, receivers: Callable[[], Iterable[Receiver]], interval_s: float) -> None:
-        self._queries = queries
-        self._silent_queries = SilentQueries(queries)
+        silent_queries = SilentQueries(queries)
         self._receivers = receivers
         self._interval_s = interval_s
-        self._silent = Silent(_OVERLAP_MS)
-        self._planning = Planning(queries, self._silent_queries, interval_s)
-        self._budget = Budget()
+        self._silent = Silent(OVERLAP_MS)
+        self._planning = Planning(queries, silent_queries, interval_s)
+        self._reading = SilentReading(queries, silent_queries)
+        # What the looks have still to read; when each partition's began, by the server's clock and by ours; and those that
+        # a later look asks for as well.
+        self._unread = Unread()
+        self._began: dict[int | None, tuple[int, float]] = {}
+        self._wanted_again: set[int | None] = set()
         self._conn: Connection | None = None
+        self._serving: dict[Receiver, asyncio.Task[None]] = {}
+        self._serving_on: dict[Receiver, Connection] = {}
         self._wake = asyncio.Event()
         self._stopping = False
+        self._failed = False
+        self._retry_at = 0.0
+        self._results_log = RateLog(_log)
         self._requested: asyncio.TimerHandle | None = None
-        # The server's time, and when that was by our own clock.
-        self._server_ms = (0, 0.0)
         self.found: int = 0
 
     @property
     def now_ms(self) -> int:
         """The server's time, by and large."""
-        ms, at = self._server_ms
-        return ms + round((time.monotonic() - at) * 1000)
+        return self._reading.now_ms
 
     def begin(self, server_ms: int) -> None:
         """Before the first stream is open: what ends from now on, by the server's clock, is news."""
-        self._server_ms = (server_ms, time.monotonic())
+        self._reading.began(server_ms)
         self._silent.start_anew(server_ms)
 
     def request(self) -> None:
@@ -93,31 +90,46 @@ class Reconciler:
         self._stopping = True
         self._forget_request()
         self._wake.set()
-        await end_task(task, self._conn, seconds)
+        serving = [(each, self._serving_on.get(receiver)) for receiver, each in self._serving.items()]
+        await asyncio.gather(*(end_task(each, conn, seconds) for each, conn in [(task, self._conn), *serving]))
 
     async def run(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
         """Until stopped. Each question is to be answered within so many seconds."""
-        failed = False
         # Not at once: what a look is for has not had the time to happen, and streams are being opened.
         look_at = time.monotonic() + self._interval_s
-        while not self._stopping:
-            due = time.monotonic() >= look_at
-            try:
-                wanted = due or any(receiver.room.items for receiver in self._behind())
-                if wanted and not await self._turn(pool, lookups(), seconds, look=due):
-                    return
-                failed = False
-            except Exception as exc:  # noqa: BLE001  # whatever it is, the next look reads what this one did not
-                if not failed and not self._stopping:
-                    _log.warning("looking for what ended without a row failed (%s); trying again", type(exc).__name__)
-                if not isinstance(exc, psycopg.Error | OSError) and not self._stopping:
-                    _log.exception("an error of our own")
-                failed = True
-                self._planning.forget()
-            if due:
-                look_at = time.monotonic() + self._planning.changes.every_s
-            wait_s = look_at - time.monotonic()
-            await self._sleep(wait_s if failed or not self._behind() else min(wait_s, _AGAIN_S))
+        try:
+            while not self._stopping:
+                due = time.monotonic() >= look_at
+                try:
+                    if (due or self._wanted()) and not await self._turn(pool, lookups(), seconds, look=due):
+                        return
+                    self._failed = False
+                except Exception as exc:  # noqa: BLE001  # whatever it is, the next look reads what this one did not
+                    self._trouble(exc)
+                    self._planning.forget()
+                if due:
+                    look_at = time.monotonic() + self._planning.changes.every_s
+                self._serve(pool, lookups, seconds)
+                wait_s = look_at - time.monotonic()
+                await self._sleep(min(wait_s, _AGAIN_S) if self._unread or self._behind() else wait_s)
+        finally:
+            for each in self._serving.values():
+                each.cancel()
+
+    def _wanted(self) -> bool:
+        """Whether something is to be read before the next look is due."""
+        if time.monotonic() < self._retry_at:
+            return False
+        return bool(self._unread) or any(receiver.room.items for receiver in self._behind(results=False))
+
+    def _trouble(self, exc: Exception) -> None:
+        if self._stopping:
+            return
+        if not self._failed:
+            _log.warning("looking for what ended without a row failed (%s); trying again", type(exc).__name__)
+        if not isinstance(exc, psycopg.Error | OSError):
+            _log.exception("an error of our own")
+        self._failed, self._retry_at = True, time.monotonic() + _RETRY_S
 
     async def _turn(self, pool: Pool, lookups: Lookups, seconds: float, *, look: bool) -> bool:
         """Look, and serve those that are behind. False: there is nothing to look for on this server."""
@@ -126,10 +138,15 @@ class Reconciler:
             try:
                 with deadline(conn, seconds):
                     plan = await self._planning.plan(conn)
-                if plan is None:
-                    return False
-                if look:
-                    await self._look(conn, lookups, plan, seconds)
+                    if plan is None:
+                        return False
+                    if look:
+                        await self._begin_look(conn, plan)
+                    if not self._unread and not self._behind(results=False):
+                        return True
+                    plan = await self._planning.with_lanes(conn, plan)
+                    await self._reading.ask_issued(conn)
+                await self._read_on(conn, lookups, plan, seconds)
                 await self._catch_up(conn, lookups, plan, seconds)
             finally:
                 self._conn = None
@@ -149,142 +166,108 @@ class Reconciler:
             self._requested.cancel()
             self._requested = None
 
-    async def _ask_time(self, conn: Connection) -> int:
-        sent = time.monotonic()
-        ((ms,),) = cast("list[tuple[int]]", await (await conn.execute(SERVER_MS, prepare=False)).fetchall())
-        self._server_ms = (ms, sent)
-        return ms
-
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _look(self, conn: Connection, lookups: Lookups, plan: Plan, seconds: float) -> None:
-        asked_at, silent, changes = time.monotonic(), self._silent, self._planning.changes
-        with deadline(conn, seconds):
-            keys = await self._planning.keys(conn, plan, asked_at)
-            if plan.keys and not keys:
-                return
-            silent.begin(await self._ask_time(conn))
-        started = time.monotonic()
-        for chunk in plan.pieces(keys, changes.together(len(keys))):
-            since_ms = [silent.since_ms(key) for key in chunk or (None,)]
+    async def _begin_look(self, conn: Connection, plan: Plan) -> None:
+        asked_at = time.monotonic()
+        keys = await self._planning.keys(conn, plan, asked_at)
+        if plan.keys and not keys:
+            return
+        self._silent.begin(await self._reading.ask(conn))
+        for key in keys or (None,):
+            if key in self._unread:
+                self._wanted_again.add(key)
+            else:
+                self._unread.add(key, self._silent.since_ms(key))
+                self._began[key] = (self._silent.began_ms, asked_at)
+
+    async def _read_on(self, conn: Connection, lookups: Lookups, plan: Plan, seconds: float) -> None:
+        """Some pages of what the looks have still to read."""
+        silent, changes, unread = self._silent, self._planning.changes, self._unread
+        started, count = time.monotonic(), len(unread)
+        together = changes.together(count)
+        for _ in range(max(_PAGES, -(-count // together))):
+            if not (piece := unread.piece(together)):
+                break
             with deadline(conn, seconds):
-                ends = await self._read(conn, lookups, plan, chunk, since_ms)
+                ends, last = await self._reading.read(conn, lookups, plan, piece)
             candidates = silent.candidates(ends)
             try:
-                await self._hand_out(conn, lookups, candidates, seconds, list(self._receivers()))
+                self._hand_out(candidates, plan)
             except BaseException:
                 # Who has them already is not given them again.
                 silent.forget(candidates)
                 raise
             self.found += len(candidates)
-            silent.looked_at(chunk)
-            changes.looked_at(chunk, asked_at)
+            for key in unread.read(piece, last):
+                self._looked_at(key)
         silent.end()
-        if len(keys) == len(plan.keys):
-            changes.looked_at_all(asked_at, time.monotonic() - started)
+        if count == len(plan.keys) and not unread:
+            changes.looked_at_all(started, time.monotonic() - started)
+
+    def _looked_at(self, key: int | None) -> None:
+        began_ms, asked_at = self._began.pop(key)
+        self._silent.looked_at(key, began_ms)
+        if key in self._wanted_again:
+            # It has been written to since this look began.
+            self._wanted_again.discard(key)
+        elif key is not None:
+            self._planning.changes.looked_at((key,), asked_at)
+
+    def _hand_out(self, ends: Sequence[End], plan: Plan) -> None:
+        """To every stream, what it can take now; the rest, and all that goes with a result, is its backlog."""
+        for receiver in self._receivers():
+            mine = receiver.unseen(ends)
+            most = 0 if receiver.selector.results else receiver.room.items
+            if most and mine:
+                give(mine[:most], receiver)
+            if not receiver.closed:
+                receiver.backlog.add(mine[most:], plan.keys)
+
+    # ── streams that are behind ──────────────────────────────────────────────────────────────────────────────────
+
+    def _behind(self, *, results: bool | None = None) -> list[Receiver]:
+        return [
+            receiver
+            for receiver in self._receivers()
+            if receiver.backlog and not receiver.closed and results in (None, receiver.selector.results)
+        ]
 
     async def _catch_up(self, conn: Connection, lookups: Lookups, plan: Plan, seconds: float) -> None:
-        """On behalf of streams that were resumed, or could not take what was found: as much as they can take now."""
-        chunks = plan.pieces(plan.keys)
-        for receiver in self._behind():
-            backlog = receiver.backlog
-            while backlog is not None and receiver.room.items and backlog.done < len(chunks):
-                with deadline(conn, seconds):
-                    chunk = chunks[backlog.done]
-                    ends = await self._read(conn, lookups, plan, chunk, [backlog.since_ms] * max(1, len(chunk)))
-                ends.sort(key=lambda end: end.at_ms)
-                # What is given twice is left out; so a piece that is not taken whole is read again.
-                receiver.backlog = None
-                try:
-                    whole = await self._hand_out(conn, lookups, ends, seconds, [receiver])
-                finally:
-                    receiver.backlog = backlog
-                if not whole:
-                    break
-                backlog.done += 1
-            if backlog is not None and backlog.done == len(chunks):
-                receiver.backlog = None
+        """On behalf of streams that were resumed, or could not take what was found: in turn, a page each."""
+        for _ in range(_PAGES):
+            gone_on = False
+            for receiver in self._behind(results=False):
+                gone_on |= await self._reading.advance(conn, lookups, plan, seconds, receiver)
+            if not gone_on:
+                break
 
-    def _behind(self) -> list[Receiver]:
-        return [receiver for receiver in self._receivers() if receiver.backlog is not None and not receiver.closed]
+    def _serve(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
+        """Who wants results has a task of its own while it is behind and has room."""
+        for receiver in self._behind(results=True):
+            if receiver.room.items and receiver not in self._serving and not self._stopping:
+                self._serving[receiver] = asyncio.get_running_loop().create_task(
+                    self._serve_one(pool, lookups, seconds, receiver), name="ffcompletion-postgres-ends"
+                )
 
-    async def _read(
-        self, conn: Connection, lookups: Lookups, plan: Plan, keys: Sequence[int], since_ms: Sequence[int]
-    ) -> list[End]:
-        """Of these partitions (none: of the table) what ended since these times."""
-        query = self._silent_queries.silent(lanes=plan.lanes is not None, keys=bool(plan.keys))
-        values: list[object] = [list(keys), list(since_ms)] if plan.keys else []
-        if plan.lanes is not None:
-            values.append(plan.lanes)
-        if not plan.keys:
-            values.extend(since_ms)
-        rows, unreadable = await fetch_rows(
-            conn,
-            query,
-            # What is to end in the future would be read in each look until then.
-            [*values, self.now_ms + _OVERLAP_MS, SLACK_MS],
-            prepare=lookups.prepare,
-            tuned_already=lookups.tuned,
-        )
-        return [end_of(cast("EndRow", row), readable=at not in unreadable) for at, row in enumerate(rows)]
-
-    async def _hand_out(
-        self, conn: Connection, lookups: Lookups, ends: Sequence[End], seconds: float, receivers: Sequence[Receiver]
-    ) -> bool:
-        """To each of these. False: somebody could not take all that was for it; the rest is its backlog."""
-        payloads = {end: payload_of(end) for end in ends}
-        whole = True
-        # Who wants results, which may take long, comes last: nobody else waits for them.
-        for receiver in sorted(receivers, key=lambda receiver: receiver.selector.results):
-            mine = list(receiver.unseen(ends))
-            while mine and (most := receiver.room.items) and not receiver.closed:
-                given = await self._give(conn, lookups, mine[:most], payloads, seconds, receiver)
-                if not given:
-                    break
-                mine = mine[given:]
-            if mine and not receiver.closed:
-                # Bounded: it gets them later, at its own pace.
-                whole = False
-                oldest, backlog = mine[0].at_ms, receiver.backlog
-                if backlog is None or oldest < backlog.since_ms or backlog.done:
-                    receiver.backlog = Backlog(oldest if backlog is None else min(oldest, backlog.since_ms))
-        return whole
-
-    async def _give(
-        self,
-        conn: Connection,
-        lookups: Lookups,
-        ends: Sequence[End],
-        payloads: dict[End, CompletionPayload],
-        seconds: float,
-        receiver: Receiver,
-    ) -> int:
-        """As many of them as one question about results can be put for, and there is room for. Returns how many."""
-        group = Group(receiver.selector)
-        mine = [payloads[end] for end in ends]
-        if not receiver.selector.results:
-            chosen = group.select(mine, [facts_of(end) for end in ends])
-            receiver.found(ends, chosen, (group.filtered, group.undecided))
-            return len(ends)
-        records = {end.name: Record(end.namespace, end.tags, end.size) for end in ends}
-        facts = [facts_of(end) for end in ends]
-        sizes = stored_sizes(mine, admitted([receiver.selector], mine, facts), records)
-        count = receiver.room.fit(sizes[: self._budget.fit(sizes)])
-        names = [end.name for end, size in zip(ends[:count], sizes[:count], strict=True) if size is not None]
-        found: Mapping[str, Result] = {}
+    async def _serve_one(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float, receiver: Receiver) -> None:
         try:
-            if names:
-                found = await lookups.results(conn, names, seconds * self._budget.patience)
-        except (psycopg.Error, OSError):
-            self._budget.shrink(len(names))
-            raise
-        for at, end in enumerate(ends[:count]):
-            # Another run by now, or another's.
-            if end.name in found and found[end.name].namespace != end.namespace:
-                facts[at] = None
-        rich = with_results(mine[:count], {name: result.data for name, result in found.items()})
-        # While they were being read, something else may have come.
-        count = receiver.room.fit(sizes_of(rich))
-        rich = rich[:count]
-        receiver.found(ends[:count], group.select(rich, facts[:count]), (group.filtered, group.undecided))
-        return count
+            async with pool.connection(timeout=seconds, results=True) as conn:
+                self._serving_on[receiver] = conn
+                with deadline(conn, seconds):
+                    plan = await self._planning.plan(conn)
+                    if plan is None:
+                        return
+                    plan = await self._planning.with_lanes(conn, plan)
+                    await self._reading.ask_issued(conn)
+                while await self._reading.advance(conn, lookups(), plan, seconds, receiver) and not self._stopping:
+                    pass
+        except Exception as exc:  # noqa: BLE001  # whatever it is, the next turn reads what this one did not
+            if not self._stopping:
+                self._results_log.warning(
+                    f"looking for what ended without a row failed ({type(exc).__name__}); trying again"
+                )
+            await asyncio.sleep(_RETRY_S)
+        finally:
+            self._serving_on.pop(receiver, None)
+            self._serving.pop(receiver, None)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final, Protocol, final
 
 import msgspec
 
 from ffcompletion.backends.postgres.rows import tags_of
 from ffcompletion.backends.postgres.snapshots import outcome_of
+from ffcompletion.backends.postgres.unread import Unread
 from ffcompletion.contract.ids import trusted_execution_id, trusted_flow_id
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.batch import UNREADABLE, Facts
@@ -37,6 +39,8 @@ __all__ = [
 
 SLACK_MS: Final = 5
 """A row is of the same completion as a record if its time is at most so much earlier: both are written with one time."""
+# Ends that are remembered from look to look, some 20 MB: beyond that some are found, and handed out, once more.
+_KNOWN: Final = 100_000
 # Ends of a stream that are remembered, in case a row for one comes later.
 _REMEMBERED: Final = 50_000
 # By how much a record's time may lie before a stream was opened, and still be of after that.
@@ -60,15 +64,16 @@ class End(msgspec.Struct, frozen=True, gc=False):
     readable: bool = True
 
 
-# As it is read: partition, bare id, namespace, tags, size, time, flow, phase, cancellation's reason, failure, readable.
+# As it is read: partition, bare id, namespace, tags, size, time, flow, phase, cancellation's reason, failure, readable;
+# and how many the page would have had without the bound on its bytes.
 EndRow = tuple[
-    int, str, str | None, str | None, int | None, int, str | None, str, str | None, str | None, bool
+    int, str, str | None, str | None, int | None, int, str | None, str, str | None, str | None, bool, int
 ]  # fmt: skip
 
 
 def end_of(row: EndRow, *, readable: bool) -> End:
     """The end that this record is."""
-    partition, bare, namespace, tags, size, at_ms, flow, phase, reason, failure, whole = row
+    partition, bare, namespace, tags, size, at_ms, flow, phase, reason, failure, whole, _ = row
     outcome = outcome_of(None, phase, reason, failure)
     return End(f"{{fp:{partition}}}:{bare}", at_ms, outcome, flow, namespace, tags, size, readable and whole)
 
@@ -93,19 +98,36 @@ def facts_of(end: End) -> Facts | None:
 
 
 @final
-class Backlog(msgspec.Struct):
-    """Ends that are still to be looked for on behalf of one stream: since a time, from a partition on."""
+class Backlog:
+    """Ends that are still to be looked for on behalf of one stream: everywhere since a time, or what a look has found."""
 
-    since_ms: int
-    done: int = 0
-    """So many pieces of the partitions have been looked at."""
+    __slots__ = ("_since_ms", "unread")
+
+    def __init__(self, since_ms: int | None = None) -> None:
+        self._since_ms = since_ms
+        self.unread: Unread = Unread()
+
+    def __bool__(self) -> bool:
+        return self._since_ms is not None or bool(self.unread)
+
+    def begin(self, keys: Sequence[int]) -> None:
+        """The partitions are known; none: the table is not partitioned."""
+        if self._since_ms is not None:
+            for key in keys or (None,):
+                self.unread.add(key, self._since_ms)
+            self._since_ms = None
+
+    def add(self, ends: Iterable[End], keys: Sequence[int]) -> None:
+        """These are for the stream, and it could not take them."""
+        for end in ends:
+            self.unread.add(partition_of(end.name) if keys else None, end.at_ms)
 
 
 class Receiver(Protocol):
     """A stream, as the reconciler sees it."""
 
     selector: Selector
-    backlog: Backlog | None
+    backlog: Backlog
     """Ends that are still to be looked for on behalf of this stream alone."""
 
     @property
@@ -165,6 +187,8 @@ class Silent:
                 self._known[end.name] = end.at_ms
                 if self._start_ms is None or end.at_ms >= self._start_ms:
                     fresh.append(end)
+        if len(self._known) > _KNOWN:
+            self._known = dict(islice(self._known.items(), len(self._known) - _KNOWN * 3 // 4, None))
         return sorted(fresh, key=lambda end: end.at_ms)
 
     def forget(self, ends: Iterable[End]) -> None:
@@ -172,9 +196,14 @@ class Silent:
         for end in ends:
             self._known.pop(end.name, None)
 
-    def looked_at(self, keys: Sequence[int]) -> None:
-        """These partitions have been read; none: the table."""
-        self._since_ms.update(dict.fromkeys(keys or (None,), self._began_ms - self._overlap))
+    @property
+    def began_ms(self) -> int:
+        """When the look began."""
+        return self._began_ms
+
+    def looked_at(self, key: int | None, began_ms: int) -> None:
+        """Of this partition (None: the table) everything has been read, in a look that began at that time."""
+        self._since_ms[key] = began_ms - self._overlap
 
     def end(self) -> None:
         """The look is complete: what no look will read again need not be known."""

@@ -13,6 +13,12 @@ ENGINE_PARTITIONS: Final = 256
 """As many partition keys has the engine, whatever the number of tables that they are spread over."""
 
 
+_COLUMNS: Final[LiteralString] = (
+    "partition_key, execution_id, namespace, tags, size, terminal_at_ms, flow_id, lifecycle_phase, reason, failure, readable"
+)
+_WEIGHT: Final[LiteralString] = "coalesce(octet_length(r.namespace), 0) + coalesce(octet_length(r.tags), 0)"
+# Of texts in one page; one end at the least, whatever it weighs.
+_MOST_BYTES: Final[LiteralString] = "1048576"
 # The words that tell an expiry have no more characters.
 _FAILURE: Final[LiteralString] = "CASE WHEN " + WHOLE + " THEN left(c.raw_fields->>'last_failure_message', 32)"
 
@@ -25,14 +31,16 @@ class SilentQueries:
         self._queries = queries
 
     def silent(self, *, lanes: bool, keys: bool) -> Query:
-        """Terminal records without a row in the outbox; with ``keys`` in the partitions ``%s`` (smallint[]) that ended at
-        the times ``%s`` (bigint[], ms) or later; of lanes ``%s`` (text[]); without keys that ended at ``%s`` or later;
-        all that ended no later than ``%s``, and whose row would be no older than ``%s`` ms before.
+        """Terminal records without a row in the outbox, a page of them: with ``keys`` in the partitions ``%s`` (smallint[]),
+        in this order, that ended at the times ``%s`` (bigint[], ms) or later, and behind the executions ``%s`` (uuid[])
+        where those are named; of lanes ``%s`` (text[]); all that ended no later than ``%s``, and whose row would be no
+        older than ``%s`` ms before, with an id up to ``%s``; of one partition, and altogether, at most ``%s``, twice.
+
+        The last column is how many the page would have had without the bound on its bytes.
         """
         where: LiteralString = " AND c.lane_id = ANY(%s)" if lanes else ""
-        since: LiteralString = "%s"
         if keys:
-            where, since = where + " AND c.partition_key = w.partition_key", "w.since_ms"
+            where += " AND c.partition_key = w.partition_key"
 
         def text(outcome: LiteralString, record: LiteralString) -> bytes:
             inner: LiteralString = (
@@ -40,21 +48,26 @@ class SilentQueries:
                 " c.flow_id::text AS flow_id, c.lifecycle_phase, " + outcome + " FROM {core} c"
                 " WHERE c.lifecycle_phase IN ('terminal', 'cancelled')"
                 + where
-                + " AND c.terminal_at_ms BETWEEN "
-                + since
-                + " AND %s AND c.partition_key >= 0 AND NOT EXISTS (SELECT FROM {outbox} e"
+                + " AND c.terminal_at_ms BETWEEN w.since_ms AND %s AND (w.after IS NULL"
+                " OR (c.terminal_at_ms, c.execution_id, c.partition_key) > (w.since_ms, w.after, w.partition_key))"
+                " AND c.partition_key >= 0 AND NOT EXISTS (SELECT FROM {outbox} e"
                 " WHERE e.partition_key = c.partition_key AND e.execution_id = c.execution_id"
                 " AND e.outcome <> 'resumable' AND e.occurred_at_ms >= c.terminal_at_ms - %s"
-                # Another tenant's row announces nothing of this one's.
-                " AND coalesce(e.namespace = c.raw_fields->>'namespace', true)) OFFSET 0"
+                # Another tenant's row announces nothing of this one's, nor one that is not looked at.
+                " AND e.event_id <= %s AND (e.namespace IS NULL OR coalesce(e.namespace = c.raw_fields->>'namespace', true)))"
+                " ORDER BY c.terminal_at_ms, c.execution_id, c.partition_key LIMIT %s"
             )
-            outer: LiteralString = (
+            # Partitions come in the order in which they are named: what lies behind a full page is not read.
+            page: LiteralString = (
                 "SELECT c.partition_key, c.execution_id, " + READ_RECORD + ", c.terminal_at_ms, c.flow_id,"  # noqa: S608  # the same
-                " c.lifecycle_phase, c.reason, c.failure, " + READABLE + " FROM "
+                " c.lifecycle_phase, c.reason, c.failure, " + READABLE + " FROM unnest(%s::smallint[], %s::bigint[],"
+                " %s::uuid[]) AS w(partition_key, since_ms, after) CROSS JOIN LATERAL (" + inner + ") c LIMIT %s"
             )
-            if keys:
-                outer += "unnest(%s::smallint[], %s::bigint[]) AS w(partition_key, since_ms) CROSS JOIN LATERAL "
-            return self._queries.compose(outer + "(" + inner + ") c")
+            return self._queries.compose(
+                "SELECT " + _COLUMNS + ", l.rows FROM (SELECT r.*, count(*) OVER () AS rows,"  # noqa: S608  # the same
+                " sum(" + _WEIGHT + ") OVER (ROWS UNBOUNDED PRECEDING) - " + _WEIGHT + " AS before FROM (" + page + ")"
+                " AS r(" + _COLUMNS + ")) l WHERE l.before < " + _MOST_BYTES
+            )
 
         return Query(
             text("left(c.cancellation_reason, 32) AS reason, " + _FAILURE + " END AS failure", RECORD),
@@ -101,5 +114,5 @@ class SilentQueries:
         )
 
     def lanes(self) -> bytes:
-        """Every lane there is; a lane's name has 64 bytes at the most."""
-        return self._queries.compose("SELECT lane_id FROM {lanes} WHERE octet_length(lane_id) <= 64")
+        """Every lane there is, up to ``%s``; a lane's name has 64 bytes at the most."""
+        return self._queries.compose("SELECT lane_id FROM {lanes} WHERE octet_length(lane_id) <= 64 LIMIT %s")

@@ -50,7 +50,7 @@ class Source:
         self._hub = hub
         self._pages = pages
         self.selector: Selector = selector
-        self.backlog: Backlog | None = None
+        self.backlog: Backlog = Backlog()
         """Ends that are still to be looked for on behalf of this stream alone."""
         self._buffer = Buffer(limit, weighed=selector.results)
         self._found = FoundEnds(self._buffer, 0)
@@ -135,7 +135,7 @@ class Source:
     def opened(self, server_ms: int, since_ms: int | None) -> None:
         """When it was opened, by the server's clock; ``since_ms``: ends from then on were missed before, and are wanted."""
         self._found = FoundEnds(self._buffer, server_ms if since_ms is None else since_ms)
-        self.backlog = None if since_ms is None else Backlog(since_ms)
+        self.backlog = Backlog(since_ms)
 
     @property
     def room(self) -> Room:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from typing import Final, Self, final
 
+import msgspec
 from glide import GlideError
 
 from ffcompletion.backends.valkey.backlog import Backlog
@@ -298,14 +299,16 @@ class Reconciler:
 
     async def _pending(self, backlog: Backlog, room: int) -> tuple[IndexPage, Sequence[Entry]]:
         """A page, and what of it the stream is missing; something, unless there is nothing beyond."""
-        wanted = room
+        wanted, since_ms, asked_ms = room, backlog.since_ms, 0
         while True:
-            page = await self._index.page(backlog.since_ms, wanted)
+            page = await self._index.page(since_ms, wanted)
+            # What is written meanwhile may lie where the first of the pages was.
+            asked_ms = asked_ms or page.asked_ms
             pending = backlog.pending(page.entries)
             if pending or page.complete:
-                return page, pending
+                return msgspec.structs.replace(page, asked_ms=asked_ms), pending
             # It was given all of this already, and more lies behind it.
-            wanted *= 4
+            wanted, since_ms = wanted * 4, page.upto + 1
 
 
 def _reached(piece: Sequence[Entry], pending: Sequence[Entry], page: IndexPage) -> int:

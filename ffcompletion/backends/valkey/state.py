@@ -1,4 +1,4 @@
-"""Stored state of executions and flows, for who asks instead of listening: all of it in one pipeline."""
+"""Stored state of executions and flows, for who asks instead of listening: in one pipeline, and another one for tags."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ __all__ = ["describe", "members"]
 # Phase and outcome in one read: the outcome goes back to `none` on replay.
 _FIELDS: Final = ("namespace", "flow_id", "lane_id", "lifecycle_phase", "terminal_outcome", "completed_at")
 
+# Of one execution, together, as the server keeps them; the engine's are a handful. With more of them none is told.
+_MOST_TAGS: Final = 256
+_MOST_BYTES: Final = 128 << 10
+_SAMPLES: Final = str(_MOST_TAGS)
+
 
 async def describe(execute: Execute, ids: Sequence[ExecutionId], *, result: bool) -> list[ExecutionSnapshot | None]:
     """One answer for each id, in order; None where there is no core record. Raises glide's errors."""
@@ -32,16 +37,33 @@ async def describe(execute: Execute, ids: Sequence[ExecutionId], *, result: bool
         return []
     commands: list[tuple[str, ...]] = []
     for id_ in ids:
-        commands += [("HMGET", keys.core(id_), *_FIELDS), ("HGETALL", keys.tags(id_))]
+        tags = keys.tags(id_)
+        # With no more fields than are sampled the size is exact.
+        commands += [
+            ("HMGET", keys.core(id_), *_FIELDS),
+            ("HLEN", tags),
+            ("MEMORY", "USAGE", tags, "SAMPLES", _SAMPLES),
+        ]
         if result:
             commands.append(("GET", keys.result(id_)))
     replies = await execute(commands)
-    raise_refusal(replies)
-    width = 3 if result else 2
-    return [
-        _snapshot(id_, *replies[start : start + width])
-        for id_, start in zip(ids, range(0, len(replies), width), strict=True)
-    ]
+    width = 4 if result else 3
+    found = [replies[start : start + width] for start in range(0, len(replies), width)]
+    raise_refusal([reply for core, _, _, *rest in found for reply in (core, *rest)])
+    wanted = [id_ for id_, (_, count, size, *_) in zip(ids, found, strict=True) if _is_moderate(count, size)]
+    tagged: dict[ExecutionId, object] = {}
+    if wanted:
+        answers = await execute([("HGETALL", keys.tags(id_)) for id_ in wanted])
+        raise_refusal(answers)
+        tagged.update(zip(wanted, answers, strict=True))
+    return [_snapshot(id_, core, tagged.get(id_), *rest) for id_, (core, _, _, *rest) in zip(ids, found, strict=True)]
+
+
+def _is_moderate(count: object, size: object) -> bool:
+    """Whether there are tags, and no more than anybody has to hold. What may not be asked is as it should be."""
+    if isinstance(count, int) and not 0 < count <= _MOST_TAGS:
+        return False
+    return not isinstance(size, int) or size <= _MOST_BYTES
 
 
 async def members(execute: Execute, flow: FlowId) -> list[ExecutionId]:

@@ -25,13 +25,13 @@ def test_each_end_is_news_once_and_clocks_may_lie_apart() -> None:
     silent.begin(10_100)
     assert silent.since_ms(0) == 9_000
     assert names(silent.candidates([end(OLD, 9_500), end(B, 10_060), end(A, 10_050)])) == [A, B]
-    silent.looked_at([0])
+    silent.looked_at(0, silent.began_ms)
     silent.end()
     silent.begin(11_000)
     assert silent.since_ms(0) == 9_100
     found = silent.candidates([end(A, 10_050), end(LATE, 10_020), end(OLD, 9_500), end(A2, 10_900)])
     assert names(found) == [LATE, A2]
-    silent.looked_at([0])
+    silent.looked_at(0, silent.began_ms)
     silent.end()
     again = silent.candidates([end(A, 10_950)])
     assert names(again) == [A], "replayed, and ended again"
@@ -52,21 +52,22 @@ def test_each_partition_is_read_since_its_own_last_look() -> None:
     silent = Silent(1_000)
     silent.start_anew(10_000)
     silent.begin(10_000)
-    silent.looked_at([0, 1])
+    silent.looked_at(0, silent.began_ms)
+    silent.looked_at(1, silent.began_ms)
     silent.end()
     for at_ms in range(11_000, 100_000, 1_000):
         silent.begin(at_ms)
-        silent.looked_at([1])
+        silent.looked_at(1, silent.began_ms)
         silent.end()
     silent.begin(100_000)
     assert (silent.since_ms(0), silent.since_ms(1)) == (9_000, 98_000)
     one, two = "{fp:0}:one", "{fp:1}:two"
     assert names(silent.candidates([end(one, 20_000), end(two, 98_500)])) == [one, two]
-    silent.looked_at([1])
+    silent.looked_at(1, silent.began_ms)
     silent.end()
     silent.begin(101_000)
     assert silent.candidates([end(one, 20_000)]) == [], "partition 0 is read since 9,000 still"
-    silent.looked_at([0])
+    silent.looked_at(0, silent.began_ms)
     silent.end()
     assert names(silent.candidates([end(one, 20_000)])) == [one], "no look would read it again"
 
@@ -76,7 +77,7 @@ def test_a_table_that_is_not_partitioned_is_read_as_one() -> None:
     silent.start_anew(10_000)
     silent.begin(20_000)
     assert silent.since_ms(None) == 9_000
-    silent.looked_at(())
+    silent.looked_at(None, silent.began_ms)
     silent.end()
     silent.begin(30_000)
     assert silent.since_ms(None) == silent.since_ms(7) == 19_000
