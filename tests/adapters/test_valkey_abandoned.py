@@ -29,20 +29,20 @@ def cancelled_at(point: int, work: Coroutine[Any, Any, object]) -> Generator[Any
     """Do this work, in a task that is cancelled where it suspends for the so manieth time."""
     task = asyncio.current_task()
     assert task is not None
-    step: Callable[[], Any] = lambda: work.send(None)  # noqa: E731  # replaced in each turn
+    came: Any = None
+    thrown: BaseException | None = None
     for count in itertools.count(1):
         try:
-            waits_for = step()
+            waits_for = work.send(came) if thrown is None else work.throw(thrown)
         except StopIteration:
             return
         if count == point:
             task.cancel()
+        came = thrown = None
         try:
             came = yield waits_for
-        except BaseException as exc:  # noqa: BLE001  # whatever it is, it is the work's
-            step = lambda exc=exc: work.throw(exc)  # noqa: E731  # the same
-        else:
-            step = lambda came=came: work.send(came)  # noqa: E731  # the same
+        except BaseException as exc:  # whatever it is, it is the work's
+            thrown = exc
 
 
 @contextmanager

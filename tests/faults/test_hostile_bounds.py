@@ -173,6 +173,7 @@ async def test_a_result_that_is_held_alone_is_read_beside_none(
     await postgres.begins(silent)
     await postgres.announce(large)
     offered: list[int] = []
+    sources: list[PostgresSource] = []
     was_read = False
     give, read = SilentReading._give, PageReader.read
 
@@ -184,7 +185,7 @@ async def test_a_result_that_is_held_alone_is_read_beside_none(
         nonlocal was_read
         page = await read(*args)
         if page:
-            assert source._standing.state is StreamState.JOINING
+            assert [source._standing.state for source in sources] == [StreamState.JOINING]
             await postgres.ends(silent, silently=True)
             await eventually(lambda: bool(offered))
             was_read = True
@@ -195,8 +196,8 @@ async def test_a_result_that_is_held_alone_is_read_beside_none(
     async with postgres.backend(reconcile_interval=0.05) as backend:
         async with ffc.subscribe(backend, cursor=ffc.StreamCursor.beginning(), results=True) as stream:
             assert isinstance(stream, Handle)
-            source = stream._source
-            assert isinstance(source, PostgresSource)
+            assert isinstance(stream._source, PostgresSource)
+            sources.append(stream._source)
             async with watched(stream) as look:
                 came = {(await anext(stream)).execution_id}
                 await eventually(lambda: was_read)
