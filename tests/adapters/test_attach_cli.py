@@ -71,6 +71,14 @@ async def test_a_session(server: str, tmp_path: Path) -> None:
             2,
             ffc.attached_id("reports", 2),
         ), err
+        status, out, _ = await sh('ffcompletion wait "$1" --attached reports 1', server)
+        assert (status, out.split()[1:]) == (0, ["success", "reports", "1"])
+        status, _, err = await sh('ffcompletion wait "$1" --attached reports 7', server)
+        assert (status, err.startswith("ffcompletion: not found: job 7 of reports")) == (2, True), err
+        conn.execute("INSERT INTO app.reports VALUES (3, 'queued')")
+        status, _, err = await sh('ffcompletion wait "$1" --attached reports 3 --timeout 0', server)
+        assert (status, "reports 3 has not finished" in err) == (124, True), err
+        conn.execute("DELETE FROM app.reports WHERE id = 3")
         # What no trigger saw is told when it is attached again, for which its name is enough.
         conn.execute("ALTER TABLE app.reports DISABLE TRIGGER USER")
         conn.execute("UPDATE app.reports SET status = 'done' WHERE id = 2")

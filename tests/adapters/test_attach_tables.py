@@ -386,3 +386,27 @@ def test_a_column_that_is_renamed_is_no_working_attachment(url: str, conn: psyco
         attach(url, REPORTS)
     assert attach(url, msgspec.structs.replace(REPORTS, tags={"queue": "line"})).missed == 1
     assert [(each.working, each.finished) for each in attached(url)] == [(True, 1)]
+
+
+def test_whoever_attached_it_may_write_no_more(url: str, conn: psycopg.Connection) -> None:
+    """The triggers run with his rights: without them each end is a warning, and it is said that they do not work."""
+    conn.execute("DROP ROLE IF EXISTS attach_leaver")
+    conn.execute("CREATE ROLE attach_leaver LOGIN")
+    try:
+        conn.execute("GRANT ALL ON SCHEMA app, public TO attach_leaver")
+        conn.execute("GRANT ALL ON ff_completion_event, ff_exec_core TO attach_leaver")
+        conn.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO attach_leaver")
+        conn.execute("ALTER TABLE app.reports OWNER TO attach_leaver")
+        attach(psycopg.conninfo.make_conninfo(url, user="attach_leaver"), REPORTS)
+        assert [each.working for each in attached(url)] == [True]
+        conn.execute("INSERT INTO app.reports (id) VALUES (1)")
+        conn.execute("REVOKE ALL ON ff_completion_event FROM attach_leaver")
+        conn.execute("UPDATE app.reports SET status = 'done'")
+        assert [each.working for each in attached(url)] == [False]
+        conn.execute("GRANT ALL ON ff_completion_event TO attach_leaver")
+        assert attach(psycopg.conninfo.make_conninfo(url, user="attach_leaver"), REPORTS).missed == 1
+        assert [each.working for each in attached(url)] == [True]
+    finally:
+        detach(url, "reports")
+        conn.execute("DROP OWNED BY attach_leaver CASCADE")
+        conn.execute("DROP ROLE attach_leaver")
