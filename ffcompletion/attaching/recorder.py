@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final, final
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final, final
 
 import msgspec
 
@@ -41,9 +42,6 @@ def record(
     progress: Progress | None,
 ) -> Recorded:
     """Everything in the table; ``before``: what was attached under this name. Raises ``Unavailable``."""
-    # As the triggers read bytes; and each statement sees what others have committed before it.
-    run(conn, "SET bytea_output = 'hex'; SET default_transaction_isolation = 'read committed'")
-    run(conn, f"SET lock_timeout = '{LOCK_MS}ms'")
     jobs, missed, behind = 0, 0, ""
     while True:
         page = recorded(definition, schema, (behind, "", str(_BATCH)), again=before is not None)
@@ -88,7 +86,7 @@ def _tell_vanished(conn: Connected, definition: Definition, schema: str) -> int:
 def _told(conn: Connected, locking: str, telling: Callable[[list[str]], str]) -> int:
     """How many were told, in one transaction: of those that could be locked at once."""
     count = 0
-    with conn.transaction():
+    with _settled(conn):
         if ids := [str(id_) for (id_,) in run(conn, locking).fetchall()]:
             row = run(conn, telling(ids)).fetchone()
             count = int(row[0]) if row else 0
@@ -96,6 +94,20 @@ def _told(conn: Connected, locking: str, telling: Callable[[list[str]], str]) ->
 
 
 def _read(conn: Connected, definition: Definition, script: str) -> tuple[int, str, int, int]:
-    row = patiently(conn, lambda: run(conn, script).fetchone(), definition)
+    def once() -> tuple[Any, ...] | None:
+        with _settled(conn):
+            return run(conn, script).fetchone()
+
+    row = patiently(conn, once, definition)
     count, last, told, differ = row or (0, None, 0, 0)
     return int(count), str(last), int(told), int(differ)
+
+
+@contextmanager
+def _settled(conn: Connected) -> Generator[None]:
+    """One transaction, and for its length alone what it needs: a pooler gives the session to others."""
+    with conn.transaction():
+        # Each statement sees what others have committed before it; and bytes are read as the triggers read them.
+        run(conn, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL bytea_output = 'hex'")
+        run(conn, f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
+        yield

@@ -25,7 +25,7 @@ def attach_sql(definition: Definition, *, schema: str = "public") -> str:
         LOCK,
         f"SET LOCAL search_path = {identifier(schema)};",
         text("postgres"),
-        "RESET search_path;",
+        "SET LOCAL search_path TO DEFAULT;",
         # A row that a policy hides would be told of as one that has gone: an error instead.
         "SET LOCAL bytea_output = 'hex'; SET LOCAL row_security = off;",
         shared(schema),

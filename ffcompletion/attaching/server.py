@@ -125,7 +125,7 @@ def _attach(conn: Connected, definition: Definition, schema: str) -> Definition 
         if not installed:
             run(conn, f"SET LOCAL search_path = {identifier(schema)}")
             run(conn, text("postgres"))
-            run(conn, "RESET search_path")
+            run(conn, "SET LOCAL search_path TO DEFAULT")
         run(conn, shared(schema))
         if before is not None and (results := result_table(before[0])) not in {None, result_table(definition)}:
             run(conn, f"DROP TRIGGER IF EXISTS {identifier(function_name(definition.name) + '_result')} ON {results}")

@@ -7,17 +7,20 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
 
 import ffcompletion as ffc
 from ffcompletion import embedded
+from ffcompletion.attaching import Definition, attach, detach
 from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.backends.postgres.connection import Target, deadline
 from ffcompletion.contract.checkpoint import Checkpoint
+from ffcompletion.producers import install, prune, uninstall
 from tests.worlds import PostgresWorld, done, eventually, first, nothing, some
 from tests.worlds.servers import PASSWORD, pgbouncer
 
@@ -96,6 +99,40 @@ async def test_four_questions_after_a_restart(server: embedded.Server, own: Post
         assert await store.load("one") == saved
         assert await backend.flow_members(str(item.flow_id))
     await own.sql("DROP TABLE ffcompletion_checkpoint")
+
+
+async def test_setting_up_behind_a_pooler_leaves_nothing_in_its_sessions(
+    server: embedded.Server, own: PostgresWorld, tmp_path: Path
+) -> None:
+    """Installing, pruning and attaching: whoever is given the server session next finds it as it was."""
+    settings = (
+        "SELECT current_setting('search_path'), current_setting('lock_timeout'), current_setting('bytea_output'),"
+        " current_setting('default_transaction_isolation')"
+    )
+    jobs = Definition(name="jobs", table="pooled.jobs", key="id", state="status", outcomes={"done": "success"})
+    with pgbouncer(server.url, tmp_path, default_pool_size=1) as url:
+        before = await asyncio.to_thread(_asked, url, settings)
+        await own.sql("CREATE SCHEMA pooled")
+        await own.sql("CREATE TABLE pooled.jobs AS SELECT 1 AS id, 'done' AS status")
+        await own.sql("ALTER TABLE pooled.jobs ADD PRIMARY KEY (id)")
+        try:
+            await install(url, schema="pooled")
+            assert await asyncio.to_thread(_asked, url, settings) == before
+            found = await asyncio.to_thread(attach, url, jobs, schema="pooled")
+            assert found.jobs == 1
+            assert await asyncio.to_thread(_asked, url, settings) == before
+            assert await prune(url, older_than=timedelta(days=1), schema="pooled") == 0
+            assert await asyncio.to_thread(_asked, url, settings) == before
+            await asyncio.to_thread(detach, url, "jobs", schema="pooled")
+            await uninstall(url, schema="pooled")
+            assert await asyncio.to_thread(_asked, url, settings) == before
+        finally:
+            await own.sql("DROP SCHEMA pooled CASCADE")
+
+
+def _asked(url: str, query: LiteralString) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
+        return conn.execute(query).fetchall()
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])

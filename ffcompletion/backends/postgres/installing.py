@@ -41,11 +41,10 @@ async def _run(conninfo: str, op: str, script: str, schema: str | None, done: st
     def on_notice(diagnostic: Diagnostic) -> None:
         notices.append(diagnostic.message_primary or "")
 
-    async with _connected(target, op, schema) as conn, conn.transaction():
+    async with _connected(target, op) as conn, _inside(conn, schema):
         conn.add_notice_handler(on_notice)
-        with deadline(conn, _STATEMENT_S):
-            # The package's own file, not a caller's text.
-            await conn.execute(script.encode())
+        # The package's own file, not a caller's text.
+        await conn.execute(script.encode())
     notable = [notice for notice in notices if "nothing was changed" in notice or "partitioned" in notice]
     if not notable:
         return f"{target.shown}: {done}"
@@ -55,25 +54,32 @@ async def _run(conninfo: str, op: str, script: str, schema: str | None, done: st
 async def prune(conninfo: str, older_than: timedelta, unfinished: timedelta | None, schema: str | None) -> int:
     """Call ``ff_prune_completions`` until nothing is left to remove; how many rows. Raises ``EngineError``."""
     total = 0
-    async with _connected(Target(conninfo, 8.0), "producers prune", schema) as conn:
+    async with _connected(Target(conninfo, 8.0), "producers prune") as conn:
         while True:
             try:
-                with deadline(conn, _STATEMENT_S):
+                async with _inside(conn, schema):
                     cursor = await conn.execute("SELECT ff_prune_completions(%s, %s)", (older_than, unfinished))
+                    row = await cursor.fetchone()
             except psycopg.errors.UndefinedFunction as exc:
                 raise Unavailable("producers prune", "run `ffcompletion producers install URL` first") from exc
-            row = await cursor.fetchone()
             if row is None or not row[0]:
                 return total
             total += int(row[0])
 
 
 @asynccontextmanager
-async def _connected(target: Target, op: str, schema: str | None) -> AsyncGenerator[Connection]:
+async def _connected(target: Target, op: str) -> AsyncGenerator[Connection]:
     async with driver_errors(target.shown, op), await target.connect() as conn:
         if conn.info.server_version < _OLDEST:
             raise Unavailable(op, "PostgreSQL 15 or later is needed")
-        if schema is not None:
-            with deadline(conn, _STATEMENT_S):
-                await conn.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)))
         yield conn
+
+
+@asynccontextmanager
+async def _inside(conn: Connection, schema: str | None) -> AsyncGenerator[None]:
+    """One transaction in this schema. For its length alone: a pooler gives the session to others."""
+    with deadline(conn, _STATEMENT_S):
+        async with conn.transaction():
+            if schema is not None:
+                await conn.execute(sql.SQL("SET LOCAL search_path = {}").format(sql.Identifier(schema)))
+            yield
