@@ -142,8 +142,8 @@ def _reply(command: Sequence[str], data: bytes, score: float) -> object:
             return [data] * (len(command) - 2)
         case "HGETALL":
             return {data: data, b"k": data}
-        case "SMEMBERS":
-            return {data, str(ID).encode()}
+        case "SSCAN":
+            return [b"0", [data, str(ID).encode()]]
         case "ZRANGE":
             return {data: score, str(ID).encode(): 1_700_000_000_000.0}
         case _:

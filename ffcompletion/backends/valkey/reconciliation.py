@@ -22,6 +22,8 @@ __all__ = ["SLACK_MS", "Announced", "Candidate", "Entry", "Reconciliation", "lat
 
 # What rounding and two clocks running apart for a minute may come to.
 SLACK_MS: Final = 5
+# Entries of the overlap that are remembered, some 100 MB: beyond that some are found, and handed out, once more.
+_MOST_KNOWN: Final = 500_000
 # How long after a pass an announcement may still be on its way.
 _LATE_MS: Final = 2_000
 
@@ -183,7 +185,8 @@ class Reconciliation:
     def record(self, entries: Iterable[Entry], delivered: Iterable[str], upto_ms: int, now: float) -> None:
         """These entries, all up to a score, are dealt with; ``delivered`` were, and may yet be announced as well."""
         horizon = self._horizon
-        self._known.update((execution_id, score) for execution_id, score in entries if score >= horizon)
+        if len(self._known) < _MOST_KNOWN:
+            self._known.update((execution_id, score) for execution_id, score in entries if score >= horizon)
         self.since_ms = max(self.since_ms, min(upto_ms + 1, horizon))
         self._late.update(delivered)
         self._late_until = self.server_ms(now) + _LATE_MS

@@ -106,8 +106,8 @@ class Server:
             case "TIME":
                 now = next(self.clock)
                 return [b"%d" % (now // 1000), b"%d" % (now % 1000 * 1000)]
-            case "SMEMBERS":
-                return set[bytes]()
+            case "SSCAN":
+                return [b"0", list[bytes]()]
             case "HGET" if words[1] == "namespace":
                 return self.namespaces.get(record, "").encode() or None
             case "HMGET" if record in self.namespaces:
