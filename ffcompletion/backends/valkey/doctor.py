@@ -252,7 +252,7 @@ async def _lanes(wire: Wire) -> Finding:
         page = await wire.ask("SSCAN", "ff:idx:lanes", "0", "COUNT", "1000")
     except Refused:
         return Finding("lanes", NOTE, "may not be asked, or are another node's")
-    cursor, lanes = page if isinstance(page, list) and len(page) == 2 else ("0", [])  # what SSCAN says
+    cursor, lanes = page if isinstance(page, list) else (None, None)
     names = sorted(str(lane) for lane in lanes) if isinstance(lanes, list) else []
     if not names:
         return Finding(
