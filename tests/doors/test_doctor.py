@@ -22,9 +22,11 @@ from ffcompletion import embedded
 from ffcompletion.attaching import Definition, attach
 from ffcompletion.backends.postgres import doctor as postgres_doctor
 from ffcompletion.backends.postgres import doctor_findings
+from ffcompletion.backends.postgres import status as postgres_status
 from ffcompletion.backends.valkey import doctor as valkey_doctor
 from ffcompletion.contract.diagnosis import Finding, Verdict, exit_status
 from ffcompletion.doctor import examine
+from ffcompletion.producers import text
 from tests.doors.test_cli import FFC, raw_valkey
 from tests.worlds import eventually
 from tests.worlds.proxy import Proxy
@@ -174,6 +176,30 @@ async def test_a_trigger_that_is_disabled_or_missing(database: str) -> None:
     finally:
         sql(database, each.replace("%s", "DROP TRIGGER IF EXISTS ff_notify_completion ON %s"))
         sql(database, "DROP TRIGGER IF EXISTS ff_notify_completion ON ff_completion_event_p18", str(made))
+
+
+async def test_plain_tables_of_our_producers(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables without partitions: their trigger is seen, works or is disabled; they are counted, and about how many rows."""
+    sql(database, "CREATE SCHEMA plain", f"SET search_path = plain; {text('postgres')}")
+    try:
+        it = await found(database, "trigger", "plain")
+        assert (it.verdict, it.found) == (OK, "enabled on 1 table"), it
+        assert "1 of 1 tables were never analyzed" in (await found(database, "statistics", "plain")).found
+        sql(database, "ALTER TABLE plain.ff_completion_event DISABLE TRIGGER ff_announce_completions")
+        it = await found(database, "trigger", "plain")
+        assert (it.verdict, "plain.ff_completion_event" in it.found) == (WARNING, True)
+        sql(database, it.remedy)
+        assert (await found(database, "trigger", "plain")).verdict is OK
+        sql(
+            database,
+            "INSERT INTO plain.ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+            " SELECT 1, gen_random_uuid(), 'success', 1 FROM generate_series(1, 30)",
+            "ANALYZE plain.ff_completion_event",
+        )
+        monkeypatch.setattr(postgres_status, "_COUNTED", 10)
+        assert (await postgres_status.status(database, "plain"))["rows"] == "about 30"
+    finally:
+        sql(database, "DROP SCHEMA plain CASCADE")
 
 
 async def test_tables_of_jobs_that_are_attached(database: str) -> None:

@@ -140,10 +140,10 @@ async def _server_wide(asked: _Asked, user: str) -> list[Finding]:
 
 async def _outbox(asked: _Asked, oid: int, user: str) -> list[Finding]:
     return [
-        trigger(await asked.rows(ask.TRIGGERS, (oid, oid, oid))),
+        trigger(await asked.rows(ask.TRIGGERS, (oid,))),
         *await _attachments(asked, oid, user),
         sequence(await asked.rows(ask.SEQUENCE, (oid,))),
-        statistics(*(await asked.row(ask.STATISTICS, (oid, oid)))),
+        statistics(*(await asked.row(ask.STATISTICS, (oid,)))),
         watermark([Holder.of(row) for row in await asked.rows(HOLDERS, (oid, oid))], user),
     ]
 

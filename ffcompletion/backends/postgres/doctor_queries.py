@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Final, LiteralString
 
-__all__ = ["ATTACHMENTS", "ROOM", "SEQUENCE", "SERVER", "STATISTICS", "TABLES", "TIMEOUTS", "TRIGGERS"]
+__all__ = ["ATTACHMENTS", "ROOM", "SEQUENCE", "SERVER", "STATISTICS", "TABLES", "TIMEOUTS", "TREE", "TRIGGERS"]
+
+# A table with its partitions, as it is or alone: of one without any, the server's own function says nothing at all.
+TREE: Final[LiteralString] = (
+    "(SELECT coalesce(t.relid, c.oid::regclass) AS relid, coalesce(t.isleaf, true) AS isleaf, coalesce(t.level, 0) AS level"
+    " FROM pg_class c LEFT JOIN LATERAL pg_partition_tree(c.oid) t ON true WHERE c.oid = %s::oid)"
+)
 
 SERVER: Final[LiteralString] = (
     "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),"
@@ -39,14 +45,15 @@ TIMEOUTS: Final[LiteralString] = (
 # One row for each table that rows land in: its name, its announcing trigger, whether that is enabled. A trigger for each
 # statement sits on the table that is named in the INSERT, one for each row on every partition.
 TRIGGERS: Final[LiteralString] = (
-    "WITH announcing AS (SELECT t.oid, t.tgrelid, t.tgname, t.tgenabled, (t.tgtype & 1) = 1 AS each_row FROM pg_trigger t"
+    "WITH tree AS "  # noqa: S608  # texts of ours alone
+    + TREE
+    + ", announcing AS (SELECT t.oid, t.tgrelid, t.tgname, t.tgenabled, (t.tgtype & 1) = 1 AS each_row FROM pg_trigger t"
     " JOIN pg_proc p ON p.oid = t.tgfoid WHERE p.prosrc ~ 'pg_notify' AND (t.tgtype & 4) = 4),"
-    " statement AS (SELECT 1 FROM announcing WHERE tgrelid = %s::oid AND NOT each_row)"
+    " statement AS (SELECT 1 FROM announcing JOIN tree ON relid = tgrelid WHERE level = 0 AND NOT each_row)"
     " SELECT tree.relid::regclass::text, a.tgname::text, a.tgenabled::text, CASE WHEN a.tgname IS NULL THEN"
     " (SELECT regexp_replace(pg_get_triggerdef(b.oid), ' ON .*? (?=FOR EACH |REFERENCING )',"
-    " format(' ON %%s ', tree.relid::regclass)) FROM announcing b JOIN pg_partition_tree(%s::oid::regclass) near"
-    " ON near.relid = b.tgrelid LIMIT 1) END"
-    " FROM pg_partition_tree(%s::oid::regclass) tree LEFT JOIN announcing a ON a.tgrelid = tree.relid"
+    " format(' ON %%s ', tree.relid::regclass)) FROM announcing b JOIN tree near ON near.relid = b.tgrelid LIMIT 1) END"
+    " FROM tree LEFT JOIN announcing a ON a.tgrelid = tree.relid"
     " WHERE CASE WHEN EXISTS (SELECT FROM statement) THEN tree.level = 0 ELSE tree.isleaf END ORDER BY 1"
 )
 
@@ -56,8 +63,8 @@ SEQUENCE: Final[LiteralString] = (
 )
 
 STATISTICS: Final[LiteralString] = (
-    "SELECT count(*) FILTER (WHERE c.reltuples < 0), count(*) FROM pg_partition_tree(%s::oid::regclass) tree"
-    " JOIN pg_class c ON c.oid = tree.relid WHERE tree.isleaf OR tree.relid = %s::oid"
+    "SELECT count(*) FILTER (WHERE c.reltuples < 0), count(*) FROM " + TREE + " tree"  # noqa: S608  # texts of ours alone
+    " JOIN pg_class c ON c.oid = tree.relid WHERE tree.isleaf OR tree.level = 0"
 )
 
 # The registry's schema, whether there is one, whether it may be read.

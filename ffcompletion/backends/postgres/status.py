@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final, LiteralString, cast
 
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline
+from ffcompletion.backends.postgres.doctor_queries import TREE
 from ffcompletion.backends.postgres.errors import driver_errors
 from ffcompletion.backends.postgres.holders import HOLDERS, Holder
 from ffcompletion.backends.postgres.numbering import Numbering
@@ -31,7 +32,7 @@ _NEWEST: Final[LiteralString] = (
 # Exactly up to a number that is quick to count; beyond it, about as many as the statistics say.
 _ROWS: Final[LiteralString] = "SELECT count(*) FROM (SELECT FROM {outbox} LIMIT %s) counted"
 _ABOUT: Final[LiteralString] = (
-    "SELECT sum(greatest(c.reltuples, 0))::bigint FROM pg_partition_tree(%s::oid::regclass) tree"
+    "SELECT sum(greatest(c.reltuples, 0))::bigint FROM " + TREE + " tree"  # noqa: S608  # texts of ours alone
     " JOIN pg_class c ON c.oid = tree.relid WHERE tree.isleaf"
 )
 _LANES: Final[LiteralString] = "SELECT lane_id FROM {lanes} ORDER BY lane_id LIMIT 1000"
