@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Sequence
 
@@ -131,6 +132,30 @@ async def test_more_in_one_millisecond_than_a_page_holds(
                         missing.discard((await anext(each)).execution_id)
             assert filtered.stats().overflows
     assert largest[0] <= 600
+
+
+async def test_what_lies_in_the_future_keeps_nobody_behind(valkey: ValkeyWorld) -> None:
+    """However much of it there is: who has overflowed catches up and is live again, and a pass is soon done."""
+    options = {"reconcile_interval": SOON, "buffer_size": 20}
+    async with valkey.backend(**options) as backend, ffc.subscribe(backend, ffc.ScannerFilter("a")) as stream:
+        at = str((int(time.time()) + 3_600) * 1_000)
+        for partition in range(20):
+            words = [word for _ in range(1_000) for word in (at, f"{{fp:{partition}}}:{uuid.uuid4()}")]
+            await valkey.command("ZADD", INDEX % partition, *words)
+        for _ in range(40):
+            await valkey.finish(done(namespace="a"))
+        await eventually(lambda: stream.stats().overflows)
+        item = done(namespace="a", flow_id=None)
+
+        async def read_on() -> None:
+            while (await anext(stream)).execution_id != item.execution_id:
+                pass
+
+        reading = asyncio.create_task(read_on())
+        await eventually(lambda: not stream.stats().catching_up)
+        assert backend.stats().malformed == 0
+        await valkey.finish(item, push=False)
+        await asyncio.wait_for(reading, 20)
 
 
 async def test_a_flow_of_more_members_than_anybody_asks_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,12 +25,13 @@ from ffcompletion.backends.valkey.replies import (
 from ffcompletion.contract.ids import ExecutionId, is_execution_id, trusted_execution_id
 from ffcompletion.contract.payload import CompletionPayload
 
-__all__ = ["IndexPage", "TerminalIndex"]
+__all__ = ["MOST", "IndexPage", "TerminalIndex"]
 
 # Entries per key and read: with 256 partitions at most 51,200 in one reply of some 5 MB.
 _PER_KEY: Final = 200
 _LEAST_PER_KEY: Final = 8
-_MOST: Final = 1 << 30
+MOST: Final = 1 << 30
+"""As many entries as there are."""
 _BEYOND: Final = 1 << 62
 # Beyond this a score, which is a float, tells milliseconds apart no longer: no time that an engine writes.
 _LAST_MS: Final = 1 << 53
@@ -95,19 +96,22 @@ class TerminalIndex:
         """Of how many keys the index consists, one for each lane and partition."""
         return len(self.lanes) * self._partitions
 
-    async def page(self, since_ms: int, wanted: int = _MOST, skip: Mapping[str, int] = _NOTHING) -> IndexPage:
-        """Entries from a score on: about as many as are wanted, and then the score up to which they are all. ``skip``:
-        as the last page says, if it ended just before that score.
+    async def page(
+        self, since_ms: int, until_ms: int, wanted: int = MOST, skip: Mapping[str, int] = _NOTHING
+    ) -> IndexPage:
+        """Entries from a score on, up to another: about as many as are wanted, and then the score up to which they are
+        all. ``skip``: as the last page says, if it ended just before the first score.
         """
         # Twice an even share, because the page ends where the first of the keys breaks off.
         per_key = min(max(2 * wanted // max(1, self.key_count), _LEAST_PER_KEY, self._per_key // 2), _PER_KEY)
         while True:
-            found = _Found(since_ms)
+            found = _Found(since_ms, until_ms)
             await self._read(found, per_key, skip)
             if found.cut is None:
-                return IndexPage(
-                    found.entries, _BEYOND, complete=True, unreadable=found.unreadable, asked_ms=found.asked_ms
-                )
+                # Unless the server's clock has gone beyond that meanwhile.
+                complete = until_ms >= found.asked_ms
+                upto = _BEYOND if complete else until_ms
+                return IndexPage(found.entries, upto, complete, found.unreadable, found.asked_ms)
             # Of the keys that hold more, the first to break off says how far the page is whole.
             upto = found.cut - 1
             whole = [entry for entry in found.entries if entry[1] <= upto]
@@ -131,7 +135,7 @@ class TerminalIndex:
             now, *replies = await self._execute([
                 ("TIME",),
                 *(
-                    _range(name, found.since_ms, skip.get(name, 0), count)
+                    _range(name, (found.since_ms, found.until_ms), skip.get(name, 0), count)
                     for name, count in zip(names, counts, strict=True)
                 ),
             ])  # fmt: skip
@@ -176,16 +180,18 @@ class TerminalIndex:
 _FIELDS: Final = ("lifecycle_phase", "terminal_outcome", "flow_id", "replay_count")
 
 
-def _range(name: str, since_ms: int, skip: int, count: int) -> tuple[str, ...]:
-    return ("ZRANGE", name, str(since_ms), "+inf", "BYSCORE", "LIMIT", str(skip), str(count), "WITHSCORES")
+def _range(name: str, scores: tuple[int, int], skip: int, count: int) -> tuple[str, ...]:
+    since, until = map(str, scores)
+    return ("ZRANGE", name, since, until, "BYSCORE", "LIMIT", str(skip), str(count), "WITHSCORES")
 
 
 @final
 class _Found:
     """What the keys of one page held."""
 
-    def __init__(self, since_ms: int) -> None:
+    def __init__(self, since_ms: int, until_ms: int) -> None:
         self.since_ms = since_ms
+        self.until_ms = until_ms
         self.entries: list[Entry] = []
         # How many entries of each key bear that very score.
         self.at_once: dict[str, int] = {}

@@ -18,7 +18,7 @@ from glide import GlideError
 from ffcompletion.backends.valkey.backlog import Backlog
 from ffcompletion.backends.valkey.errors import is_refused, named, translated
 from ffcompletion.backends.valkey.filtering import Filtering, needs_lookup
-from ffcompletion.backends.valkey.index import IndexPage, TerminalIndex
+from ffcompletion.backends.valkey.index import MOST, IndexPage, TerminalIndex
 from ffcompletion.backends.valkey.options import Settings
 from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, Reconciliation
 from ffcompletion.backends.valkey.source import Source
@@ -45,8 +45,6 @@ _CLOCKS_MS: Final = 100
 _LOOKED_INTO: Final = 1_024
 # Of so many keys the first look is part of subscribing; more are looked at afterwards, in their own time.
 _KEYS_AT_SUBSCRIBING: Final = 20_000
-# Entries that lie ahead of the server's clock, of which so many are looked at in a pass.
-_MOST_AHEAD: Final = 10_000
 # Where the index may not be read, one look in so many intervals whether it may be by now.
 _INTERVALS_WHILE_OFF: Final = 4
 
@@ -228,12 +226,10 @@ class Reconciler:
         reconciliation.begin(*await self._index.look())
         if reconciliation.stepped_back:
             self._follow_clock()
-        since, complete, unreadable, ahead = reconciliation.since_ms, False, 0, 0
+        since, complete, unreadable = reconciliation.since_ms, False, 0
         skip: Mapping[str, int] = {}
-        # A clock that was put back leaves some of the future; whoever writes more of it takes nobody else's time.
-        while not complete and ahead <= _MOST_AHEAD:
-            page = await self._index.page(since, skip=skip)
-            ahead += reconciliation.ahead(page.entries)
+        while not complete:
+            page = await self._page(since, skip=skip)
             candidates = [] if old else reconciliation.candidates(page.entries)
             payloads, without_record = await self._index.payloads(candidates)
             # Some may have been announced while their records were read.
@@ -301,11 +297,16 @@ class Reconciler:
         # While it was being decided, more was announced.
         return source.without_received(batch), denied
 
+    async def _page(self, since_ms: int, wanted: int = MOST, *, skip: Mapping[str, int]) -> IndexPage:
+        page = await self._index.page(since_ms, self.reconciliation.reach_ms(time.monotonic()), wanted, skip)
+        self.reconciliation.saw(page.asked_ms)
+        return page
+
     async def _pending(self, backlog: Backlog, room: int) -> tuple[IndexPage, Sequence[Entry]]:
         """A page, and what of it the stream is missing; something, unless there is nothing beyond."""
         wanted, since_ms, asked_ms, skip = room, backlog.since_ms, 0, backlog.skip
         while True:
-            page = await self._index.page(since_ms, wanted, skip)
+            page = await self._page(since_ms, wanted, skip=skip)
             # What is written meanwhile may lie where the first of the pages was.
             asked_ms = asked_ms or page.asked_ms
             pending = backlog.pending(page.entries)

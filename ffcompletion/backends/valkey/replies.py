@@ -59,11 +59,12 @@ async def scan_set(execute: Execute, name: str, most: int) -> tuple[set[bytes], 
     while len(found) <= most:
         (reply,) = await execute([("SSCAN", name, cursor, "COUNT", _SCANNED)])
         raise_refusal((reply,))
-        if not isinstance(reply, list):
-            return found, True
-        position, members = cast("tuple[bytes, Sequence[object]]", reply)
-        found.update(item for item in members if isinstance(item, bytes))
-        cursor = position.decode()
+        match reply:
+            case [bytes() as position, list() as members] if position.isdigit():
+                found.update(item for item in cast("list[object]", members) if isinstance(item, bytes))
+                cursor = position.decode()
+            case _:
+                break
         if cursor == "0":
             break
     return found, len(found) <= most
