@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
+import psycopg
 from psycopg import Connection, Cursor, sql
 
 from ffcompletion.attaching.definition import Definition, table_parts
@@ -57,7 +58,8 @@ def check_table(conn: Connected, definition: Definition) -> None:
         raise Validation("key", f"{definition.key} is a {kind}; a key is a whole number, a UUID or a text")
     if definition.history is None:
         _unique(conn, definition, oid)
-    _states(conn, definition, oid)
+    _comparable(conn, definition, types[definition.state][1])
+    _states(conn, definition, oid, types[definition.state][1])
     if definition.result_table is not None:
         _results(conn, definition, definition.result_table, kind)
 
@@ -90,13 +92,15 @@ def _attachable(conn: Connected, shown: str, quoted: str) -> int:
         raise Validation("table", f"{shown} is not there{_similar(conn, shown)}")
     row = conn.execute(
         "SELECT c.relkind::text, c.relpersistence::text, c.relispartition, n.nspname, c.relname,"
-        " pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE') FROM pg_class c"
+        " pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE'), row_security_active(c.oid),"
+        " (SELECT min(i.inhrelid::regclass::text) FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind = 'r')"
+        " FROM pg_class c"
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
         (oid,),
     ).fetchone()
     if row is None:
         raise Validation("table", f"{shown} is not there")
-    kind, persistence, partition, schema, name, owner, owned = row
+    kind, persistence, partition, schema, name, owner, owned, hidden, heir = row
     if name in _OURS or schema in {"pg_catalog", "information_schema"}:
         raise Validation("table", f"{shown} is no table of jobs")
     if kind not in {"r", "p"}:
@@ -107,20 +111,36 @@ def _attachable(conn: Connected, shown: str, quoted: str) -> int:
         raise Validation("table", f"{shown} is a partition; attach the table that it is a part of")
     if not owned:
         raise Unavailable("attach", f"{shown} belongs to {owner}; attach it as that role")
+    if heir is not None:
+        raise Validation(
+            "table", f"{shown} has rows in {heir}, which its triggers do not see; attach that table instead"
+        )
+    if hidden:
+        # A row that is not seen would be told of as one that has gone.
+        raise Unavailable(
+            "attach",
+            f"policies hide rows of {shown} from its owner too; ALTER TABLE {quoted} NO FORCE ROW LEVEL SECURITY;",
+        )
     return oid
 
 
 def _columns(conn: Connected, shown: str, columns: Sequence[str], oid: int) -> dict[str, tuple[bool, str]]:
     """Whether it is never null, and its type, of each column that is there; those that are named must be."""
     rows = conn.execute(
-        "SELECT attname, attnotnull, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL) FROM pg_attribute"
+        "SELECT attname, attnotnull, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL), attgenerated = 'v'"
+        " FROM pg_attribute"
         " JOIN pg_type t ON t.oid = atttypid WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         (oid,),
     ).fetchall()
-    there = {name: (never_null, kind) for name, never_null, kind in rows}
+    there = {name: (never_null, kind) for name, never_null, kind, _ in rows}
+    virtual = {name for name, _, _, computed in rows if computed}
     for column in columns:
         if column not in there:
             raise Validation("column", f"{shown} has no column {column!r}; it has {', '.join(there)}")
+        if column in virtual:
+            raise Validation(
+                "column", f"{column} is a virtual generated column, which no trigger can read; make it STORED"
+            )
     return there
 
 
@@ -140,15 +160,45 @@ def _unique(conn: Connected, definition: Definition, oid: int) -> None:
         raise Validation("key", f"{definition.key} is not unique: no unique index is on it alone")
 
 
-def _states(conn: Connected, definition: Definition, oid: int) -> None:
+def _comparable(conn: Connected, definition: Definition, kind: str) -> None:
+    query = "SELECT j.{0} IS DISTINCT FROM j.{0} FROM {1} j LIMIT 0"
+    try:
+        conn.execute(sql.SQL(query).format(sql.Identifier(definition.state), sql.Identifier(*_parts(definition))))
+    except psycopg.errors.UndefinedFunction as exc:
+        text = f"{definition.state} is a {kind}, which cannot be compared; a state is a text, a number, a boolean or an enum"
+        raise Validation("state", text) from exc
+
+
+def _possible(conn: Connected, definition: Definition, oid: int, named: Sequence[str]) -> None:
+    """Raises ``Validation`` for a state that is never the text of the column's type (``true`` of a boolean, say)."""
+    row = conn.execute(
+        "SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
+        # A type of the user's own has code of its own, which we do not run.
+        " WHERE a.attrelid = %s AND a.attname = %s AND t.typtype = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace",
+        (oid, definition.state),
+    ).fetchone()
+    if row is None:
+        return
+    for state in named:
+        query = sql.SQL("SELECT format('%%s', CAST(%s::text AS {}))").format(sql.SQL(row[0]))
+        try:
+            (read,) = conn.execute(query, (state,)).fetchone() or (None,)
+        except psycopg.DataError as exc:
+            raise Validation("state", f"{definition.state} is never {state!r}: its type is {row[0]}") from exc
+        if read != state:
+            raise Validation("state", f"{definition.state} is never {state!r}: as {row[0]} it is {read!r}")
+
+
+def _states(conn: Connected, definition: Definition, oid: int, kind: str) -> None:
     labels = conn.execute(
         "SELECT e.enumlabel FROM pg_attribute a JOIN pg_enum e ON e.enumtypid = a.atttypid"
         " WHERE a.attrelid = %s AND a.attname = %s ORDER BY e.enumsortorder",
         (oid, definition.state),
     ).fetchall()
-    if labels:
-        there = [label for (label,) in labels]
-        named = [*definition.outcomes, *definition.pending, *(state for state in definition.deleted if state != "*")]
+    named = [*definition.outcomes, *definition.pending, *(state for state in definition.deleted if state != "*")]
+    _possible(conn, definition, oid, named)
+    if labels or kind == "boolean":
+        there = [label for (label,) in labels] or ["f", "t"]
         if wrong := [state for state in named if state not in there]:
             raise Validation("state", f"{definition.state} is never {wrong[0]!r}; it may be {', '.join(there)}")
     else:
@@ -177,8 +227,8 @@ def _similar(conn: Connected, shown: str) -> str:
     rows = conn.execute(
         "SELECT quote_ident(nspname) || '.' || quote_ident(relname) FROM pg_class c"
         " JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%%'"
-        " AND (lower(relname) = lower(%s) OR nspname = %s) ORDER BY 1 LIMIT 5",
-        (name, schema),
+        " AND (lower(relname) = lower(%s) OR nspname = %s) ORDER BY lower(relname) = lower(%s) DESC, 1 LIMIT 5",
+        (name, schema, name),
     ).fetchall()
     return f"; there is {', '.join(row[0] for row in rows)}" if rows else ""
 

@@ -8,7 +8,9 @@ from typing import Final, TypeVar
 
 import psycopg
 
+from ffcompletion.attaching.checks import Connected
 from ffcompletion.attaching.definition import Definition
+from ffcompletion.attaching.rendering import table
 from ffcompletion.contract.errors import Unavailable
 
 __all__ = ["LOCK_MS", "PAUSE_S", "TRIES", "busy", "patiently"]
@@ -21,22 +23,30 @@ of a second: it is us who give way, never a worker."""
 TRIES: Final = 30
 PAUSE_S: Final = 0.25
 """Between two tries."""
+_HOLDER: Final = (
+    "SELECT a.pid, coalesce(', ' || nullif(a.application_name, ''), '') || coalesce(', ' || a.state, ''),"
+    " extract(epoch FROM clock_timestamp() - a.xact_start)::int FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+    " WHERE l.relation = to_regclass(%s)::oid AND l.granted AND l.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL"
+    " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY a.xact_start LIMIT 1"
+)
 
 
-def patiently(work: Callable[[], _T], definition: Definition) -> _T:
+def patiently(conn: Connected, work: Callable[[], _T], definition: Definition) -> _T:
     """Its answer, tried again while a lock is not to be had. Raises ``Unavailable`` in the end."""
     for left in reversed(range(TRIES)):
         try:
             return work()
         except psycopg.errors.LockNotAvailable as exc:
             if not left:
-                raise busy(definition) from exc
+                raise busy(conn, definition) from exc
             time.sleep(PAUSE_S)
-    raise busy(definition)
+    raise busy(conn, definition)
 
 
-def busy(definition: Definition) -> Unavailable:
-    """Somebody's transaction keeps us out."""
+def busy(conn: Connected, definition: Definition) -> Unavailable:
+    """Somebody's transaction keeps us out: whose, as far as can be told."""
+    row = conn.execute(_HOLDER, (table(definition),)).fetchone()
+    whose = "" if row is None else f" (pid {row[0]}{row[1]}, for {row[2]} s)"
     return Unavailable(
-        "attach", f"{definition.table} is written to by a transaction that does not end; end it, and attach again"
+        "attach", f"{definition.table} is held by a transaction that does not end{whose}; end it, and attach again"
     )

@@ -74,7 +74,7 @@ def _mend(conn: Connected, definition: Definition, schema: str, span: Span, befo
         if not differ:
             return total
         time.sleep(PAUSE_S)
-    raise busy(definition)
+    raise busy(conn, definition)
 
 
 def _tell_vanished(conn: Connected, definition: Definition, schema: str) -> int:
@@ -96,6 +96,6 @@ def _told(conn: Connected, locking: str, telling: Callable[[list[str]], str]) ->
 
 
 def _read(conn: Connected, definition: Definition, script: str) -> tuple[int, str, int, int]:
-    row = patiently(lambda: run(conn, script).fetchone(), definition)
+    row = patiently(conn, lambda: run(conn, script).fetchone(), definition)
     count, last, told, differ = row or (0, None, 0, 0)
     return int(count), str(last), int(told), int(differ)

@@ -124,8 +124,9 @@ def detaching(definition: Definition, schema: str) -> str:
     return "\n".join([
         *(f"DROP TRIGGER IF EXISTS {identifier(name + kind)} ON {on};" for kind in ("_insert", "_update", "_delete")),
         *([] if results is None else [f"DROP TRIGGER IF EXISTS {identifier(name + '_result')} ON {results};"]),
-        f"DROP FUNCTION IF EXISTS {inside}.{identifier(name)}();",
-        f"DROP FUNCTION IF EXISTS {inside}.{identifier(name + '_result')}();",
+        # CASCADE: its triggers on a table that had the name before, and was put aside.
+        f"DROP FUNCTION IF EXISTS {inside}.{identifier(name)}() CASCADE;",
+        f"DROP FUNCTION IF EXISTS {inside}.{identifier(name + '_result')}() CASCADE;",
         f"DELETE FROM {inside}.ff_completion_event e USING {inside}.ff_exec_core c WHERE c.{of}\n"
         "    AND e.partition_key = c.partition_key AND e.execution_id = c.execution_id;",
         f"DELETE FROM {inside}.ff_exec_core WHERE {of};",

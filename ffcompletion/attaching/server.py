@@ -73,7 +73,7 @@ def attach(
     definition.checked()
     with _connected(url, "attach") as conn:
         inside = _schema(conn, schema, "attach")
-        before = patiently(lambda: _attach(conn, definition, inside), definition)
+        before = patiently(conn, lambda: _attach(conn, definition, inside), definition)
         if not record:
             return Recorded()
         return _record(conn, definition, inside, before, _about(conn, definition), progress)
@@ -111,6 +111,8 @@ def _attach(conn: Connected, definition: Definition, schema: str) -> Definition 
     """What was attached under this name before."""
     with conn.transaction():
         run(conn, LOCK)
+        # Looking into the table waits as well, where somebody has locked all of it.
+        run(conn, f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
         installed = check_tables_of_ours(conn, schema)
         check_table(conn, definition)
         before = _find(conn, schema, definition.name)
@@ -124,7 +126,6 @@ def _attach(conn: Connected, definition: Definition, schema: str) -> Definition 
             run(conn, f"SET LOCAL search_path = {identifier(schema)}")
             run(conn, text("postgres"))
             run(conn, "RESET search_path")
-        run(conn, f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
         run(conn, shared(schema))
         if before is not None and (results := result_table(before[0])) not in {None, result_table(definition)}:
             run(conn, f"DROP TRIGGER IF EXISTS {identifier(function_name(definition.name) + '_result')} ON {results}")

@@ -24,7 +24,6 @@ from ffcompletion.cli.status import status
 from ffcompletion.cli.tail import TailOptions, run_tail
 from ffcompletion.cli.wait import WaitOptions, run_wait
 from ffcompletion.consumers.subscribing import MOST_PARTITIONS
-from ffcompletion.contract.attached import attached_id
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.ids import FlowId
@@ -189,9 +188,10 @@ def wait(
     async def work() -> int:
         if result and not json and not any_ and len(ids) > 1:
             raise typer.BadParameter("--result with several IDs needs --json or --any")
-        options = WaitOptions(any=any_, timeout=timeout, result=result, missing=missing.value, schema=schema, json=json)
-        wanted = ids if attached is None else [str(attached_id(attached, key)) for key in ids]
-        return await run_wait(url, wanted, options)
+        options = WaitOptions(
+            any=any_, timeout=timeout, result=result, missing=missing.value, schema=schema, json=json, attached=attached
+        )
+        return await run_wait(url, ids, options)
 
     run(work())
 

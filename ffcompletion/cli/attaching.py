@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ffcompletion import attaching
 from ffcompletion.attaching import Definition, attach_sql, detach_sql, load_preset, preset, preset_names
-from ffcompletion.cli.running import run
+from ffcompletion.cli.running import run_plainly
 from ffcompletion.contract.errors import Validation
 
 __all__ = ["register"]
@@ -24,6 +23,10 @@ _Url = Annotated[str, typer.Argument(help="postgresql://…, or a libpq connecti
 _Schema = Annotated[str | None, typer.Option(help="Where our tables are, or are to be.")]
 _Sql = Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it.")]
 _Pairs = list[str] | None
+_NEEDED: Final = (
+    f"a preset ({', '.join(preset_names())}), --preset-file, or all of --name, --table, --key, --state and --outcome are"
+    " needed; missing:"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -78,15 +81,19 @@ def _attach(
     }  # fmt: skip
     changes = {field: value for field, value in given.items() if value is not None}
 
-    async def work() -> int:
-        known = None
+    def work() -> int:
         if preset_name is None and preset_file is None and set(changes) == {"name"}:
-            known = next((it.definition for it in await _all(url, schema) if it.definition.name == name), None)
-        definition = known or _definition(preset_name, preset_file, changes)
+            definition = _known(url, schema, str(name))
+        else:
+            definition = _definition(preset_name, preset_file, changes)
         if sql:
             typer.echo(attach_sql(definition, schema=schema or "public"), nl=False)
             return 0
-        found = await asyncio.to_thread(_with_progress, url, definition, schema, record)
+        try:
+            found = _with_progress(url, definition, schema, record)
+        except KeyboardInterrupt:
+            typer.echo("ffcompletion: interrupted; run again, it records what is missing", err=True)
+            raise
         typer.echo(
             f"{definition.table} is attached as {definition.name}"
             + (f"; {found.jobs} jobs that were there have been recorded" if record else "")
@@ -94,14 +101,14 @@ def _attach(
         )
         return 0
 
-    run(work())
+    run_plainly(work)
 
 
 def _attached(url: _Url, schema: _Schema = None) -> None:
     """Show what is attached: name, table, whether its triggers work, how many jobs are known and have finished."""
 
-    async def work() -> int:
-        found = await _all(url, schema)
+    def work() -> int:
+        found = attaching.attached(url, schema=schema)
         for each in found:
             again = f"NOT WORKING: ffcompletion attach … --name {shlex.quote(each.definition.name)}"
             working = "working" if each.working else again
@@ -112,7 +119,7 @@ def _attached(url: _Url, schema: _Schema = None) -> None:
             Console(stderr=True, highlight=False).print("nothing is attached", style="dim")
         return 0
 
-    run(work())
+    run_plainly(work)
 
 
 def _detach(
@@ -123,23 +130,29 @@ def _detach(
 ) -> None:
     """Undo an attachment: triggers, function, and what was recorded. The table itself is as it was before."""
 
-    async def work() -> int:
+    def work() -> int:
         if sql:
             inside = schema or "public"
-            found = [each.definition for each in await _all(url, inside) if each.definition.name == name]
+            found = [each.definition for each in attaching.attached(url, schema=inside) if each.definition.name == name]
             if not found:
                 raise Validation("name", f"{name!r} is not attached here")
             typer.echo(detach_sql(found[0], schema=inside), nl=False)
             return 0
-        await asyncio.to_thread(attaching.detach, url, name, schema=schema)
+        attaching.detach(url, name, schema=schema)
         typer.echo(f"{name} is detached")
         return 0
 
-    run(work())
+    run_plainly(work)
 
 
-async def _all(url: str, schema: str | None) -> list[attaching.Attached]:
-    return await asyncio.to_thread(attaching.attached, url, schema=schema)
+def _known(url: str, schema: str | None, name: str) -> Definition:
+    there = {each.definition.name: each.definition for each in attaching.attached(url, schema=schema)}
+    if name not in there:
+        listed = f"only {', '.join(there)}" if there else "nothing is"
+        raise typer.BadParameter(
+            f"{name!r} is not attached here, {listed}; {_NEEDED} --key, --outcome, --state, --table"
+        )
+    return there[name]
 
 
 def _definition(name: str | None, file: Path | None, changes: dict[str, object]) -> Definition:
@@ -151,10 +164,7 @@ def _definition(name: str | None, file: Path | None, changes: dict[str, object])
         return preset(name, **changes)
     options = {"outcomes": "outcome", "table": "table", "name": "name", "key": "key", "state": "state"}
     if missing := [f"--{option}" for field, option in options.items() if field not in changes]:
-        raise typer.BadParameter(
-            f"a preset ({', '.join(preset_names())}), --preset-file, or all of --name, --table, --key, --state and"
-            f" --outcome are needed; missing: {', '.join(sorted(missing))}"
-        )
+        raise typer.BadParameter(f"{_NEEDED} {', '.join(sorted(missing))}")
     return preset(None, **changes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Final
 
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ffcompletion.contract.errors import EngineError
 
-__all__ = ["duration", "run"]
+__all__ = ["duration", "run", "run_plainly"]
 
 _TROUBLE: Final = 2
 _INTERRUPTED: Final = 130
@@ -24,8 +24,13 @@ _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604
 
 def run(work: Coroutine[object, object, int]) -> None:
     """Run to the end; trouble is one line on stderr and exit status 2, Ctrl-C is a clean end."""
+    run_plainly(lambda: asyncio.run(work))
+
+
+def run_plainly(work: Callable[[], int]) -> None:
+    """The same, of work that blocks: in this thread, which Ctrl-C interrupts; no other thread hears of it."""
     try:
-        status = asyncio.run(work)
+        status = work()
     except EngineError as exc:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"ffcompletion: {exc}", markup=False, style="red")
         raise typer.Exit(_TROUBLE) from None

@@ -12,7 +12,8 @@ from rich.console import Console
 from ffcompletion.cli.showing import as_json, as_text
 from ffcompletion.consumers.options import Missing
 from ffcompletion.consumers.waiting import as_completed
-from ffcompletion.contract.errors import StateUnknown
+from ffcompletion.contract.attached import attached_id
+from ffcompletion.contract.errors import NotFound, StateUnknown
 from ffcompletion.contract.payload import CompletionPayload, Outcome
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
@@ -34,6 +35,8 @@ class WaitOptions(msgspec.Struct, frozen=True, kw_only=True):
     missing: Missing = "error"
     schema: str | None = None
     json: bool = False
+    attached: str | None = None
+    """The ids are keys of jobs that are attached under this name, and they are called by them."""
 
 
 async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
@@ -41,8 +44,11 @@ async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
     given: ConnectOptions = {"schema": options.schema} if options.schema and scheme_of(url) == "postgres" else {}
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     status = 0
+    called = {} if options.attached is None else {attached_id(options.attached, key): key for key in ids}
     async with connect(url, **given) as backend:
-        answers = as_completed(backend, ids, timeout=options.timeout, result=options.result, missing=options.missing)
+        answers = as_completed(
+            backend, list(called) or ids, timeout=options.timeout, result=options.result, missing=options.missing
+        )
         try:
             async with aclosing(answers):
                 async for completion in answers:
@@ -54,19 +60,28 @@ async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
         except StateUnknown:
             # Not "not yet": trouble.
             raise
+        except NotFound as exc:
+            key = next((key for id_, key in called.items() if id_ in str(exc)), None)
+            if key is None:
+                raise
+            hint = f"job {key} of {options.attached} (`ffcompletion attached` lists what is attached)"
+            raise NotFound(hint) from exc
         except TimeoutError as exc:
-            console.print(f"ffcompletion: {exc}", markup=False, style="yellow")
+            text = str(exc)
+            for id_, key in called.items():
+                text = text.replace(id_, f"{options.attached} {key}")
+            console.print(f"ffcompletion: {text}", markup=False, style="yellow")
             return TIMED_OUT
     return status
 
 
 def _show(completion: CompletionPayload, options: WaitOptions) -> None:
     if options.json:
-        sys.stdout.write(as_json(completion, result=options.result) + "\n")
+        sys.stdout.write(as_json(completion, result=options.result, attached=options.attached) + "\n")
     elif options.result:
         # The bytes alone on stdout, so that a shell can catch them.
-        Console(stderr=True, highlight=False, soft_wrap=True).print(as_text(completion))
+        Console(stderr=True, highlight=False, soft_wrap=True).print(as_text(completion, attached=options.attached))
         sys.stdout.buffer.write(completion.payload_bytes or b"")
     else:
-        Console(highlight=False, soft_wrap=True).print(as_text(completion))
+        Console(highlight=False, soft_wrap=True).print(as_text(completion, attached=options.attached))
     sys.stdout.flush()

@@ -79,6 +79,9 @@ class Watch:
         if self._lapse is not None:
             self._lapse.cancel()
             self._lapse = None
+            if self._unanswered_since is not None:
+                # While nobody waited nothing was asked.
+                self._unanswered_since = self.loop.time()
 
     def _lapsed(self) -> None:
         self._lapse = None

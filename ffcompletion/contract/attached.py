@@ -64,9 +64,7 @@ def attached_key(execution_id: str, name: str | None = None) -> int | UUID | Non
 def _uuid(name: str, key: object, *, flow: bool) -> str:
     if not name or "\0" in name:
         raise Validation("attachment", "a name must not be empty, and have no NUL in it")
-    if isinstance(key, bool):
-        raise Validation("key", "a number, a UUID or a text is needed, not a bool")
-    text = str(key)
+    text = _text(key)
     if isinstance(key, int) and not _LOWEST <= key <= _HIGHEST:
         raise Validation("key", "the number does not fit into 64 bits")
     if not text or "\0" in text:
@@ -79,6 +77,19 @@ def _uuid(name: str, key: object, *, flow: bool) -> str:
         return _hyphenated(f"{_digest(name)[:12]}8{number}{tail[0]}8{tail[1:]}")
     digest = _digest(f"{name}\0{text}")
     return _hyphenated(f"{digest[:12]}8{hashed}{digest[12]}8{digest[13:28]}")
+
+
+def _text(key: object) -> str:
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return int.__repr__(key)
+    from uuid import UUID  # noqa: PLC0415  # for those who have one, who have loaded it
+
+    if not isinstance(key, UUID):
+        # The text of anything else (None, bytes, a Decimal) need not be the server's.
+        raise Validation("key", f"a whole number, a UUID or a text is needed, not a {type(key).__name__}")
+    return str(key)
 
 
 def _hyphenated(digits: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from operator import length_hint
 from typing import Final, final
 
@@ -142,6 +143,7 @@ class Buffer:
         "beside_bytes",
         "bytes",
         "cursor",
+        "reserved_alone",
         "signal",
         "size",
         "taken",
@@ -158,6 +160,8 @@ class Buffer:
         """Bytes of their results."""
         self.bytes: int = 0
         """Bytes of results waiting, where they are weighed."""
+        self.reserved_alone: bool = False
+        """Whether what is reserved may be filled by one result, of any size."""
         self._queue: deque[tuple[Sequence[CompletionPayload], StreamCursor | None, float]] = deque()
         self.signal: Signal = Signal()
         self.size: int = 0
@@ -212,6 +216,17 @@ class Buffer:
         """The stream holds so much more elsewhere, or less."""
         self.beside += items
         self.beside_bytes += size
+
+    @contextlib.contextmanager
+    def reserved(self, room: Room) -> Generator[None]:
+        """Meanwhile so much is kept for what is on its way."""
+        self.keep(room.items, room.bytes)
+        self.reserved_alone = self._weighed and room.alone
+        try:
+            yield
+        finally:
+            self.reserved_alone = False
+            self.keep(-room.items, -room.bytes)
 
     def hand(self, batch: Sequence[CompletionPayload]) -> Hand:
         """Hand a batch to the consumer, who has yielded all of the one before."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +14,10 @@ import psycopg
 import pytest
 
 import ffcompletion as ffc
+from ffcompletion.attaching import attach, attached
 from ffcompletion.contract.diagnosis import Verdict
 from ffcompletion.doctor import examine
+from tests.doors.test_cli import FFC
 from tests.doors.test_cli_wait import sh
 from tests.worlds.attaching import clean, database
 
@@ -66,6 +71,14 @@ async def test_a_session(server: str, tmp_path: Path) -> None:
             2,
             ffc.attached_id("reports", 2),
         ), err
+        status, out, _ = await sh('ffcompletion wait "$1" --attached reports 1', server)
+        assert (status, out.split()[1:]) == (0, ["success", "reports", "1"])
+        status, _, err = await sh('ffcompletion wait "$1" --attached reports 7', server)
+        assert (status, err.startswith("ffcompletion: not found: job 7 of reports")) == (2, True), err
+        conn.execute("INSERT INTO app.reports VALUES (3, 'queued')")
+        status, _, err = await sh('ffcompletion wait "$1" --attached reports 3 --timeout 0', server)
+        assert (status, "reports 3 has not finished" in err) == (124, True), err
+        conn.execute("DELETE FROM app.reports WHERE id = 3")
         # What no trigger saw is told when it is attached again, for which its name is enough.
         conn.execute("ALTER TABLE app.reports DISABLE TRIGGER USER")
         conn.execute("UPDATE app.reports SET status = 'done' WHERE id = 2")
@@ -92,6 +105,7 @@ async def test_a_session(server: str, tmp_path: Path) -> None:
         for words, message in [
             ('--preset-file "$2" --pending queued', "no outcome is given for 'error'"),
             ("reports", "there are dbos, django-tasks, pgqueuer, procrastinate"),
+            ("--name x", "'x' is not attached here, nothing is"),
             ("--name x", "missing: --key, --outcome, --state, --table"),
             ("procrastinate", "procrastinate_jobs is not there"),
             ("procrastinate --outcome done", "--outcome needs NAME=VALUE"),
@@ -102,3 +116,27 @@ async def test_a_session(server: str, tmp_path: Path) -> None:
             assert "Traceback" not in err
     status, _, err = await sh('ffcompletion detach "$1" reports', server)
     assert (status, "not found: attachment 'reports'" in err) == (2, True)
+
+
+def test_recording_is_interrupted_and_goes_on(server: str) -> None:
+    """Ctrl-C ends it within a moment, with what to do; run again, it records the rest."""
+    clean(server)
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute("CREATE TABLE app.reports (id int PRIMARY KEY, status text)")
+        conn.execute("INSERT INTO app.reports SELECT g, 'done' FROM generate_series(1, 200000) g")
+        definition = ["--name", "reports", "--table", "app.reports", "--key", "id", "--state", "status"]
+        words = ["attach", server, *definition, "--outcome", "done=success"]
+        with subprocess.Popen([*FFC, *words], stderr=subprocess.PIPE, text=True) as process:
+            # It is recording, and would be for a while.
+            while conn.execute("SELECT to_regclass('ff_attachment')").fetchone() == (None,) or not any(
+                each.jobs for each in attached(server)
+            ):
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=20)
+        assert (process.returncode, "interrupted; run again" in err, "Traceback" in err) == (130, True, False), err
+        (found,) = attached(server)
+        assert (found.working, 0 < found.jobs < 200_000) == (True, True)
+        assert attach(server, found.definition).jobs == 200_000
+        assert [(each.jobs, each.finished) for each in attached(server)] == [(200_000, 200_000)]
+    clean(server)

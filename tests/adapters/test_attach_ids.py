@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from decimal import Decimal
+from enum import IntEnum
+from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.attaching.rendering import shared
@@ -70,6 +74,30 @@ def test_a_uuid_comes_back_and_a_text_does_not() -> None:
     assert ffc.attached_key(ffc.attached_id("dbos", "nightly-2026-01-01")) is None
     assert ffc.attached_id("dbos", "a") != ffc.attached_id("other", "a")
     assert ffc.attached_id("ab", "c") != ffc.attached_id("a", "bc")
+
+
+def test_texts_and_numbers_of_ones_own_kinds_are_what_they_hold() -> None:
+    """Not what they call themselves, as members of enums do."""
+
+    class Named(str):
+        __slots__ = ()
+
+        @override
+        def __str__(self) -> str:
+            return "Named.FIRST"
+
+    class Numbered(IntEnum):
+        SECOND = 2
+
+    assert ffc.attached_id("a", Named("first")) == ffc.attached_id("a", "first")
+    assert ffc.attached_id("a", Numbered.SECOND) == ffc.attached_id("a", 2)
+
+
+@pytest.mark.parametrize("key", [True, None, 1.5, b"x", Decimal(1), ("a",)])
+def test_what_need_not_read_as_it_does_on_the_server_is_no_key(key: Any) -> None:
+    """Named, instead of an id that nobody ever announces."""
+    with pytest.raises(ffc.Validation, match=f"not a {type(key).__name__}"):
+        ffc.attached_id("a", key)
 
 
 @pytest.mark.parametrize(

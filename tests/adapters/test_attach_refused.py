@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.attaching import Definition, attach, attach_sql, attached, load_preset, preset, preset_names
+from ffcompletion.attaching import Definition, attach, attach_sql, attached, detach, load_preset, preset, preset_names
 from tests.worlds.attaching import clean, database, rows
 
 JOBS = Definition(name="jobs", table="app.jobs", key="id", state="status", outcomes={"done": "success"})
@@ -25,6 +25,10 @@ CREATE TYPE app.mood AS ENUM ('fine', 'odd', 'done');
 CREATE TABLE app.moods (id int PRIMARY KEY, status app.mood);
 CREATE TABLE app.parent (id int PRIMARY KEY, status text) PARTITION BY RANGE (id);
 CREATE TABLE app.part PARTITION OF app.parent DEFAULT;
+CREATE TABLE app.kin (id int PRIMARY KEY, status text);
+CREATE TABLE app.heir () INHERITS (app.kin);
+CREATE TABLE app.kinds (id int PRIMARY KEY, status text, json json, place point, done boolean, code int, padded char(6),
+    short varchar(3), made text GENERATED ALWAYS AS (lower(status)) VIRTUAL);
 """
 
 
@@ -88,6 +92,18 @@ def everything(conn: psycopg.Connection) -> list[tuple[Any, ...]]:
         ({"pending": ("queued",)}, "no outcome is given for 'strange'"),
         ({"table": "app.moods"}, "no outcome is given for 'fine', 'odd'"),
         ({"table": "app.moods", "outcomes": {"finished": "success"}}, "never 'finished'; it may be fine, odd, done"),
+        ({"table": "app.kin"}, "has rows in app.heir"),
+        ({"table": "app.kinds", "state": "json"}, "json is a json, which cannot be compared"),
+        ({"table": "app.kinds", "state": "place"}, "place is a point, which cannot be compared"),
+        ({"table": "app.kinds", "state": "made"}, r"made is a virtual generated column.* STORED"),
+        ({"table": "app.kinds", "tags": {"made": "made"}}, "made is a virtual generated column"),
+        ({"table": "app.kinds", "state": "done"}, "done is never 'done': its type is boolean"),
+        ({"table": "app.kinds", "state": "done", "outcomes": {"true": "success"}}, "as boolean it is 't'"),
+        ({"table": "app.kinds", "state": "done", "outcomes": {"t": "success"}}, "no outcome is given for 'f'"),
+        ({"table": "app.kinds", "state": "code"}, "code is never 'done': its type is integer"),
+        ({"table": "app.kinds", "state": "code", "outcomes": {"02": "failed"}}, "never '02': as integer it is '2'"),
+        ({"table": "app.kinds", "state": "padded"}, r"as character\(6\) it is 'done  '"),
+        ({"table": "app.kinds", "state": "short", "pending": ("late",)}, "never 'done'"),
         ({"tags": {"key": "code"}}, "every job's already"),
         ({"name": ""}, "1 to 63 bytes"),
         ({"name": "x" * 64}, "1 to 63 bytes"),
@@ -179,9 +195,41 @@ def test_a_busy_table_is_not_queued_behind(
     monkeypatch.setattr("ffcompletion.attaching.server.LOCK_MS", 100)
     with psycopg.connect(server) as writer:
         writer.execute("INSERT INTO app.jobs VALUES (1, 'done', 1, 1, now(), 1)")
-        with pytest.raises(ffc.Unavailable, match="written to by a transaction that does not end"):
+        with pytest.raises(
+            ffc.Unavailable, match=rf"held by .* \(pid {writer.info.backend_pid}, idle in transaction, for"
+        ):
+            attach(server, JOBS)
+    # Not even looking into it waits for ever.
+    with psycopg.connect(server, application_name="repack") as owner:
+        owner.execute("LOCK TABLE app.jobs")
+        with pytest.raises(ffc.Unavailable, match=rf"pid {owner.info.backend_pid}, repack, idle in transaction"):
             attach(server, JOBS)
     assert attached(server) == []
+    attach(server, JOBS)
+
+
+def test_rows_that_policies_hide_from_the_owner(server: str, conn: psycopg.Connection) -> None:
+    """They would be told of as jobs that have gone: refused with the remedy, by the printed script too."""
+    conn.execute("DROP ROLE IF EXISTS attach_owner")
+    conn.execute("CREATE ROLE attach_owner LOGIN")
+    try:
+        conn.execute("GRANT ALL ON SCHEMA app, public TO attach_owner")
+        conn.execute("GRANT ALL ON ff_completion_event, ff_exec_core TO attach_owner")
+        conn.execute("ALTER TABLE app.jobs OWNER TO attach_owner")
+        conn.execute("ALTER TABLE app.jobs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        mine = psycopg.conninfo.make_conninfo(server, user="attach_owner")
+        before = everything(conn)
+        with pytest.raises(ffc.Unavailable, match=r"policies hide rows of app\.jobs") as caught:
+            attach(mine, JOBS)
+        assert everything(conn) == before
+        conn.execute(str(caught.value).partition("; ")[2].encode())
+        attach(mine, JOBS)
+        assert "SET LOCAL row_security = off" in attach_sql(JOBS)
+    finally:
+        for each in attached(server):
+            detach(server, each.definition.name)
+        conn.execute("DROP OWNED BY attach_owner CASCADE")
+        conn.execute("DROP ROLE attach_owner")
 
 
 def test_other_servers_and_wrong_presets(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import ffcompletion as ffc
 from ffcompletion.attaching import Definition, Recorded, attach, attach_sql, attached, detach, detach_sql
 from ffcompletion.backends.postgres import PostgresBackend
-from tests.worlds.attaching import REPORTS, clean, database, rows, told
+from tests.worlds.attaching import REPORTS, TABLE, clean, database, rows, told
 
 
 @pytest.fixture(scope="module", params=[16, 18], ids=["postgres16", "postgres18"])
@@ -343,3 +343,70 @@ def test_detaching_one_leaves_the_other_and_what_is_gone_can_be_detached(url: st
     assert attached(url) == []
     with pytest.raises(ffc.NotFound):
         detach(url, "reports")
+
+
+def test_a_table_that_is_renamed_moves_or_is_put_aside(url: str, conn: psycopg.Connection) -> None:
+    """It is known by its triggers; attached again by name alone; and detached whole, wherever its triggers are."""
+    attach(url, REPORTS)
+    conn.execute('ALTER TABLE app.reports RENAME TO "Old reports"')
+    conn.execute("CREATE SCHEMA IF NOT EXISTS aside")
+    conn.execute('ALTER TABLE app."Old reports" SET SCHEMA aside')
+    conn.execute("INSERT INTO aside.\"Old reports\" (id, status) VALUES (1, 'done')")
+    (found,) = attached(url)
+    assert (found.working, found.jobs, found.definition.table) == (True, 1, 'aside."Old reports"')
+    attach(url, found.definition)
+    assert [(each.working, each.definition.table) for each in attached(url)] == [(True, 'aside."Old reports"')]
+    conn.execute(TABLE)
+    with pytest.raises(ffc.Validation, match=r'is attached to aside\."Old reports" already'):
+        attach(url, REPORTS)
+    detach(url, "reports")
+    assert (
+        rows(conn, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgname LIKE 'ff_attached%%_%%_%%'") == []
+    )
+    # A new one in its place, the old one put aside with its triggers.
+    attach(url, REPORTS)
+    conn.execute("ALTER TABLE app.reports RENAME TO aside")
+    conn.execute(TABLE)
+    assert [each.working for each in attached(url)] == [False]
+    attach(url, REPORTS)
+    assert [each.working for each in attached(url)] == [True]
+    detach(url, "reports")
+    assert attached(url) == []
+    conn.execute("INSERT INTO app.aside (id, status) VALUES (1, 'done')")
+    conn.execute("DROP SCHEMA aside CASCADE")
+
+
+def test_a_column_that_is_renamed_is_no_working_attachment(url: str, conn: psycopg.Connection) -> None:
+    """Each end is a warning then: it is said, and the ends are told when it is attached with the new name."""
+    attach(url, REPORTS)
+    conn.execute("ALTER TABLE app.reports RENAME queue_name TO line")
+    conn.execute("INSERT INTO app.reports (id, status) VALUES (1, 'done')")
+    assert [(each.working, each.jobs) for each in attached(url)] == [(False, 0)]
+    with pytest.raises(ffc.Validation, match=r"no column 'queue_name'; it has id, status, .*line"):
+        attach(url, REPORTS)
+    assert attach(url, msgspec.structs.replace(REPORTS, tags={"queue": "line"})).missed == 1
+    assert [(each.working, each.finished) for each in attached(url)] == [(True, 1)]
+
+
+def test_whoever_attached_it_may_write_no_more(url: str, conn: psycopg.Connection) -> None:
+    """The triggers run with his rights: without them each end is a warning, and it is said that they do not work."""
+    conn.execute("DROP ROLE IF EXISTS attach_leaver")
+    conn.execute("CREATE ROLE attach_leaver LOGIN")
+    try:
+        conn.execute("GRANT ALL ON SCHEMA app, public TO attach_leaver")
+        conn.execute("GRANT ALL ON ff_completion_event, ff_exec_core TO attach_leaver")
+        conn.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO attach_leaver")
+        conn.execute("ALTER TABLE app.reports OWNER TO attach_leaver")
+        attach(psycopg.conninfo.make_conninfo(url, user="attach_leaver"), REPORTS)
+        assert [each.working for each in attached(url)] == [True]
+        conn.execute("INSERT INTO app.reports (id) VALUES (1)")
+        conn.execute("REVOKE ALL ON ff_completion_event FROM attach_leaver")
+        conn.execute("UPDATE app.reports SET status = 'done'")
+        assert [each.working for each in attached(url)] == [False]
+        conn.execute("GRANT ALL ON ff_completion_event TO attach_leaver")
+        assert attach(psycopg.conninfo.make_conninfo(url, user="attach_leaver"), REPORTS).missed == 1
+        assert [each.working for each in attached(url)] == [True]
+    finally:
+        detach(url, "reports")
+        conn.execute("DROP OWNED BY attach_leaver CASCADE")
+        conn.execute("DROP ROLE attach_leaver")

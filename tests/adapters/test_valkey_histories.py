@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -12,11 +14,17 @@ from ffcompletion import embedded
 from tests.worlds import ValkeyWorld, done, eventually, first
 
 
+@asynccontextmanager
+async def _own_server() -> AsyncGenerator[tuple[embedded.Server, ValkeyWorld]]:
+    with embedded.valkey() as server:
+        async with ValkeyWorld(server.url) as world:
+            yield server, world
+
+
 async def test_a_server_that_was_restored_is_recognised(caplog: pytest.LogCaptureFixture) -> None:
     """Said once; what runs there again and ends again is told again, announced or in silence."""
     caplog.set_level(logging.INFO, "ffcompletion")
-    with embedded.valkey() as server:
-        world = ValkeyWorld(server.url)
+    async with _own_server() as (server, world):
         again, silent = done(), done(flow_id=None)
 
         def said() -> int:
@@ -33,16 +41,15 @@ async def test_a_server_that_was_restored_is_recognised(caplog: pytest.LogCaptur
                 for item, silently in ((again, False), (silent, True)):
                     await world.begins(item)
                     await world.ends(item, silently=silently)
-                    assert (await first(stream, 10)).execution_id == item.execution_id
+                    assert (await first(stream)).execution_id == item.execution_id
             await world.command("FLUSHALL")
             for item in (again, silent):
                 await world.begins(item)
                 await world.ends(item, silently=True)
-                assert (await first(stream, 10)).execution_id == item.execution_id
+                assert (await first(stream)).execution_id == item.execution_id
             # A connection that is cut is no other server.
             before = backend.stats().reconnects
             await world.drop_connections()
             await eventually(lambda: backend.stats().reconnects > before)
             await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE)
         assert said() == 1
-        await world.close()

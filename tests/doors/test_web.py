@@ -275,8 +275,8 @@ async def test_a_slow_client_costs_its_own_buffer_only() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 12)
             writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
             await reader.readuntil(b"retry: 1000")
-            transport = writer.transport
-            assert isinstance(transport, asyncio.Transport)
+            # Of whatever class the loop has for it.
+            transport: Any = writer.transport
             transport.pause_reading()
             # More than the kernel's own buffers hold.
             wanted, long = [ID % number for number in range(2_000)], "x" * 16_000

@@ -387,7 +387,7 @@ FAULTS = [
     postgres(
         "right_to_make", ffc.Unavailable, "permission denied for schema", not_at=frozenset(DOORS) - STORES - INSTALLS
     ),
-    postgres("table", ffc.Unavailable, "no table ff_completion_event|does not exist", not_at=STORES | INSTALLS),
+    postgres("table", ffc.Unavailable, "producers install", not_at=STORES | INSTALLS),
     postgres("too_many", ffc.Transport, 'too many connections for role "crowded"'),
     postgres("pooler_full", ffc.Transport, "no more connections allowed"),
     postgres("pooler_busy", ffc.Transport, "query_wait_timeout|no answer|could not be asked"),

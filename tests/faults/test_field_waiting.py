@@ -45,6 +45,7 @@ class _Away:
     def __init__(self, fault: ffc.EngineError | None) -> None:
         self._fault = fault
         self.back = False
+        self.linger = 0.0
 
     async def subscribe_completions(self, /) -> Any:
         return await ffc.connect("memory://").subscribe_completions()
@@ -77,6 +78,19 @@ async def test_a_time_out_while_nothing_answers(fault: ffc.EngineError | None) -
         with pytest.raises(ffc.StateUnknown) as looked:
             await ffc.wait_for_completion(_Away(fault), done().execution_id, timeout=0)
         assert looked.value.__cause__ is fault
+
+
+async def test_each_wait_says_since_when_nobody_answered_it() -> None:
+    """Not since an earlier one, in whose place nobody asked: the server may have been there in between."""
+    backend = _Away(ffc.Transport("db", "connection refused"))
+    backend.linger = 60.0
+    unanswered: list[float] = []
+    for seconds in (1.0, 0.2):
+        with pytest.raises(ffc.StateUnknown) as caught:
+            await ffc.wait_for_completion(backend, done().execution_id, timeout=seconds, poll_interval=0.1)
+        unanswered.append(caught.value.unanswered_s)
+    assert unanswered[1] < 0.8
+    await watch._watches[id(backend), id(asyncio.get_running_loop())].close()
 
 
 async def test_it_is_known_again_once_somebody_answers() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
 
 import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import source as postgres_source
-from ffcompletion.backends.postgres.pages import Page
+from ffcompletion.backends.postgres.pages import Page, PageReader
+from ffcompletion.backends.postgres.silent_reading import SilentReading
 from ffcompletion.backends.postgres.source import Source as PostgresSource
+from ffcompletion.backends.postgres.states import StreamState
 from ffcompletion.backends.valkey.source import Source as ValkeySource
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery import buffer
@@ -159,3 +162,46 @@ async def test_valkey_holds_what_it_may_and_no_more(valkey: ValkeyWorld, may_ask
                 await writing
     finally:
         await valkey.command("ACL", "DELUSER", "reader")
+
+
+@pytest.mark.usefixtures("little_room")
+async def test_a_result_that_is_held_alone_is_read_beside_none(
+    postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is on its way, what ends without a row is offered to the stream as well, and waits for its turn."""
+    large, silent = done(result=bytes(100 * KIB)), done(result=bytes(30 * KIB), outcome="cancelled")
+    await postgres.begins(silent)
+    await postgres.announce(large)
+    offered: list[int] = []
+    sources: list[PostgresSource] = []
+    was_read = False
+    give, read = SilentReading._give, PageReader.read
+
+    async def given(*args: Any) -> int:
+        offered.append(await give(*args))
+        return offered[-1]
+
+    async def read_slowly(*args: Any) -> Page | None:
+        nonlocal was_read
+        page = await read(*args)
+        if page:
+            assert [source._standing.state for source in sources] == [StreamState.JOINING]
+            await postgres.ends(silent, silently=True)
+            await eventually(lambda: bool(offered))
+            was_read = True
+        return page
+
+    monkeypatch.setattr(SilentReading, "_give", given)
+    monkeypatch.setattr(PageReader, "read", read_slowly)
+    async with postgres.backend(reconcile_interval=0.05) as backend:
+        async with ffc.subscribe(backend, cursor=ffc.StreamCursor.beginning(), results=True) as stream:
+            assert isinstance(stream, Handle)
+            assert isinstance(stream._source, PostgresSource)
+            sources.append(stream._source)
+            async with watched(stream) as look:
+                came = {(await anext(stream)).execution_id}
+                await eventually(lambda: was_read)
+                # What was in hand by then still is.
+                look()
+                came.add((await anext(stream)).execution_id)
+                assert came == {large.execution_id, silent.execution_id}

@@ -13,7 +13,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from psycopg import AsyncConnection
@@ -100,6 +100,12 @@ class World(ABC):
     async def close(self) -> None:
         """Let go of it."""
         await self.forget()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 class MemoryWorld(World):

@@ -211,7 +211,7 @@ def attachments(rows: Sequence[tuple[Any, ...]] | None, registry: str, user: str
         if not there:
             return Finding(check, NOTE, f"{table} is gone", f"ffcompletion detach … {shlex.quote(name)}")
         if not working:
-            found = f"triggers on {table} are missing or disabled: ends are missed until it is attached again"
+            found = f"triggers on {table} are missing, disabled or at fault: ends are missed until it is attached again"
             return Finding(check, WARNING, found, f"ffcompletion attach … --name {shlex.quote(name)}")
     return Finding(check, OK, ", ".join(str(row[0]) for row in rows) or "none")
 

@@ -11,7 +11,17 @@ import psycopg
 
 from ffcompletion.contract.errors import EngineError, ResourceExhausted, Transport, Unavailable
 
-__all__ = ["PoolBusy", "PoolOver", "driver_errors", "first_line", "is_refusal", "kind_of", "may_pass", "translated"]
+__all__ = [
+    "INSTALL",
+    "PoolBusy",
+    "PoolOver",
+    "driver_errors",
+    "first_line",
+    "is_refusal",
+    "kind_of",
+    "may_pass",
+    "translated",
+]
 
 # A refusal by the server comes as "…: SEVERITY:  text". The word may be in any language; libpq's own complaints never
 # have the two blanks.
@@ -25,6 +35,11 @@ _WILL_NOT_PASS: Final = frozenset(
     }
 )
 _OUT_OF_RESOURCES: Final = "53"
+INSTALL: Final = (
+    "name the engine's schema with schema=, or, without FlowFabric, run `ffcompletion producers install URL`"
+)
+"""What to do where the tables are not there."""
+_OURS: Final = re.compile("ff_completion_event|ff_exec_core")
 
 
 @final
@@ -53,6 +68,8 @@ async def driver_errors(shown: str, op: str) -> AsyncGenerator[None]:
 def translated(exc: psycopg.Error, shown: str, op: str) -> EngineError:
     """The driver's error in our words."""
     text = first_line(exc) or type(exc).__name__
+    if isinstance(exc, psycopg.errors.UndefinedTable) and _OURS.search(text):
+        text = f"{text}; {INSTALL}"
     if isinstance(exc, PoolBusy):
         return ResourceExhausted("connection pool", text)
     if isinstance(exc, PoolOver):

@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, Listener, Target, deadline, is_direct, shut_down
-from ffcompletion.backends.postgres.errors import first_line
+from ffcompletion.backends.postgres.errors import INSTALL, first_line
 from ffcompletion.backends.postgres.history import Identity, Issue
 from ffcompletion.backends.postgres.holders import HOLDERS, Holder
 from ffcompletion.backends.postgres.inbox import Inbox
@@ -129,8 +129,7 @@ class Session:
             where = f"in schema {queries.schema!r}" if queries.schema else "on the search_path"
             raise Unavailable(
                 _OP,
-                f"there is no table {OUTBOX} {where}; name the engine's schema with schema=, or, without FlowFabric,"
-                " run `ffcompletion producers install URL`",
+                f"there is no table {OUTBOX} {where}; {INSTALL}",
             )
         if not readable:
             raise Unavailable(_OP, f"no right to read the outbox; GRANT SELECT ON {queries.outbox_text} TO {user}")

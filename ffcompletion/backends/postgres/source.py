@@ -140,7 +140,8 @@ class Source:
     @property
     def room(self) -> Room:
         """What it can take of what ended without a row."""
-        return self._buffer.room
+        # Whatever its size, a result fits into a page that is being read alone, and none beside it.
+        return Room(self._buffer.room.items, 0, alone=False) if self._buffer.reserved_alone else self._buffer.room
 
     def unseen(self, ends: Sequence[End], /) -> Sequence[End]:
         """Those of the ends that are for it, and were not decided for it."""
@@ -256,11 +257,8 @@ class Source:
         room = self._buffer.room
         if self._standing.state is StreamState.JOINING:
             room = room.half()
-        self._buffer.keep(room.items, room.bytes)
-        try:
+        with self._buffer.reserved(room):
             return await self._pages.read(self.selector, step, room)
-        finally:
-            self._buffer.keep(-room.items, -room.bytes)
 
     def _next_read(self) -> Read | None:
         tracker = self._reader.tracker

@@ -20,7 +20,7 @@ from ffcompletion.backends.valkey.errors import is_refused, named, translated
 from ffcompletion.backends.valkey.filtering import Filtering, needs_lookup
 from ffcompletion.backends.valkey.index import MOST, IndexPage, TerminalIndex
 from ffcompletion.backends.valkey.options import Settings
-from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, Reconciliation
+from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, Pace, Reconciliation
 from ffcompletion.backends.valkey.source import Source
 from ffcompletion.backends.valkey.states import Counters, Denied
 from ffcompletion.contract.errors import EngineError
@@ -36,7 +36,7 @@ _log: Final = logger("ffcompletion.valkey")
 
 # Announcements remembered from pass to pass, so that what the index shows can be told from what was announced: some 15 MB.
 _REMEMBERED: Final = 50_000
-# Passes follow each other no sooner than this, however much is announced, and than this many times what the last took.
+# Passes follow each other no sooner than this, however much is announced, and than this many times what one takes.
 _APART_S: Final = 0.25
 _APART_TIMES: Final = 4.0
 # What an estimate of the server's time may be wrong by.
@@ -149,11 +149,11 @@ class Reconciler:
 
     async def run(self) -> None:
         """Until cancelled."""
-        backoff = Backoff(0.05, 2.0)
-        last, took = time.monotonic(), 0.0
+        backoff, pace = Backoff(0.05, 2.0), Pace(time.monotonic())
         while True:
             interval_s = self._settings.reconcile_interval_s * (_INTERVALS_WHILE_OFF if self.off else 1)
-            due_at, earliest = last + interval_s, last + max(_APART_S, _APART_TIMES * took)
+            due_at = pace.began_at + interval_s
+            earliest = pace.began_at + max(_APART_S, _APART_TIMES * pace.takes_s)
             await self._until(due_at, earliest)
             now = time.monotonic()
             if now >= due_at:
@@ -168,10 +168,10 @@ class Reconciler:
                     if self._due and now >= earliest:
                         # Before the pass: what is asked for while it runs is another one.
                         self._due = self._may_be_allowed = False
-                        last = time.monotonic()
+                        pace.begin(time.monotonic())
                         await self._pass(old=self._baseline_due)
                         self._baseline_due = False
-                        took = time.monotonic() - last
+                        pace.end(time.monotonic())
                 backoff.reset()
             except (GlideError, OSError, TimeoutError, EngineError) as exc:
                 self._due = True

@@ -18,7 +18,7 @@ import msgspec
 
 from ffcompletion.contract.payload import CompletionPayload
 
-__all__ = ["SLACK_MS", "Announced", "Candidate", "Entry", "Reconciliation", "latest"]
+__all__ = ["SLACK_MS", "Announced", "Candidate", "Entry", "Pace", "Reconciliation", "latest"]
 
 # What rounding and two clocks running apart for a minute may come to.
 SLACK_MS: Final = 5
@@ -62,6 +62,31 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     score_ms: int
     doubtful: bool = False
     """It was announced, but earlier than the score says: news only if it has been replayed since."""
+
+
+@final
+class Pace:
+    """When passes began, and how long one takes. Times are seconds, monotonic."""
+
+    __slots__ = ("_before_s", "_last_s", "began_at")
+
+    def __init__(self, now: float) -> None:
+        self._before_s = self._last_s = 0.0
+        self.began_at: float = now
+        """When the last one did, whatever came of it."""
+
+    def begin(self, now: float) -> None:
+        """A pass begins."""
+        self.began_at = now
+
+    def end(self, now: float) -> None:
+        """It has come to its end."""
+        self._before_s, self._last_s = self._last_s, now - self.began_at
+
+    @property
+    def takes_s(self) -> float:
+        """The shorter of the last two: a single long one waited for a server that was away, and had no more to read."""
+        return min(self._before_s, self._last_s)
 
 
 @final

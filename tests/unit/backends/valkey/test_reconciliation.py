@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ffcompletion.backends.valkey.backlog import Backlog
-from ffcompletion.backends.valkey.reconciliation import Announced, Entry, Reconciliation
+from ffcompletion.backends.valkey.reconciliation import Announced, Entry, Pace, Reconciliation
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 
@@ -127,6 +127,29 @@ def test_memory_is_bounded_whatever_is_announced() -> None:
     reconciler.begin(START + 100, 0.1)
     reconciler.end()
     assert not reconciler.recent
+
+
+def test_a_pass_that_waited_for_its_server_says_nothing_of_how_long_one_takes() -> None:
+    """The next is not put off for that; what takes long each time is."""
+    pace, now = Pace(0.0), 0.0
+    taken: list[float] = []
+    for seconds in (0.1, 0.2, 5.0, 0.1, 3.0, 4.0):
+        pace.begin(now)
+        assert pace.began_at == now
+        now += seconds
+        pace.end(now)
+        taken.append(round(pace.takes_s, 3))
+    assert taken == [0.0, 0.1, 0.2, 0.1, 0.1, 3.0]
+
+
+def test_a_pass_that_failed_began_all_the_same() -> None:
+    """So that its successor is not at once; and how long it took says nothing."""
+    pace = Pace(0.0)
+    for began, seconds in ((1.0, 0.5), (2.0, 0.5)):
+        pace.begin(began)
+        pace.end(began + seconds)
+    pace.begin(10.0)
+    assert (pace.began_at, pace.takes_s) == (10.0, 0.5)
 
 
 def test_a_clock_that_went_back_is_followed() -> None:
