@@ -196,11 +196,11 @@ class Reader:
 
     def _take(self, rows: Sequence[Row]) -> None:
         tracker = self.tracker
-        gaps = len(tracker.gaps)
+        opened = tracker.opened
         ids = [row[0] for row in rows]
         now = time.monotonic()
         fresh = tracker.admit(ids, now)
-        if len(tracker.gaps) > gaps:
+        if tracker.opened > opened:
             self._settle_every_s = _SETTLE_FIRST_S
             self.settle_at = min(self.settle_at, now + _SETTLE_FIRST_S)
         if not fresh:

@@ -59,12 +59,12 @@ async def scan_set(execute: Execute, name: str, most: int) -> tuple[set[bytes], 
     while len(found) <= most:
         (reply,) = await execute([("SSCAN", name, cursor, "COUNT", _SCANNED)])
         raise_refusal((reply,))
-        match reply:
-            case [bytes() as position, list() as members] if position.isdigit():
-                found.update(item for item in cast("list[object]", members) if isinstance(item, bytes))
-                cursor = position.decode()
-            case _:
-                break
+        page = cast("list[object]", reply) if isinstance(reply, list) else []
+        position, members = page if len(page) == 2 else (None, None)
+        if not (isinstance(position, bytes) and position.isdigit() and isinstance(members, list)):
+            break
+        found.update(item for item in cast("list[object]", members) if isinstance(item, bytes))
+        cursor = position.decode()
         if cursor == "0":
             break
     return found, len(found) <= most
