@@ -196,11 +196,11 @@ class Reader:
 
     def _take(self, rows: Sequence[Row]) -> None:
         tracker = self.tracker
-        opened = tracker.opened
+        gaps = len(tracker.gaps)
         ids = [row[0] for row in rows]
         now = time.monotonic()
         fresh = tracker.admit(ids, now)
-        if tracker.opened > opened:
+        if len(tracker.gaps) > gaps:
             self._settle_every_s = _SETTLE_FIRST_S
             self.settle_at = min(self.settle_at, now + _SETTLE_FIRST_S)
         if not fresh:
