@@ -53,10 +53,11 @@ async def outcome(
         raise HTTPException(422, str(exc)) from exc
     except ffc.NotFound as exc:
         raise HTTPException(404, str(exc)) from exc
+    except ffc.EngineError as exc:
+        # StateUnknown among them, which is a TimeoutError too, and does not mean "not yet".
+        raise HTTPException(503, str(exc)) from exc
     except TimeoutError as exc:
         raise HTTPException(408, str(exc)) from exc
-    except ffc.EngineError as exc:
-        raise HTTPException(503, str(exc)) from exc
     result = None if done.payload_bytes is None else done.payload_bytes.decode(errors="replace")
     return {"execution_id": done.execution_id, "outcome": done.outcome, "result": result}
 

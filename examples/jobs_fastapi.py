@@ -45,6 +45,8 @@ async def finished(job: int, timeout: float = 20.0) -> dict[str, str]:
         done = await ffc.wait_for_completion(backend, ffc.attached_id("procrastinate", job), timeout=timeout)
     except ffc.NotFound:
         raise HTTPException(404, "no such job") from None
+    except ffc.StateUnknown as exc:  # a TimeoutError, too
+        raise HTTPException(503, "the server does not answer") from exc
     except TimeoutError:
         raise HTTPException(504, "it has not finished yet") from None
     return {"outcome": done.outcome}

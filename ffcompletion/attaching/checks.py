@@ -145,14 +145,16 @@ def _columns(conn: Connected, shown: str, columns: Sequence[str], oid: int) -> d
 
 
 def _unique(conn: Connected, definition: Definition, oid: int) -> None:
-    # In a partitioned table a unique index has the partition key's columns as well.
+    # In a partitioned table a unique index has the partition keys' columns as well, of each level.
     found = _value(
         conn,
-        "SELECT count(*) FROM pg_index i LEFT JOIN pg_partitioned_table p ON p.partrelid = i.indrelid"
-        " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = %s"
+        "SELECT count(*) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = %s"
         " WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL"
         " AND a.attnum = ANY(i.indkey::int2[]) AND NOT EXISTS (SELECT FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, at)"
-        " WHERE k.at <= i.indnkeyatts AND k.n <> a.attnum AND NOT coalesce(k.n = ANY(p.partattrs::int2[]), false))",
+        " JOIN pg_attribute c ON c.attrelid = i.indrelid AND c.attnum = k.n"
+        " WHERE k.at <= i.indnkeyatts AND k.n <> a.attnum AND c.attname NOT IN (SELECT b.attname"
+        " FROM pg_partition_tree(i.indrelid) t JOIN pg_partitioned_table p ON p.partrelid = t.relid"
+        " JOIN pg_attribute b ON b.attrelid = p.partrelid AND b.attnum = ANY(p.partattrs::int2[])))",
         definition.key,
         oid,
     )

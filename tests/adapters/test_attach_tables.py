@@ -410,3 +410,29 @@ def test_whoever_attached_it_may_write_no_more(url: str, conn: psycopg.Connectio
         detach(url, "reports")
         conn.execute("DROP OWNED BY attach_leaver CASCADE")
         conn.execute("DROP ROLE attach_leaver")
+
+
+def test_partitions_that_are_partitioned_themselves(url: str, conn: psycopg.Connection) -> None:
+    """Each level has a key of its own, which every unique index has to hold."""
+    conn.execute("DROP TABLE app.reports")
+    conn.execute("CREATE TABLE app.reports (id bigint, day int, tenant text, status text, batch_id int, output text,"
+                 " queue_name text, PRIMARY KEY (id, day, tenant)) PARTITION BY RANGE (day)")  # fmt: skip
+    conn.execute("CREATE TABLE app.early PARTITION OF app.reports FOR VALUES FROM (0) TO (10)")
+    # Its columns have other numbers than the parent's.
+    conn.execute("CREATE TABLE app.late (gone int, tenant text, status text, id bigint, day int, batch_id int, output text,"
+                 " queue_name text) PARTITION BY LIST (tenant)")  # fmt: skip
+    conn.execute(
+        "ALTER TABLE app.late DROP gone, ALTER id SET NOT NULL, ALTER day SET NOT NULL, ALTER tenant SET NOT NULL"
+    )
+    conn.execute("ALTER TABLE app.reports ATTACH PARTITION app.late FOR VALUES FROM (10) TO (20)")
+    conn.execute("CREATE TABLE app.late_rest PARTITION OF app.late DEFAULT")
+    conn.execute(
+        "INSERT INTO app.reports (id, day, tenant, status) VALUES (1, 1, 'a', 'queued'), (2, 11, 'b', 'queued')"
+    )
+    attach(url, REPORTS)
+    conn.execute("UPDATE app.reports SET day = 12, tenant = 'c' WHERE id = 1")
+    conn.execute("UPDATE app.reports SET status = 'done' WHERE id = 1")
+    conn.execute("UPDATE app.reports SET status = 'error', day = 2 WHERE id = 2")
+    assert told(conn) == [("1", "success"), ("2", "failed")]
+    with pytest.raises(ffc.Validation, match="not unique"):
+        attach(url, msgspec.structs.replace(REPORTS, name="others", key="day"))
