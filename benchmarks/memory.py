@@ -18,6 +18,8 @@ from ffcompletion.backends.valkey import ValkeyBackend
 
 ROUND = 500_000
 ROUNDS = 10
+# Announcements of executions that have no record.
+UNKNOWN = 1_000_000
 # Published at a time: more than the reader takes at once, and the server drops it for reading too slowly.
 PIECE = 50_000
 
@@ -60,6 +62,7 @@ async def _floods(valkey: str, postgres: str) -> list[Row]:
                 "valkey: 30,000 announcements of 16 KB, nobody reading", before, max(held, _resident_mib()), "80 MiB"
             )
         )
+    rows.append(await _unknown(valkey, UNKNOWN))
     async with _reading(PostgresBackend(postgres)):
         before = _resident_mib()
         process = producer.start("notify", postgres, 1_000_000)
@@ -82,6 +85,23 @@ async def _floods(valkey: str, postgres: str) -> list[Row]:
             await finishing
             rows.append(_grown(f"{name}: 300 results of 1 MB, a slow reader", before, most, "80 MiB"))
     return rows
+
+
+async def _unknown(url: str, count: int) -> Row:
+    """A filtered stream asks for the record of each, and there is none."""
+    backend = ValkeyBackend(url)
+    async with backend, ffc.subscribe(backend, ffc.ScannerFilter("a")) as stream:
+        before = most = _resident_mib()
+        for start in range(0, count, PIECE):
+            piece = min(PIECE, count - start)
+            process = producer.start("unknown", url, piece)
+            producer.go(process)
+            async with asyncio.timeout(120):
+                while stream.stats().undecided < start + piece:
+                    await asyncio.sleep(0.05)
+                    most = max(most, _resident_mib())
+            await asyncio.to_thread(producer.finish, process)
+    return _grown(f"valkey: {count:,} announcements without a record, filtered", before, most, "flat")
 
 
 async def run(url: str) -> list[Row]:

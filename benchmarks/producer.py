@@ -102,6 +102,17 @@ def publish_large(url: str, count: int, size: int) -> None:
     conn.close()
 
 
+def publish_unknown(url: str, count: int) -> None:
+    """Announcements of executions that nobody has heard of, each another one."""
+    conn = _connect(url)
+    for start in range(0, count, 100):
+        ids = [f"{{fp:{n % 256}}}:{uuid.uuid4()}" for n in range(start, min(count, start + 100))]
+        texts = [json.dumps({"flow_id": FLOW, "outcome": "success", "execution_id": id_}).encode() for id_ in ids]
+        conn.sendall(b"".join(_command(b"PUBLISH", b"ff:dag:completions", text) for text in texts))
+        _drain(conn, len(texts))
+    conn.close()
+
+
 async def notify(url: str, count: int) -> None:
     """Ids that no row has, as anybody may notify them."""
     import psycopg
@@ -178,6 +189,8 @@ if __name__ == "__main__":
         publish(url, numbers[0])
     elif kind == "large":
         publish_large(url, numbers[0], numbers[1])
+    elif kind == "unknown":
+        publish_unknown(url, numbers[0])
     elif kind == "notify":
         asyncio.run(notify(url, numbers[0]))
     elif kind == "results":

@@ -127,7 +127,7 @@ def replies(data: bytes) -> None:
     assert len(_done(lookups.results(payloads))) == 1
     index = TerminalIndex(execute, [])
     _done(index.look())
-    page = _done(index.page(0))
+    page = _done(index.page(0, 1 << 53))
     # Beside it in every key: an entry of the engine's.
     assert page.entries.count((str(ID), 1_700_000_000_000)) == index.key_count
     found, _ = _done(index.payloads([Candidate(name, at) for name, at in page.entries[:4]]))
@@ -142,8 +142,8 @@ def _reply(command: Sequence[str], data: bytes, score: float) -> object:
             return [data] * (len(command) - 2)
         case "HGETALL":
             return {data: data, b"k": data}
-        case "SMEMBERS":
-            return {data, str(ID).encode()}
+        case "SSCAN":
+            return [b"0", [data, str(ID).encode()]]
         case "ZRANGE":
             return {data: score, str(ID).encode(): 1_700_000_000_000.0}
         case _:

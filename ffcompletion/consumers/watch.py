@@ -61,6 +61,8 @@ class Watch:
 
     async def close(self) -> None:
         """Close the stream and end the task. Whoever waits must be gone."""
+        # From now on it is nobody's to join, however long the closing takes.
+        _forget(self)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -83,6 +85,7 @@ class Watch:
 
     def _lapsed(self) -> None:
         self._lapse = None
+        _forget(self)
         if self._task is not None:
             self._task.cancel()
 

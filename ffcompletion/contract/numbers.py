@@ -9,10 +9,12 @@ from typing import Final, SupportsFloat, SupportsIndex
 
 from ffcompletion.contract.errors import Validation
 
-__all__ = ["MOST_S", "check_count", "check_seconds"]
+__all__ = ["MOST_MEMBERS", "MOST_S", "check_count", "check_seconds"]
 
 MOST_S: Final = 2_000_000.0
 """Seconds, some 23 days: a server counts its time limits in milliseconds, with 31 bits."""
+MOST_MEMBERS: Final = 100_000
+"""Executions of one flow that a server is asked for: some 20 MB of ids."""
 
 
 def check_seconds(name: str, value: object, *, above_zero: bool = False, most: float = MOST_S) -> float:

@@ -212,7 +212,8 @@ class FlowReader(Protocol):
     async def flow_members(self, flow_id: str, /) -> Sequence[ExecutionId]:
         """The flow's members as stored now, in no order; empty if the flow is unknown, or has none.
 
-        Raises ``Validation`` for a malformed id, ``Transport`` or ``Unavailable`` if the server cannot be asked.
+        Raises ``Validation`` for a malformed id, ``Transport`` or ``Unavailable`` if the server cannot be asked; the
+        servers' readers also for a flow of more than 100,000.
         """
         ...
 

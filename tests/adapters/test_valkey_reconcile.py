@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -364,8 +365,8 @@ async def test_what_comes_while_a_stream_rejoins_is_read_whole(valkey: ValkeyWor
         reconciler = _reconciler(backend)
         index, real, burst = reconciler._index, reconciler._index.page, list(late)
 
-        async def page(since_ms: int, wanted: int = 1 << 30) -> Any:
-            found = await real(since_ms, wanted)
+        async def page(since_ms: int, until_ms: int, wanted: int = 1 << 30, skip: Mapping[str, int] = {}) -> Any:
+            found = await real(since_ms, until_ms, wanted, skip)
             source = next(iter(reconciler._behind))
             assert source.backlog is not None
             if burst and found.complete and len(source.backlog.pending(found.entries)) <= source.room.items // 2:
@@ -410,8 +411,8 @@ async def test_an_entry_that_is_written_while_the_index_is_read_is_not_passed_ov
         index, real = reconciler._index, reconciler._index.page
         hidden: list[Any] = []
 
-        async def page(since_ms: int, wanted: int = 1 << 30) -> Any:
-            found = await real(since_ms, wanted)
+        async def page(since_ms: int, until_ms: int, wanted: int = 1 << 30, skip: Mapping[str, int] = {}) -> Any:
+            found = await real(since_ms, until_ms, wanted, skip)
             source = next(iter(reconciler._behind))
             assert source.backlog is not None
             pending = source.backlog.pending(found.entries)

@@ -101,11 +101,12 @@ async def test_a_stop_before_the_work_s_first_step(store: ffc.FileCheckpoints) -
         async def handler(_: ffc.CompletionPayload) -> None:
             raise AssertionError
 
-        def factory(loop: asyncio.AbstractEventLoop, work: Any, /) -> asyncio.Task[Any]:
+        def factory(loop: asyncio.AbstractEventLoop, work: Any, /, **options: Any) -> asyncio.Task[Any]:
             if "work" in work.__qualname__:
                 # It is called in the turn of the loop in which the work would begin, and ahead of it.
                 loop.call_soon(partial(completions.stop, drain=False))
-            return asyncio.Task(work, loop=loop)
+            # uvloop names a context.
+            return asyncio.Task(work, loop=loop, **options)
 
         loop = asyncio.get_running_loop()
         loop.set_task_factory(factory)

@@ -415,6 +415,45 @@ async def test_a_backend_that_can_only_be_listened_to() -> None:
         await soon(ffc.wait_for_completion(backend, id_))
 
 
+class _ClosesSlowly(_Listens):
+    """Whose streams take their time to close."""
+
+    linger = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closing = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    @override
+    async def _stream(self) -> AsyncIterator[ffc.CompletionPayload]:
+        try:
+            async for item in super()._stream():
+                yield item
+        finally:
+            self.closing.set()
+            await self.go_on.wait()
+
+
+@pytest.mark.parametrize("linger", [0.0, 0.01])
+async def test_who_begins_to_wait_while_the_last_one_lets_go(linger: float) -> None:
+    """A stream that is being closed is nobody's to join, however long that takes."""
+    backend: Any = _ClosesSlowly()
+    backend.linger = linger
+    id_ = ffc.ExecutionId(UNKNOWN)
+    first = asyncio.create_task(ffc.wait_for_completion(backend, id_))
+    await asyncio.sleep(0.05)
+    backend.queue.put_nowait(ffc.CompletionPayload(id_, "success"))
+    await soon(backend.closing.wait())
+    second = asyncio.create_task(ffc.wait_for_completion(backend, id_))
+    await asyncio.sleep(0.01)
+    backend.go_on.set()
+    assert (await soon(first)).outcome == "success"
+    backend.queue.put_nowait(ffc.CompletionPayload(id_, "failed"))
+    assert (await soon(second)).outcome == "failed"
+    await eventually(lambda: not tasks())
+
+
 class _Reads(_Listens):
     def __init__(self, *answers: Any) -> None:
         super().__init__()

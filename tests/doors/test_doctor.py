@@ -478,7 +478,7 @@ async def test_a_valkey_that_is_well(valkey_url: str) -> None:
             "waiting", "lanes", "output buffers", "eviction"} == {it.check for it in findings}  # fmt: skip
 
 
-_ALL = "+ping +info +time +subscribe +publish +hget +hmget +hgetall +get +smembers +zrange"
+_ALL = "+ping +info +time +subscribe +publish +hget +hmget +hgetall +get +sscan +zrange"
 _KEYS = "%R~ff:exec:* %R~ff:idx:* %R~ff:flow:* %R~ff:config:partitions"
 _CHANNELS = "&ff:dag:completions &ffcompletion:echo:*"
 

@@ -38,7 +38,7 @@ class Plain:
         self.do(world.reset())
 
     def do(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def backend(self) -> ffc.sync.Backend:
         async def made() -> ffc.Backend:
@@ -114,19 +114,19 @@ def test_more_than_is_kept_ahead(plain: Plain) -> None:
 @pytest.mark.parametrize("partitions", [None, range(1, 65_536, 2)], ids=["all", "half"])
 def test_a_thread_that_is_slow_holds_no_more_than_a_stream_may(postgres18_url: str, partitions: range | None) -> None:
     """Within ``buffer_size``, whatever waits at the server; each is counted once, and a cursor passes over none."""
-    items = [done() for _ in range(600)]
+    items = [done() for _ in range(300)]
     ids = [ffc.ExecutionId(item.execution_id) for item in items]
     wanted = [id_ for id_ in ids if partitions is None or id_.partition in partitions]
     plain = Plain(PostgresWorld(18, postgres18_url))
     cursor, came = ffc.StreamCursor.beginning(), list[ffc.CompletionPayload]()
     try:
-        with ffc.sync.connect(postgres18_url, buffer_size=50) as backend:
+        with ffc.sync.connect(postgres18_url, buffer_size=25) as backend:
             with backend.subscribe(partitions=partitions) as stream:
                 plain.do(plain.world.announce(*items))
                 while len(came) < len(wanted):
                     came.append(next(stream))
                     stats = stream.stats()
-                    assert stats.buffered <= 50
+                    assert stats.buffered <= 25
                     assert (stats.delivered, stats.lost) == (len(came), 0)
                     if len(came) == len(wanted) // 3:
                         cursor = stream.cursor or cursor

@@ -9,19 +9,20 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend, reader
+from ffcompletion.backends.postgres.session import Session
 from tests.worlds import PostgresWorld, done, eventually, first, insert, nothing, some
 
 LARGEST = (1 << 63) - 1
 BEGINNING = ffc.StreamCursor.beginning()
 
 
-async def plant(world: PostgresWorld, *ids: int) -> None:
+async def plant(world: PostgresWorld, *ids: int, partition: int = 255) -> None:
     """Rows of somebody's own with these ids."""
     await world.sql(
         "INSERT INTO ff_completion_event (event_id, partition_key, execution_id, outcome, namespace, occurred_at_ms)"
-        " OVERRIDING SYSTEM VALUE SELECT n, 255, gen_random_uuid(), 'failed', 'hostile', 1700000000000"
+        " OVERRIDING SYSTEM VALUE SELECT n, %s, gen_random_uuid(), 'failed', 'hostile', 1700000000000"
         " FROM unnest(%s::bigint[]) n",
-        (list(ids),),
+        (partition, list(ids)),
     )
 
 
@@ -97,6 +98,67 @@ async def test_a_row_is_one_like_any_other_once_the_sequence_has_passed_it(engin
             read = await some(stored, 6)
     for found in (live, read):
         assert [item.execution_id for item in found if item.outcome == "success"] == [i.execution_id for i in items]
+
+
+@pytest.mark.parametrize("followed", [False, True], ids=["last", "followed"])
+@pytest.mark.parametrize("planted", [1, 2])
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+async def test_an_id_that_is_just_being_given_out_is_still_awaited(
+    engine: PostgresWorld, end: str, planted: int, followed: bool
+) -> None:
+    """Its row is not visible yet, and another that bears the id is: both come, with the commit or without."""
+    await engine.announce(done())
+    last = await issued(engine)
+    for number in range(planted):
+        await plant(engine, last + 1, partition=255 - number)
+    async with engine.backend(poll_interval=0.05) as backend:
+        async with ffc.subscribe(backend) as stream, ffc.subscribe(backend, ffc.ScannerFilter("a")) as filtered:
+            await nothing_is_read_of(engine, backend)
+            conn = await engine.connect(autocommit=False)
+            await insert(conn, item := done(namespace="a"))
+            await engine.sql("SELECT pg_notify('ff_completion', %s)", (str(last + 1),))
+            if followed:
+                await engine.announce(behind := done(namespace="a"))
+                for each in (stream, filtered):
+                    assert (await first(each)).execution_id == behind.execution_id
+            else:
+                await nothing_is_read_of(engine, backend)
+            await (conn.commit() if end == "commit" else conn.rollback())
+            came = await some(stream, planted + (end == "commit"))
+            assert sorted(p.outcome for p in came) == ["failed"] * planted + ["success"] * (end == "commit")
+            await engine.announce(after := done(namespace="a"))
+            its = ([item] if end == "commit" else []) + [after]
+            for each, wanted in ((stream, [after]), (filtered, its)):
+                assert [p.execution_id for p in await some(each, len(wanted))] == [i.execution_id for i in wanted]
+            for each in (stream, filtered):
+                await eventually(
+                    lambda each=each: each.cursor is not None and each.cursor.position > last + 1 + followed
+                )
+            assert backend.stats().held == 0
+
+
+async def nothing_is_read_of(world: PostgresWorld, backend: ffc.Backend) -> None:
+    """The reader has looked once more at all there is."""
+    assert isinstance(backend, PostgresBackend)
+    run = backend._run
+    assert run is not None
+    looks, real = 0, run.reader._look
+
+    async def look(session: Session) -> bool:
+        nonlocal looks
+        more = await real(session)
+        looks += 1
+        return more
+
+    run.reader._look = look  # type: ignore[method-assign]  # put in between
+    try:
+        # Announced, and not there: too many to be picked one by one.
+        await world.sql(
+            "SELECT pg_notify('ff_completion', n::text) FROM generate_series(%s, %s) n", (LARGEST - 40, LARGEST - 20)
+        )
+        await eventually(lambda: looks > 0)
+    finally:
+        run.reader._look = real  # type: ignore[method-assign]  # as it was
 
 
 async def test_a_million_of_them_cost_nothing(engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:

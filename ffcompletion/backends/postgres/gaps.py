@@ -131,6 +131,17 @@ class GapTracker:
                 fresh.append(index)
         return fresh
 
+    def hold(self, event_id: int, now: float) -> None:
+        """A row with this id is visible, and another one may be to come: a gap, until its owners have ended."""
+        if event_id <= self._high:
+            return
+        if self._gaps and self._gaps[-1].high == self._high:
+            last = self._gaps[-1]
+            self._gaps[-1] = Gap(last.low, event_id, last.since)
+        else:
+            self._gaps.append(Gap(self._high + 1, event_id, now))
+        self._high = event_id
+
     def seen(self, event_id: int) -> bool:
         """Whether a row with this id has been admitted, or was visible before ``start``."""
         if event_id > self._high or self._find(event_id) is not None:
@@ -198,6 +209,8 @@ class GapTracker:
     def give_up(self, gaps: Collection[tuple[int, int]]) -> None:
         """These gaps, whole ones, are over: nothing comes in them any more."""
         over = set(gaps)
+        # One that was held, and of which no row came, may lie ahead of whoever follows.
+        self._high = max([self._high, *(high for _, high in over)])
         self._gaps = [gap for gap in self._gaps if (gap.low, gap.high) not in over]
         self._retired = sorted([*self._retired, *over])[-_RETIRED_KEPT:]
 

@@ -8,11 +8,14 @@ there is nothing to tell by, and every id counts.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Iterable
+from heapq import nsmallest
 from typing import Final, LiteralString, final
 
 from ffcompletion.backends.postgres.queries import Queries, Query
 
-__all__ = ["Numbering", "with_issued"]
+__all__ = ["AHEAD_KEPT", "Ahead", "Numbering", "with_issued"]
 
 # A subscriber's rows are numbered where they come from, and its own sequence does not follow.
 _NUMBERED_HERE: Final[LiteralString] = (
@@ -24,6 +27,40 @@ _LAST: Final = (
     b" UNION ALL SELECT CASE WHEN has_sequence_privilege(s, 'USAGE, SELECT') THEN pg_sequence_last_value(s::regclass) END,"
     b" NULL, NULL, NULL, NULL, NULL FROM (SELECT %s::bigint::oid AS s) t"
 )
+
+
+AHEAD_KEPT: Final = 1_000
+
+
+@final
+class Ahead:
+    """Ids that rows bore before the sequence had come to them, so that it gives each to one more row. Bounded: the
+    lowest, which are the first to be given out; the others are met again until then.
+    """
+
+    __slots__ = ("_rows",)
+
+    def __init__(self) -> None:
+        self._rows: dict[int, int] = {}
+
+    def remember(self, ids: Iterable[int]) -> None:
+        """These are; an id that two rows bear comes twice."""
+        for event_id, rows in Counter(ids).items():
+            self._rows[event_id] = max(rows, self._rows.get(event_id, 0))
+        if len(self._rows) > AHEAD_KEPT:
+            self._rows = {event_id: self._rows[event_id] for event_id in nsmallest(AHEAD_KEPT, self._rows)}
+
+    def forget(self, upto: int) -> None:
+        """Up to here all of them have been given out, and those rows been decided."""
+        if self._rows:
+            self._rows = {event_id: rows for event_id, rows in self._rows.items() if event_id > upto}
+
+    def awaited(self, ids: Iterable[int]) -> Collection[int]:
+        """Of the ids of some rows, those of which the row that the sequence gave them to is not among these."""
+        if not self._rows:
+            return ()
+        met = Counter(event_id for event_id in ids if event_id in self._rows)
+        return {event_id for event_id, rows in met.items() if rows <= self._rows[event_id]}
 
 
 def with_issued(query: Query) -> Query:

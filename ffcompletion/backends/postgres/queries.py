@@ -235,9 +235,9 @@ class Queries:
         return self.compose(text)
 
     def members(self, *, everywhere: bool) -> bytes:
-        """``partition_key, execution_id`` of flow ``%s``, in partition ``%s`` alone unless everywhere."""
+        """``partition_key, execution_id`` of flow ``%s``, in partition ``%s`` alone unless everywhere; at most ``%s``."""
         text: LiteralString = "SELECT partition_key, execution_id::text FROM {core} WHERE flow_id = %s::uuid"
-        return self.compose(text if everywhere else text + " AND partition_key = %s")
+        return self.compose((text if everywhere else text + " AND partition_key = %s") + " LIMIT %s")
 
     def _select(self, tail: LiteralString) -> Query:
         return Query(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import Final, final
 
@@ -13,7 +13,7 @@ from ffcompletion.backends.postgres.filtering import Filtering
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.holders import Holding
-from ffcompletion.backends.postgres.numbering import Numbering, with_issued
+from ffcompletion.backends.postgres.numbering import AHEAD_KEPT, Ahead, Numbering, with_issued
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.queries import Queries, Query
 from ffcompletion.backends.postgres.rows import Row, decode
@@ -76,6 +76,7 @@ class Reader:
         # Nothing up to this id is still to come: no need to look while the sequence stands there.
         self._quiet_at = 0
         self._looked_at = 0.0
+        self._ahead = Ahead()
         self._told_of_ahead = False
 
     async def find_start(self, session: Session) -> None:
@@ -119,6 +120,8 @@ class Reader:
         issued = (await session.sequence()).issued
         if rows and issued and rows[0][0] > issued:
             self._tell_of_ahead(rows[0][0], issued)
+            ahead = await session.fetch(self._queries.ids(), (issued, rows[0][0], AHEAD_KEPT))
+            self._ahead.remember(row[0] for row in ahead)
             rows = await session.fetch(self._numbering.high_upto(), (issued,))
         return rows[0][0] if rows else max(0, issued or 0)
 
@@ -173,16 +176,27 @@ class Reader:
     async def _replaced(self, session: Session) -> bool:
         return self.history.replaced_by(await session.sequence(), session.identity, self.tracker.high)
 
-    async def _read(self, session: Session, query: Query, values: Sequence[object]) -> int:
-        """Read rows, and hand out those whose ids the sequence has given out. Returns how many these are."""
+    async def _read(self, session: Session, query: Query, values: Sequence[object], *, decides: bool = False) -> int:
+        """Read rows, and hand out those whose ids the sequence has given out. Returns how many these are.
+
+        ``decides``: whoever may own these ids has ended.
+        """
         rows, issued = await session.read_issued(query, values)
         rows.sort(key=_event_id)
         if issued is not None and rows and rows[-1][0] > issued:
             self._tell_of_ahead(rows[-1][0], issued)
-            del rows[bisect_right(rows, issued, key=_event_id) :]
-        if rows:
-            self._take(rows)
-        return len(rows)
+            at = bisect_right(rows, issued, key=_event_id)
+            self._ahead.remember(row[0] for row in rows[at:])
+            del rows[at:]
+        count = len(rows)
+        if not decides and (awaited := self._ahead.awaited(row[0] for row in rows)):
+            # Whoever was given such an id may be about to commit: both rows come then, or, once it has ended, this one.
+            rows = [row for row in rows if row[0] not in awaited]
+        else:
+            awaited = ()
+        if rows or awaited:
+            self._take(rows, awaited)
+        return count
 
     def _tell_of_ahead(self, event_id: int, issued: int) -> None:
         if not self._told_of_ahead:
@@ -194,12 +208,15 @@ class Reader:
                 issued,
             )
 
-    def _take(self, rows: Sequence[Row]) -> None:
+    def _take(self, rows: Sequence[Row], awaited: Collection[int] = ()) -> None:
         tracker = self.tracker
         gaps = len(tracker.gaps)
         ids = [row[0] for row in rows]
         now = time.monotonic()
         fresh = tracker.admit(ids, now)
+        for event_id in sorted(awaited):
+            tracker.hold(event_id, now)
+        self._ahead.forget(tracker.watermark)
         if len(tracker.gaps) > gaps:
             self._settle_every_s = _SETTLE_FIRST_S
             self.settle_at = min(self.settle_at, now + _SETTLE_FIRST_S)
@@ -244,7 +261,7 @@ class Reader:
                 high = visible[-1][0]
             late = [row[0] for row in visible if not tracker.seen(row[0])]
             if late:
-                await self._read(session, self._picked, (late,))
+                await self._read(session, self._picked, (late,), decides=True)
             retired = tracker.retire([(low, high)])
             if retired:
                 # The watermark moved: streams learn of it with an empty batch.

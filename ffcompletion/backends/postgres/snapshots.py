@@ -8,7 +8,9 @@ from typing import Final, cast
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.rows import tags_of
+from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.ids import ExecutionId, FlowId, flow_partition, trusted_execution_id, trusted_flow_id
+from ffcompletion.contract.numbers import MOST_MEMBERS
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 
 __all__ = ["describe", "members", "outcome_of"]
@@ -46,15 +48,17 @@ async def describe(
 
 
 async def members(conn: Connection, queries: Queries, flow: FlowId) -> list[ExecutionId]:
-    """The executions of a flow. Raises driver errors."""
+    """The executions of a flow. Raises driver errors, and ``Unavailable`` for more than ``MOST_MEMBERS``."""
     text = str(flow.uuid)
     # There is no index by flow, so the partition that flows are minted into is read first, and alone if it has any.
     for query, values in (
-        (queries.members(everywhere=False), (text, flow_partition(flow, _PARTITIONS))),
-        (queries.members(everywhere=True), (text,)),
+        (queries.members(everywhere=False), (text, flow_partition(flow, _PARTITIONS), MOST_MEMBERS + 1)),
+        (queries.members(everywhere=True), (text, MOST_MEMBERS + 1)),
     ):
         cursor = await conn.execute(query, values, prepare=False)
         rows = cast("list[tuple[int, str]]", await cursor.fetchall())
+        if len(rows) > MOST_MEMBERS:
+            raise Unavailable("flow_members", f"flow {flow} has more than {MOST_MEMBERS:,} members")
         if rows:
             return [trusted_execution_id(f"{{fp:{partition}}}:{bare}") for partition, bare in rows if partition >= 0]
     return []

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ffcompletion.backends.valkey.commands import Commands
 from ffcompletion.backends.valkey.errors import code_of, driver_errors
-from ffcompletion.backends.valkey.index import is_lane
+from ffcompletion.backends.valkey.lanes import is_lane
 from ffcompletion.backends.valkey.options import Options, Settings
 from ffcompletion.backends.valkey.source import Source
 from ffcompletion.backends.valkey.state import describe, members

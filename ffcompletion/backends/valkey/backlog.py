@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import final
 
 from ffcompletion.backends.valkey.reconciliation import SLACK_MS, Announced, Entry, latest
@@ -15,7 +15,7 @@ __all__ = ["Backlog"]
 class Backlog:
     """Everything since a score, except what the stream was given before it overflowed."""
 
-    __slots__ = ("_announced", "_delivered", "_fresh", "since_ms")
+    __slots__ = ("_announced", "_delivered", "_fresh", "since_ms", "skip")
 
     def __init__(self, since_ms: int, announced: Sequence[Announced]) -> None:
         """``announced``: what the stream has been told of, of all that may lie behind that score."""
@@ -25,11 +25,13 @@ class Backlog:
         self._delivered: dict[str, int] = {}
         self.since_ms: int = since_ms
         """The score from which the next page is to be read, inclusive."""
+        self.skip: Mapping[str, int] = {}
+        """How many entries of that score the stream has been given of each key, where a page does not hold all of them."""
 
     def missed(self, payloads: Iterable[CompletionPayload]) -> None:
         """These were for the stream, and it could not take them."""
         times = [payload.produced_at_ms for payload in payloads if payload.produced_at_ms]
-        self.since_ms = min([self.since_ms, *times])
+        self._move(min([self.since_ms, *times]))
 
     def pending(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those of the entries that the stream has not had, oldest first."""
@@ -49,10 +51,14 @@ class Backlog:
 
     def delivered(self, entries: Iterable[Entry], upto_ms: int) -> None:
         """The stream has got these, and everything up to a score."""
-        self.since_ms = max(self.since_ms, upto_ms)
+        self._move(max(self.since_ms, upto_ms))
         self._delivered.update(entries)
         self._delivered = {id_: score for id_, score in self._delivered.items() if score >= self.since_ms}
 
     def lower(self, since_ms: int) -> None:
         """The server's clock went back: what it writes now has lower scores."""
-        self.since_ms = min(self.since_ms, since_ms)
+        self._move(min(self.since_ms, since_ms))
+
+    def _move(self, since_ms: int) -> None:
+        if since_ms != self.since_ms:
+            self.since_ms, self.skip = since_ms, {}

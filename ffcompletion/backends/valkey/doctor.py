@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Final
 
+from ffcompletion.backends.valkey.lanes import MOST_LANES
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.resp import Refused, Reply, Wire
 from ffcompletion.contract.diagnosis import Finding, Verdict, about_clocks, about_no_encryption
@@ -33,12 +34,12 @@ _RIGHTS: Final[tuple[tuple[str, Verdict, tuple[tuple[str, ...], ...], str], ...]
     ("filters", WARNING, (("HGET", f"{_EXECUTION}:core", "namespace"), ("HMGET", f"{_EXECUTION}:core", "namespace"),
                           ("HGET", f"{_EXECUTION}:tags", "x")), "+hget +hmget %R~ff:exec:*"),
     ("results", NOTE, (("GET", f"{_EXECUTION}:result"),), "+get %R~ff:exec:*"),
-    ("reconciling", WARNING, (("TIME",), ("SMEMBERS", "ff:idx:lanes"), ("ZRANGE", _INDEX, "0", "0"),
+    ("reconciling", WARNING, (("TIME",), ("SSCAN", "ff:idx:lanes", "0"), ("ZRANGE", _INDEX, "0", "0"),
                               ("HGET", "ff:config:partitions", "num_flow_partitions")),
-     "+time +smembers +zrange +hget %R~ff:idx:* %R~ff:config:partitions"),
+     "+time +sscan +zrange +hget %R~ff:idx:* %R~ff:config:partitions"),
     ("waiting", WARNING, (("HGETALL", f"{_EXECUTION}:tags"), ("HMGET", f"{_EXECUTION}:core", "lifecycle_phase"),
-                          ("SMEMBERS", "ff:flow:{fp:0}:00000000-0000-0000-0000-000000000000:members")),
-     "+hgetall +hmget +smembers %R~ff:exec:* %R~ff:flow:*"),
+                          ("SSCAN", "ff:flow:{fp:0}:00000000-0000-0000-0000-000000000000:members", "0")),
+     "+hgetall +hmget +sscan %R~ff:exec:* %R~ff:flow:*"),
 )  # fmt: skip
 
 
@@ -247,9 +248,11 @@ async def _right(
 
 async def _lanes(wire: Wire) -> Finding:
     try:
-        lanes = await wire.ask("SMEMBERS", "ff:idx:lanes")
+        # A page of them will do; its cursor says whether there are more.
+        page = await wire.ask("SSCAN", "ff:idx:lanes", "0", "COUNT", "1000")
     except Refused:
         return Finding("lanes", NOTE, "may not be asked, or are another node's")
+    cursor, lanes = page if isinstance(page, list) else (None, None)
     names = sorted(str(lane) for lane in lanes) if isinstance(lanes, list) else []
     if not names:
         return Finding(
@@ -258,6 +261,12 @@ async def _lanes(wire: Wire) -> Finding:
             "none is registered: what is never announced is looked for in lane `default` alone",
             "lanes=[…] where there are others",
         )
+    if cursor != "0" or len(names) > MOST_LANES:
+        return Finding(
+            "lanes", WARNING,
+            f"more than {MOST_LANES:,} are registered: only so many are read",
+            "lanes=[…] for those that matter; SREM ff:idx:lanes for what is none",
+        )  # fmt: skip
     return Finding("lanes", OK, ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else ""))
 
 

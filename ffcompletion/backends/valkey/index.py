@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, cast, final
 
 import msgspec
 
 from ffcompletion.backends.valkey import keys
+from ffcompletion.backends.valkey.lanes import MOST_LANES, Lanes
 from ffcompletion.backends.valkey.reconciliation import Candidate, Entry
 from ffcompletion.backends.valkey.replies import (
     PARTITION_COUNT,
@@ -17,6 +17,7 @@ from ffcompletion.backends.valkey.replies import (
     flow_of,
     partition_count,
     raise_refusal,
+    scan_set,
     server_ms,
     text_of,
     texts,
@@ -24,18 +25,21 @@ from ffcompletion.backends.valkey.replies import (
 from ffcompletion.contract.ids import ExecutionId, is_execution_id, trusted_execution_id
 from ffcompletion.contract.payload import CompletionPayload
 
-__all__ = ["IndexPage", "TerminalIndex", "is_lane"]
+__all__ = ["MOST", "IndexPage", "TerminalIndex"]
 
 # Entries per key and read: with 256 partitions at most 51,200 in one reply of some 5 MB.
 _PER_KEY: Final = 200
 _LEAST_PER_KEY: Final = 8
-_MOST: Final = 1 << 30
+MOST: Final = 1 << 30
+"""As many entries as there are."""
 _BEYOND: Final = 1 << 62
-# Where nobody names any: what our own producers' examples write to.
-_ONLY_LANE: Final = "default"
-_LANE: Final = re.compile(r"[\x20-\x7e]{1,64}")
 # Beyond this a score, which is a float, tells milliseconds apart no longer: no time that an engine writes.
 _LAST_MS: Final = 1 << 53
+# Entries of one millisecond in a page, of all the keys that hold more of them.
+_AT_ONCE: Final = 10_000
+_NOTHING: Final[Mapping[str, int]] = {}
+# Members of the set of lanes: some may be no lanes, and others are known already.
+_LANES_SCANNED: Final = 4 * MOST_LANES
 # Keys in one pipeline, however many lanes there are.
 _KEYS_AT_ONCE: Final = 4_096
 
@@ -52,6 +56,14 @@ class IndexPage(msgspec.Struct, frozen=True):
     """Entries without a time or a name: what never was one of the engine's."""
     asked_ms: int
     """The server's time before the first key was read: what was written since may be in one key and not in another."""
+    skip: Mapping[str, int] = {}
+    """Where a page cannot hold all that has the score ``upto + 1``: how many of it each key has given so far."""
+
+    def reached(self, piece: Sequence[Entry], pending: Sequence[Entry]) -> int:
+        """The score from which the next page is to be read by whom it was pending for, and who took a piece of that."""
+        if len(piece) < len(pending) or self.complete:
+            return piece[-1][1] if piece else 0
+        return self.upto + 1
 
 
 @final
@@ -60,44 +72,46 @@ class TerminalIndex:
 
     def __init__(self, execute: Execute, lanes: Sequence[str]) -> None:
         self._execute = execute
-        self._given = frozenset(lanes)
-        self._lanes: Sequence[str] = ()
+        self._lanes = Lanes(lanes)
         self._partitions = partition_count(None)
         self._per_key = _LEAST_PER_KEY
 
     async def look(self) -> tuple[int, float]:
         """The server's time in ms, and when it was asked for (s, monotonic). Learns lanes and partitions on the way."""
         sent_at = time.monotonic()
-        now, lanes, partitions = await self._execute([("TIME",), ("SMEMBERS", keys.LANES), PARTITION_COUNT])
-        raise_refusal((now, lanes, partitions))
-        named = cast("set[object]", lanes) if isinstance(lanes, set) else set[object]()
-        known = {lane for item in named if (lane := text_of(item)) is not None and is_lane(lane)}
-        self._lanes = sorted(known | self._given or {_ONLY_LANE})
+        now, partitions = await self._execute([("TIME",), PARTITION_COUNT])
+        raise_refusal((now, partitions))
+        found, whole = await scan_set(self._execute, keys.LANES, _LANES_SCANNED)
+        self._lanes.registered(found, whole=whole)
         self._partitions = partition_count(partitions)
         return server_ms(now), sent_at
 
     @property
     def lanes(self) -> Sequence[str]:
         """The lanes that it is read by, as of the last look."""
-        return self._lanes
+        return self._lanes.names
 
     @property
     def key_count(self) -> int:
         """Of how many keys the index consists, one for each lane and partition."""
-        return len(self._lanes) * self._partitions
+        return len(self.lanes) * self._partitions
 
-    async def page(self, since_ms: int, wanted: int = _MOST) -> IndexPage:
-        """Entries from a score on: about as many as are wanted, and then the score up to which they are all."""
+    async def page(
+        self, since_ms: int, until_ms: int, wanted: int = MOST, skip: Mapping[str, int] = _NOTHING
+    ) -> IndexPage:
+        """Entries from a score on, up to another: about as many as are wanted, and then the score up to which they are
+        all. ``skip``: as the last page says, if it ended just before the first score.
+        """
         # Twice an even share, because the page ends where the first of the keys breaks off.
         per_key = min(max(2 * wanted // max(1, self.key_count), _LEAST_PER_KEY, self._per_key // 2), _PER_KEY)
         while True:
-            found = _Found()
-            async for reply in self._read(since_ms, per_key, found):
-                found.add(reply, per_key)
+            found = _Found(since_ms, until_ms)
+            await self._read(found, per_key, skip)
             if found.cut is None:
-                return IndexPage(
-                    found.entries, _BEYOND, complete=True, unreadable=found.unreadable, asked_ms=found.asked_ms
-                )
+                # Unless the server's clock has gone beyond that meanwhile.
+                complete = until_ms >= found.asked_ms
+                upto = _BEYOND if complete else until_ms
+                return IndexPage(found.entries, upto, complete, found.unreadable, found.asked_ms)
             # Of the keys that hold more, the first to break off says how far the page is whole.
             upto = found.cut - 1
             whole = [entry for entry in found.entries if entry[1] <= upto]
@@ -105,24 +119,37 @@ class TerminalIndex:
                 # Where a few keys hold most, the next page begins with what it took for this one.
                 self._per_key = per_key
                 return IndexPage(whole, upto, complete=False, unreadable=found.unreadable, asked_ms=found.asked_ms)
-            # One key holds most of them, or more at one millisecond than fit: a flow cancelled at once, say.
+            if upto < since_ms and per_key >= _PER_KEY:
+                # More at one millisecond than fit: a flow cancelled at once, say. A piece of it at a time.
+                given = {name: skip.get(name, 0) + found.at_once.get(name, 0) for name in {**skip, **found.at_once}}
+                first = [entry for entry in found.entries if entry[1] <= since_ms]
+                return IndexPage(first, upto, False, found.unreadable, found.asked_ms, given)
+            # One key holds most of them.
             per_key *= 4
 
-    async def _read(self, since_ms: int, per_key: int, found: _Found) -> AsyncIterator[object]:
+    async def _read(self, found: _Found, per_key: int, skip: Mapping[str, int]) -> None:
+        more = max(per_key, _AT_ONCE // max(1, len(skip)))
         # In pieces, and no piece is one moment: the server serves others in between.
         for names in self.names():
-            now, *replies = await self._execute([("TIME",), *(_range(name, since_ms, per_key) for name in names)])
+            counts = [more if name in skip else per_key for name in names]
+            now, *replies = await self._execute([
+                ("TIME",),
+                *(
+                    _range(name, (found.since_ms, found.until_ms), skip.get(name, 0), count)
+                    for name, count in zip(names, counts, strict=True)
+                ),
+            ])  # fmt: skip
             raise_refusal((now, *replies))
             found.asked(server_ms(now))
-            for reply in replies:
-                yield reply
+            for name, count, reply in zip(names, counts, replies, strict=True):
+                found.add(name, reply, count)
 
     def names(self) -> Iterator[Sequence[str]]:
         """The keys, lane by lane, so many at a time."""
         for start in range(0, self.key_count, _KEYS_AT_ONCE):
             numbers = range(start, min(start + _KEYS_AT_ONCE, self.key_count))
             yield [
-                keys.terminal(number % self._partitions, self._lanes[number // self._partitions]) for number in numbers
+                keys.terminal(number % self._partitions, self.lanes[number // self._partitions]) for number in numbers
             ]
 
     async def payloads(self, candidates: Sequence[Candidate]) -> tuple[list[CompletionPayload], int]:
@@ -149,25 +176,25 @@ class TerminalIndex:
         return payloads, unreadable
 
 
-def is_lane(text: str) -> bool:
-    """Whether the engine takes it for a lane's name."""
-    return _LANE.fullmatch(text) is not None
-
-
 # Phase and outcome in one read: the outcome goes back to `none` on replay.
 _FIELDS: Final = ("lifecycle_phase", "terminal_outcome", "flow_id", "replay_count")
 
 
-def _range(name: str, since_ms: int, count: int) -> tuple[str, ...]:
-    return ("ZRANGE", name, str(since_ms), "+inf", "BYSCORE", "LIMIT", "0", str(count), "WITHSCORES")
+def _range(name: str, scores: tuple[int, int], skip: int, count: int) -> tuple[str, ...]:
+    since, until = map(str, scores)
+    return ("ZRANGE", name, since, until, "BYSCORE", "LIMIT", str(skip), str(count), "WITHSCORES")
 
 
 @final
 class _Found:
     """What the keys of one page held."""
 
-    def __init__(self) -> None:
+    def __init__(self, since_ms: int, until_ms: int) -> None:
+        self.since_ms = since_ms
+        self.until_ms = until_ms
         self.entries: list[Entry] = []
+        # How many entries of each key bear that very score.
+        self.at_once: dict[str, int] = {}
         self.unreadable = 0
         self.cut: int | None = None
         self.asked_ms = 0
@@ -176,20 +203,23 @@ class _Found:
         """The first time counts: what was written since may be in one key and not in another."""
         self.asked_ms = self.asked_ms or now_ms
 
-    def add(self, reply: object, per_key: int) -> None:
+    def add(self, key: str, reply: object, count: int) -> None:
         """One key's reply, in the order of its scores. A score that is no time is skipped and counted."""
         if not isinstance(reply, dict):
             return
         scored = cast("Mapping[object, float]", reply)
-        last = 0.0
+        last, first = 0.0, 0
         for member, score in scored.items():
             name, last = text_of(member), score
+            first += score < self.since_ms + 1
             if name is None or not 0 <= score <= _LAST_MS:
                 self.unreadable += 1
             else:
                 self.entries.append((name, int(score)))
+        if first:
+            self.at_once[key] = first
         # One that ends with scores beyond all times holds nothing more that is of interest.
-        if len(scored) == per_key and 0 <= last <= _LAST_MS:
+        if len(scored) == count and 0 <= last <= _LAST_MS:
             self.cut = int(last) if self.cut is None else min(self.cut, int(last))
 
 

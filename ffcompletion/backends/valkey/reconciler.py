@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Final, Self, final
 
 import msgspec
@@ -18,7 +18,7 @@ from glide import GlideError
 from ffcompletion.backends.valkey.backlog import Backlog
 from ffcompletion.backends.valkey.errors import is_refused, named, translated
 from ffcompletion.backends.valkey.filtering import Filtering, needs_lookup
-from ffcompletion.backends.valkey.index import IndexPage, TerminalIndex
+from ffcompletion.backends.valkey.index import MOST, IndexPage, TerminalIndex
 from ffcompletion.backends.valkey.options import Settings
 from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, Pace, Reconciliation
 from ffcompletion.backends.valkey.source import Source
@@ -41,10 +41,10 @@ _APART_S: Final = 0.25
 _APART_TIMES: Final = 4.0
 # What an estimate of the server's time may be wrong by.
 _CLOCKS_MS: Final = 100
+# Entries that are looked into at once for a stream that has fallen behind, however little room it has.
+_LOOKED_INTO: Final = 1_024
 # Of so many keys the first look is part of subscribing; more are looked at afterwards, in their own time.
 _KEYS_AT_SUBSCRIBING: Final = 20_000
-# Entries that lie ahead of the server's clock, of which so many are looked at in a pass.
-_MOST_AHEAD: Final = 10_000
 # Where the index may not be read, one look in so many intervals whether it may be by now.
 _INTERVALS_WHILE_OFF: Final = 4
 
@@ -210,7 +210,7 @@ class Reconciler:
             if not self.off:
                 _log.warning(
                     "reconciling is off, so what pub/sub forgets is lost: %s; the user needs `ACL SETUSER <user>"
-                    " +time +smembers +hget +hmget +zrange %%R~ff:idx:* %%R~ff:config:partitions %%R~ff:exec:*`",
+                    " +time +sscan +hget +hmget +zrange %%R~ff:idx:* %%R~ff:config:partitions %%R~ff:exec:*`",
                     translated(exc, self._settings.options.shown, "reconcile"),
                 )
             self.off = named(exc)
@@ -226,11 +226,10 @@ class Reconciler:
         reconciliation.begin(*await self._index.look())
         if reconciliation.stepped_back:
             self._follow_clock()
-        since, complete, unreadable, ahead = reconciliation.since_ms, False, 0, 0
-        # A clock that was put back leaves some of the future; whoever writes more of it takes nobody else's time.
-        while not complete and ahead <= _MOST_AHEAD:
-            page = await self._index.page(since)
-            ahead += reconciliation.ahead(page.entries)
+        since, complete, unreadable = reconciliation.since_ms, False, 0
+        skip: Mapping[str, int] = {}
+        while not complete:
+            page = await self._page(since, skip=skip)
             candidates = [] if old else reconciliation.candidates(page.entries)
             payloads, without_record = await self._index.payloads(candidates)
             # Some may have been announced while their records were read.
@@ -243,7 +242,7 @@ class Reconciler:
             unreadable += page.unreadable
             if payloads:
                 await self._filtering.found(payloads, reconciliation.settled_ms)
-            since, complete = page.upto + 1, page.complete
+            since, skip, complete = page.upto + 1, page.skip, page.complete
         # Entries that make no sense are met again in each pass, and counted once.
         self._counters.malformed += max(0, unreadable - self._unreadable)
         self._unreadable = unreadable
@@ -274,19 +273,20 @@ class Reconciler:
             # From now on it takes what is announced; what the index holds beyond that is read once more.
             source.join()
             page, pending = await self._pending(backlog, source.room.items)
-        piece = pending[: source.room.items]
+        # Entries behind which there is nothing take no room.
+        piece = pending[: max(source.room.items, _LOOKED_INTO)]
         if source.selector.results:
             piece = piece[: await self._filtering.fitting([name for name, _ in piece])]
         batch, denied = await self._select(source, piece)
         while len(piece) > 1 and not source.fits(batch):
-            # Results that are larger than was said, or whose sizes we may not ask for.
+            # More than there is room for; or results that are larger than was said, or whose sizes we may not ask for.
             piece = piece[: len(piece) // 2]
             batch, denied = await self._select(source, piece)
         all_of_it = joining and page.complete and len(piece) == len(pending)
         if source.recovered(batch, denied, all_of_it=all_of_it):
             # Not beyond the moment of asking: what is written while the keys are read has a higher score, and may be
             # missing from a key that was read before it was written.
-            backlog.delivered(piece, min(_reached(piece, pending, page), page.asked_ms - 1 - self._clocks_ms))
+            backlog.delivered(piece, min(page.reached(piece, pending), page.asked_ms - 1 - self._clocks_ms))
         self._behind.pop(source, None)
         source.request()
 
@@ -297,22 +297,23 @@ class Reconciler:
         # While it was being decided, more was announced.
         return source.without_received(batch), denied
 
+    async def _page(self, since_ms: int, wanted: int = MOST, *, skip: Mapping[str, int]) -> IndexPage:
+        page = await self._index.page(since_ms, self.reconciliation.reach_ms(time.monotonic()), wanted, skip)
+        self.reconciliation.saw(page.asked_ms)
+        return page
+
     async def _pending(self, backlog: Backlog, room: int) -> tuple[IndexPage, Sequence[Entry]]:
         """A page, and what of it the stream is missing; something, unless there is nothing beyond."""
-        wanted, since_ms, asked_ms = room, backlog.since_ms, 0
+        wanted, since_ms, asked_ms, skip = room, backlog.since_ms, 0, backlog.skip
         while True:
-            page = await self._index.page(since_ms, wanted)
+            page = await self._page(since_ms, wanted, skip=skip)
             # What is written meanwhile may lie where the first of the pages was.
             asked_ms = asked_ms or page.asked_ms
             pending = backlog.pending(page.entries)
             if pending or page.complete:
                 return msgspec.structs.replace(page, asked_ms=asked_ms), pending
             # It was given all of this already, and more lies behind it.
-            wanted, since_ms = wanted * 4, page.upto + 1
-
-
-def _reached(piece: Sequence[Entry], pending: Sequence[Entry], page: IndexPage) -> int:
-    """The score from which the stream's next page is to be read."""
-    if len(piece) < len(pending) or page.complete:
-        return piece[-1][1] if piece else 0
-    return page.upto + 1
+            wanted, since_ms, skip = wanted * 4, page.upto + 1, page.skip
+            if since_ms == backlog.since_ms < asked_ms - 1 - self._clocks_ms:
+                # Nothing is written with that score any more.
+                backlog.skip = skip

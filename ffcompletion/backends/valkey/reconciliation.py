@@ -22,6 +22,10 @@ __all__ = ["SLACK_MS", "Announced", "Candidate", "Entry", "Pace", "Reconciliatio
 
 # What rounding and two clocks running apart for a minute may come to.
 SLACK_MS: Final = 5
+# Entries of the overlap that are remembered, some 100 MB: beyond that some are found, and handed out, once more.
+_MOST_KNOWN: Final = 500_000
+# What an estimate of the server's time may fall behind it until a question has reached it.
+_ESTIMATED_MS: Final = 1_000
 # How long after a pass an announcement may still be on its way.
 _LATE_MS: Final = 2_000
 
@@ -94,7 +98,7 @@ class Reconciliation:
     """
 
     __slots__ = (
-        "_announced", "_batches", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
+        "_announced", "_batches", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
         "_overlap", "_server_ms", "_settled_ahead", "_taken", "_taken_at", "settled_ms", "since_ms", "stepped_back",
     )  # fmt: skip
 
@@ -110,6 +114,7 @@ class Reconciliation:
         self._late: set[str] = set()
         self._late_until = 0
         self._server_ms = 0
+        self._highest_ms = 0
         self._taken_at = 0.0
         self._horizon = 0
         self._settled_ahead = 0
@@ -148,6 +153,16 @@ class Reconciliation:
             self._indexed = max(0, self._indexed - 1)
         return payloads
 
+    def reach_ms(self, now: float) -> int:
+        """Nothing that has ended by ``now`` (seconds, monotonic) bears a later time, whichever clock wrote it, and even
+        if that was put back since. What does bear one has been written by somebody else.
+        """
+        return max(self._highest_ms, self.server_ms(now)) + self._overlap + _ESTIMATED_MS
+
+    def saw(self, server_ms: int) -> None:
+        """So late was it, by a server's clock."""
+        self._highest_ms = max(self._highest_ms, server_ms)
+
     def _is_late(self, execution_id: str) -> bool:
         known = execution_id in self._late
         self._late.discard(execution_id)
@@ -168,6 +183,8 @@ class Reconciliation:
     def begin(self, server_ms: int, sent_at: float) -> None:
         """A pass begins: ``server_ms`` is the server's TIME, asked for at ``sent_at``."""
         self.stepped_back = False
+        # As far as it has gone, before it may be put back.
+        self.saw(max(server_ms, self.server_ms(sent_at) if self._server_ms else 0))
         if self._server_ms:
             # Should the server's clock have gone back, what it wrote since has lower scores.
             elapsed = round((sent_at - self._taken_at) * 1000)
@@ -200,15 +217,11 @@ class Reconciliation:
                 found.append(Candidate(execution_id, score, at is not None))
         return found
 
-    def ahead(self, entries: Iterable[Entry]) -> int:
-        """How many of the entries lie further ahead than clocks that lie apart explain: until then, each pass meets them."""
-        limit_ms = self._server_ms + self._overlap
-        return sum(score > limit_ms for _, score in entries)
-
     def record(self, entries: Iterable[Entry], delivered: Iterable[str], upto_ms: int, now: float) -> None:
         """These entries, all up to a score, are dealt with; ``delivered`` were, and may yet be announced as well."""
         horizon = self._horizon
-        self._known.update((execution_id, score) for execution_id, score in entries if score >= horizon)
+        if len(self._known) < _MOST_KNOWN:
+            self._known.update((execution_id, score) for execution_id, score in entries if score >= horizon)
         self.since_ms = max(self.since_ms, min(upto_ms + 1, horizon))
         self._late.update(delivered)
         self._late_until = self.server_ms(now) + _LATE_MS

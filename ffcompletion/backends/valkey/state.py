@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final
 
 from ffcompletion.backends.valkey import keys
 from ffcompletion.backends.valkey.replies import (
@@ -13,11 +13,14 @@ from ffcompletion.backends.valkey.replies import (
     milliseconds,
     partition_count,
     raise_refusal,
+    scan_set,
     text_of,
     texts,
     texts_by_name,
 )
+from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.ids import ExecutionId, FlowId, is_execution_id, trusted_execution_id
+from ffcompletion.contract.numbers import MOST_MEMBERS
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 
 __all__ = ["describe", "members"]
@@ -67,11 +70,12 @@ def _is_moderate(count: object, size: object) -> bool:
 
 
 async def members(execute: Execute, flow: FlowId) -> list[ExecutionId]:
-    """The executions of a flow. Raises glide's errors."""
+    """The executions of a flow. Raises glide's errors, and ``Unavailable`` for more than ``MOST_MEMBERS``."""
     (count,) = await execute([PARTITION_COUNT])
-    replies = await execute([("SMEMBERS", keys.members(flow, partition_count(count)))])
-    raise_refusal((count, *replies))
-    found = cast("set[object]", replies[0]) if isinstance(replies[0], set) else set[object]()
+    raise_refusal((count,))
+    found, whole = await scan_set(execute, keys.members(flow, partition_count(count)), MOST_MEMBERS)
+    if not whole:
+        raise Unavailable("flow_members", f"flow {flow} has more than {MOST_MEMBERS:,} members")
     return [trusted_execution_id(text) for text in map(text_of, found) if text is not None and is_execution_id(text)]
 
 

@@ -8,6 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from typing_extensions import override
 
 from ffcompletion.backends.postgres.gaps import GapTracker
+from ffcompletion.backends.postgres.numbering import AHEAD_KEPT, Ahead
 
 
 class Transaction:
@@ -202,3 +203,42 @@ def test_traffic_cannot_hold_a_gap() -> None:
     assert tracker.resolvable == [(1, 1)]
     tracker.retire(tracker.resolvable)
     assert tracker.watermark == 2
+
+
+def test_an_id_that_is_held_is_a_gap_up_to_it() -> None:
+    """Whatever lies in between with it; one that is known already stays what it is."""
+    tracker = GapTracker(10)
+    tracker.hold(10, 0.0)
+    assert (tracker.high, tracker.gaps) == (10, [])
+    tracker.hold(12, 0.0)
+    assert (tracker.high, tracker.watermark, tracker.spans()) == (12, 10, [(11, 12)])
+    tracker.observe(["1/1"])
+    tracker.hold(14, 1.0)
+    # Who may own the later ones has not been asked yet.
+    assert (tracker.spans(), tracker.gaps[0].owners) == ([(11, 14)], None)
+    assert tracker.admit([12, 12], 2.0) == [0, 1]
+    assert tracker.spans() == [(11, 11), (13, 14)]
+
+
+def test_what_ended_ahead_of_a_follower_leaves_it_no_gap() -> None:
+    """It admits what another one has, later, and is told what was given up in the same order."""
+    leader, follower = GapTracker(10), GapTracker(10)
+    leader.hold(11, 0.0)
+    leader.observe([])
+    follower.give_up(leader.retire(leader.resolvable))
+    for each in (leader, follower):
+        assert each.admit([12], 1.0) == [0]
+        assert (each.high, each.watermark) == (12, 12)
+
+
+def test_of_ids_ahead_of_the_sequence_the_next_are_remembered() -> None:
+    """Each is awaited until one more row bears it than did before, or it is passed."""
+    ahead = Ahead()
+    assert not ahead.awaited([1, 2])
+    ahead.remember(range(5, 5 + 2 * AHEAD_KEPT))
+    ahead.remember([6, 6])
+    assert ahead.awaited([4, 5, 6, 6, 7, 7]) == {5, 6}
+    assert not ahead.awaited([6, 6, 6])
+    assert not ahead.awaited([5 + AHEAD_KEPT])
+    ahead.forget(6)
+    assert ahead.awaited([5, 6, 7]) == {7}

@@ -106,15 +106,19 @@ class Server:
             case "TIME":
                 now = next(self.clock)
                 return [b"%d" % (now // 1000), b"%d" % (now % 1000 * 1000)]
-            case "SMEMBERS":
-                return set[bytes]()
+            case "SSCAN":
+                return [b"0", list[bytes]()]
             case "HGET" if words[1] == "namespace":
                 return self.namespaces.get(record, "").encode() or None
             case "HMGET" if record in self.namespaces:
                 return [b"terminal", b"success", FLOW.encode(), b"0"]
             case "ZRANGE":
                 tag = words[0].split("}")[0].removeprefix("ff:idx:") + "}"
-                found = {id_: at for id_, at in self.index.items() if id_.startswith(tag) and at >= int(words[1])}
+                found = {
+                    id_: at
+                    for id_, at in self.index.items()
+                    if id_.startswith(tag) and int(words[1]) <= at <= int(words[2])
+                }
                 return {
                     id_.encode(): float(at)
                     for id_, at in sorted(found.items(), key=lambda item: item[1])[: int(words[6])]
