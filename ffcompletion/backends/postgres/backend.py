@@ -27,6 +27,7 @@ from ffcompletion.backends.postgres.supervisor import Supervisor
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.numbers import check_count, check_seconds
 from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
@@ -195,7 +196,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             async with self._querying("subscribe", lingers=False) as pool:
                 return await self._position(pool, after)
 
-        asking = asyncio.create_task(ask(), name="ffcompletion-postgres-position")
+        asking = running_loop("subscribe").create_task(ask(), name="ffcompletion-postgres-position")
         try:
             yield asking
         finally:
