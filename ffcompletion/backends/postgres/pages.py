@@ -163,9 +163,11 @@ class PageReader:
         while not self._stopped.is_set():
             try:
                 page = await self._attempt(selector, step, room)
-            except (psycopg.Error, OSError) as exc:
+            except Exception as exc:  # noqa: BLE001  # whatever it is, the stream is not to stand still, nor to turn in place
                 if backoff.attempt == 0 and not self._stopped.is_set():
                     _log.warning("reading stored completions failed (%s); trying again", type(exc).__name__)
+                    if not isinstance(exc, psycopg.Error | OSError):
+                        _log.exception("an error of our own")
                 self._page = max(_SMALLEST_PAGE, self._page // 4)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(backoff.next_delay()):
