@@ -96,14 +96,18 @@ class NetworkedBackend(AsyncClosing, Generic[ExchangeT, RunT]):
         return source
 
     @asynccontextmanager
-    async def _querying(self, op: str) -> AsyncGenerator[ExchangeT]:
-        """Around a question that needs no stream. Raises as ``_open_stream`` does."""
+    async def _querying(self, op: str, *, lingers: bool = True) -> AsyncGenerator[ExchangeT]:
+        """Around a question that needs no stream. Raises as ``_open_stream`` does.
+
+        ``lingers``: what it opened stays for the next one; False for what belongs to a stream that is being opened.
+        """
         async with self._call(op) as tenure:
             exchange = await tenure.open_exchange()
             try:
                 yield exchange
             finally:
-                tenure.asked()
+                if lingers:
+                    tenure.asked()
 
     @property
     def _run(self) -> RunT | None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend, lookups, pages
+from ffcompletion.backends.postgres import PostgresBackend, fetching, pages
 from ffcompletion.backends.postgres.facts import Needs
 from ffcompletion.contract.combining import AllOf, AnyOf, is_plain, namespaces_of
 from ffcompletion.delivery.hub import Selector
@@ -164,7 +164,7 @@ def test_selected_is_what_would_have_been_admitted(
     selected: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages, "_PAGE", page)
-        real = lookups.fetch_selected
+        real = fetching.fetch_selected
 
         async def counted(*args: Any, **options: Any) -> Any:
             rows, told = await real(*args, **options)

@@ -188,7 +188,11 @@ async def test_a_result_that_is_held_alone_is_read_beside_none(
         page = await read(*args)
         if page:
             states.extend(source._standing.state for source in sources)
-            await postgres.ends(silent, silently=True)
+            await postgres.sql(
+                "UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', result = %s,"
+                " terminal_at_ms = (extract(epoch FROM clock_timestamp()) * 1000)::bigint WHERE execution_id = %s",
+                (silent.result, silent.execution_id.partition("}:")[2]),
+            )
             await eventually(lambda: bool(offered))
             was_read = True
         return page

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend, lookups, silent_reading, unread
+from ffcompletion.backends.postgres import PostgresBackend, fetching, silent_reading, unread
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.postgres.queries import Query
@@ -50,7 +50,7 @@ class Answers:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows: list[int] = []
         self.bytes: list[int] = []
-        real = lookups.fetch_rows
+        real = fetching.fetch_rows
 
         async def fetch_rows(
             conn: Connection, query: Query, values: Sequence[object], *, prepare: bool, tuned_already: bool

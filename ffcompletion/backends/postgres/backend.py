@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import psycopg
@@ -25,6 +27,7 @@ from ffcompletion.backends.postgres.supervisor import Supervisor
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
 from ffcompletion.contract.ids import ExecutionId, FlowId
+from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.numbers import check_count, check_seconds
 from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
@@ -173,11 +176,35 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
                 raise Unavailable("subscribe_completions_filtered", session.core_problem)
             if after is None:
                 return run.open_source(session, None, selector, lease, None)
-            start, since_ms = await self._position(session.pool, after)
+            start, since_ms = await (self._position(session.pool, after) if asking is None else asking)
             return run.open_source(session, start, selector, lease, since_ms)
 
-        async with driver_errors(self._shown, "subscribe"):
+        async with driver_errors(self._shown, "subscribe"), self._asking(after) as asking:
             return Subscription(await self._open_stream("subscribe", make), "postgres")
+
+    @asynccontextmanager
+    async def _asking(self, after: int | None) -> AsyncGenerator[Awaitable[tuple[int, int | None]] | None]:
+        """Where to resume, asked while the run starts: either opens 256 partitions first, which takes a tenth of a second.
+
+        None where there is nothing to ask, or a run, which may be mending its connection and is to be waited for.
+        """
+        if after is None or self._run is not None:
+            yield None
+            return
+
+        async def ask() -> tuple[int, int | None]:
+            async with self._querying("subscribe", lingers=False) as pool:
+                return await self._position(pool, after)
+
+        asking = running_loop("subscribe").create_task(ask(), name="ffcompletion-postgres-position")
+        try:
+            yield asking
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
+            if not asking.cancelled():
+                # Nobody may have come to ask for it: starting failed, and says why.
+                asking.exception()
 
     async def _position(self, pool: Pool, after: int) -> tuple[int, int | None]:
         """Where to resume, and since when ends without a row are wanted."""

@@ -16,14 +16,14 @@ another name (``-1/xid``): a prepared owner that turns up while a candidate disa
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
-from operator import attrgetter, itemgetter
+from itertools import islice
+from operator import itemgetter
 from typing import Final, final
 
-import msgspec
-
-from ffcompletion.backends.postgres.spans import covers, union
+from ffcompletion.backends.postgres.spans import TOGETHER, Gap, covers, packed, union
 
 __all__ = ["Gap", "GapTracker"]
 
@@ -33,30 +33,21 @@ _RETIRED_KEPT: Final = 10_000
 # Ids below what was looked at when the reader began that are taken on an announcement's word alone.
 _DEEP: Final = 1_000
 _PREPARED: Final = "-1/"
-
-
-@final
-class Gap(msgspec.Struct):
-    """A span of ids, ``low`` to ``high`` inclusive, that were not visible when a higher id was."""
-
-    low: int
-    high: int
-    since: float
-    """When it was first seen, in seconds of the caller's clock."""
-    owners: frozenset[str] | None = None
-    """Transactions that may own it; None until they have been asked for. Empty: one more read decides."""
+# Spans that are decided at once.
+_DECIDED: Final = 4_096
 
 
 @final
 class GapTracker:
     """What one reader of the outbox has seen. ``start``: everything visible up to there counts as already seen."""
 
-    __slots__ = ("_early", "_expected", "_floor", "_gaps", "_high", "_retired", "_start")
+    __slots__ = ("_early", "_expected", "_floor", "_gaps", "_high", "_opened", "_retired", "_start")
 
     def __init__(self, start: int) -> None:
         self._start = start
         self._high = start
         self._gaps: list[Gap] = []
+        self._opened = 0
         self._retired: list[tuple[int, int]] = []
         # Below this, nobody has looked what was visible; and ids there, announced and about to be looked for, or admitted.
         self._floor = 0
@@ -76,7 +67,7 @@ class GapTracker:
     @property
     def watermark(self) -> int:
         """The last id below which nothing is outstanding: the furthest that a cursor may go."""
-        return self._gaps[0].low - 1 if self._gaps else self._high
+        return self._gaps[0].lows[0] - 1 if self._gaps else self._high
 
     @property
     def gaps(self) -> Sequence[Gap]:
@@ -84,19 +75,24 @@ class GapTracker:
         return self._gaps
 
     @property
+    def opened(self) -> int:
+        """How many spans have been found missing so far."""
+        return self._opened
+
+    @property
     def held(self) -> int:
         """How many ids are held."""
-        return sum(gap.high - gap.low + 1 for gap in self._gaps)
+        return sum(sum(gap.highs) - sum(gap.lows) + len(gap.lows) for gap in self._gaps)
 
     def spans(self) -> list[tuple[int, int]]:
         """Open gaps as ``(low, high)``, a copy."""
-        return [(gap.low, gap.high) for gap in self._gaps]
+        return [span for gap in self._gaps for span in gap.spans]
 
     def assume(self, missing: Iterable[tuple[int, int]], now: float, floor: int = 0) -> None:
         """Hold these spans (ascending, above ``floor``, at or below ``start``) as gaps: they may belong to transactions
         that were under way when the reader began. What those may own at or below ``floor`` was not looked at.
         """
-        self._gaps = [Gap(low, high, now) for low, high in missing] + self._gaps
+        self._gaps = packed(list(missing), now) + self._gaps
         self._floor = floor
 
     def copy(self) -> GapTracker:
@@ -104,7 +100,7 @@ class GapTracker:
         other = GapTracker(self._start)
         other._high = self._high  # of the same class
         other._floor = self._floor
-        other._gaps = [msgspec.structs.replace(gap) for gap in self._gaps]
+        other._gaps = [Gap(gap.lows[:], gap.highs[:], gap.since, gap.owners) for gap in self._gaps]
         other._retired = list(self._retired)
         other._expected, other._early = set(self._expected), set(self._early)
         return other
@@ -120,7 +116,7 @@ class GapTracker:
         for index, event_id in enumerate(ids):
             if event_id > self._high:
                 if event_id > self._high + 1:
-                    self._gaps.append(Gap(self._high + 1, event_id - 1, now))
+                    self._open(self._high + 1, event_id - 1, now)
                 self._high = event_id
                 fresh.append(index)
             elif not self.seen(event_id):
@@ -135,11 +131,14 @@ class GapTracker:
         """A row with this id is visible, and another one may be to come: a gap, until its owners have ended."""
         if event_id <= self._high:
             return
-        if self._gaps and self._gaps[-1].high == self._high:
-            last = self._gaps[-1]
-            self._gaps[-1] = Gap(last.low, event_id, last.since)
-        else:
-            self._gaps.append(Gap(self._high + 1, event_id, now))
+        low, since, last = self._high + 1, now, self._gaps[-1] if self._gaps else None
+        if last is not None and last.highs[-1] == self._high:
+            # Who may own the longer one is to be asked.
+            low, since = last.lows.pop(), last.since
+            last.highs.pop()
+            if not last.lows:
+                self._gaps.pop()
+        self._open(low, event_id, since)
         self._high = event_id
 
     def seen(self, event_id: int) -> bool:
@@ -174,6 +173,7 @@ class GapTracker:
                 left = gap.owners & current
                 # A candidate is gone: ended, or prepared and now known by another name.
                 gap.owners = left | prepared if any(not o.startswith(_PREPARED) for o in gap.owners - left) else left
+        self._join()
 
     def forget_owners(self) -> None:
         """The server was restarted or replaced: transaction names mean nothing any more, so ask again."""
@@ -186,14 +186,20 @@ class GapTracker:
             self._high = high
             self._start = min(self._start, high)
             self._floor = min(self._floor, high)
-            self._gaps = [gap for gap in self._gaps if gap.high <= high]
+            for gap in self._gaps:
+                if gap.highs[-1] > high:
+                    gap.keep([span for span in gap.spans if span[1] <= high])
+            self._gaps = [gap for gap in self._gaps if gap.lows]
             self._retired = [span for span in self._retired if span[1] <= high]
             self._early = {event_id for event_id in self._early if event_id <= high}
 
     @property
     def resolvable(self) -> list[tuple[int, int]]:
-        """Spans whose possible owners have all ended: one more read, made after this was asked, decides."""
-        return [(gap.low, gap.high) for gap in self._gaps if gap.owners is not None and not gap.owners]
+        """Spans whose possible owners have all ended: one more read, made after this was asked, decides. The lowest of
+        them; the next are there when those are retired.
+        """
+        spans = (span for gap in self._gaps if gap.owners is not None and not gap.owners for span in gap.spans)
+        return list(islice(spans, _DECIDED))
 
     def retire(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """The last read over these resolvable spans has been admitted: what is still missing in them never comes.
@@ -201,26 +207,60 @@ class GapTracker:
         Returns what was retired, ascending.
         """
         ended = union(list(spans), [])
-        resolvable = [(gap.low, gap.high) for gap in self._gaps if gap.owners is not None and not gap.owners]
-        retired = [span for span in resolvable if covers(ended, span)]
+        retired: list[tuple[int, int]] = []
+        for gap in self._gaps:
+            if ended and gap.owners is not None and not gap.owners and gap.lows[0] <= ended[-1][1]:
+                retired += [span for span in gap.spans if covers(ended, span)]
         self.give_up(retired)
         return retired
 
     def give_up(self, gaps: Collection[tuple[int, int]]) -> None:
         """These gaps, whole ones, are over: nothing comes in them any more."""
         over = set(gaps)
+        if not over:
+            return
+        first, last = min(over)[0], max(over)[1]
         # One that was held, and of which no row came, may lie ahead of whoever follows.
-        self._high = max([self._high, *(high for _, high in over)])
-        self._gaps = [gap for gap in self._gaps if (gap.low, gap.high) not in over]
+        self._high = max(self._high, *(high for _, high in over))
+        for gap in self._gaps:
+            if gap.lows[0] <= last and gap.highs[-1] >= first:
+                gap.keep([span for span in gap.spans if span not in over])
+        self._gaps = [gap for gap in self._gaps if gap.lows]
         self._retired = sorted([*self._retired, *over])[-_RETIRED_KEPT:]
+
+    def _open(self, low: int, high: int, now: float) -> None:
+        self._opened += 1
+        last = self._gaps[-1] if self._gaps else None
+        if last is None or last.owners is not None or len(last.lows) >= TOGETHER:
+            last = Gap(array("q"), array("q"), now)
+            self._gaps.append(last)
+        last.lows.append(low)
+        last.highs.append(high)
+
+    def _join(self) -> None:
+        """Neighbours whose owners are the same by now."""
+        joined: list[Gap] = []
+        for gap in self._gaps:
+            last = joined[-1] if joined else None
+            if last is not None and last.owners == gap.owners and len(last.lows) + len(gap.lows) <= TOGETHER:
+                last.lows += gap.lows
+                last.highs += gap.highs
+                last.since = min(last.since, gap.since)
+            else:
+                joined.append(gap)
+        self._gaps = joined
 
     def _retired_at(self, event_id: int) -> int | None:
         at = bisect_left(self._retired, event_id, key=itemgetter(1))
         return at if at < len(self._retired) and self._retired[at][0] <= event_id else None
 
     def _find(self, event_id: int) -> int | None:
-        at = bisect_left(self._gaps, event_id, key=attrgetter("high"))
-        return at if at < len(self._gaps) and self._gaps[at].low <= event_id else None
+        """The gap that holds this id."""
+        at = bisect_left(self._gaps, event_id, key=lambda gap: gap.highs[-1])
+        if at == len(self._gaps):
+            return None
+        gap = self._gaps[at]
+        return at if gap.lows[bisect_left(gap.highs, event_id)] <= event_id else None
 
     def _fill(self, event_id: int) -> None:
         if event_id <= self._floor:
@@ -228,9 +268,8 @@ class GapTracker:
             self._early.add(event_id)
         at = self._find(event_id)
         if at is not None:
-            gap = self._gaps[at]
-            parts = [(gap.low, event_id - 1), (event_id + 1, gap.high)]
-            self._gaps[at : at + 1] = [Gap(lo, hi, gap.since, gap.owners) for lo, hi in parts if lo <= hi]
+            if self._gaps[at].take(event_id) and not self._gaps[at].lows:
+                del self._gaps[at]
             return
         index = self._retired_at(event_id)
         if index is not None:

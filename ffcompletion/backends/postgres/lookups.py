@@ -7,28 +7,24 @@ index probe; only the shape of the question depends on how many there are.
 
 from __future__ import annotations
 
-import codecs
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Final, cast, final
 
 import msgspec
-import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, deadline
 from ffcompletion.backends.postgres.facts import Record
-from ffcompletion.backends.postgres.queries import TUNE_LOCALLY, Queries, Query
-from ffcompletion.backends.postgres.rows import Row
+from ffcompletion.backends.postgres.fetching import fetch_rows
+from ffcompletion.backends.postgres.queries import Queries, Query
 
-__all__ = ["Lookups", "Result", "fetch_outbox", "fetch_selected", "tuned"]
+__all__ = ["Lookups", "Result"]
 
 # With so many partitions at the most, one statement for each; the other shape opens all of them, a millisecond.
 _FEW: Final = 3
 # Executions in one question: 2,000 take some 10 ms.
 _MOST: Final = 2_000
 
-_SelectedRow = tuple[int, str | None, str | None, int | None, str | None, str | None, int, int, int]
 _RecordRow = tuple[int, str, str | None, str | None, int | None, bool]
 _ResultRow = tuple[int, str, str | None, bytes | None, bool]
 
@@ -40,83 +36,6 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     namespace: str | None
     data: bytes | None
     readable: bool = True
-
-
-@asynccontextmanager
-async def tuned(conn: Connection, *, already: bool) -> AsyncGenerator[None]:
-    """Inside, no parallel workers and no JIT; ``already``: they are off on this connection anyway."""
-    if already:
-        yield
-        return
-    # A caller's own connection, or a pooled one, is left as it was: the settings end with the transaction.
-    async with conn.transaction():
-        await conn.execute(TUNE_LOCALLY)
-        yield
-
-
-async def fetch_rows(
-    conn: Connection, query: Query, values: Sequence[object], *, prepare: bool, tuned_already: bool = True
-) -> tuple[list[object], frozenset[int]]:
-    """All rows, in binary; and the indexes of those with bytes in them that are no text, which are None there.
-
-    A database without an encoding (SQL_ASCII) takes any bytes, and its server then refuses the whole of an answer.
-    """
-    try:
-        return await _fetched(conn, query.text, values, prepare=prepare, tuned_already=tuned_already), frozenset()
-    except (psycopg.errors.CharacterNotInRepertoire, psycopg.errors.UntranslatableCharacter):
-        raw = await _fetched(conn, query.raw, values, prepare=False, tuned_already=tuned_already)
-    codec = _codec(conn.info.parameter_status("server_encoding") or "")
-    rows: list[object] = []
-    unreadable: set[int] = set()
-    for number, row in enumerate(cast("list[tuple[object, ...]]", raw)):
-        values_of = list(row)
-        for column in query.columns:
-            data = values_of[column]
-            if isinstance(data, bytes):
-                try:
-                    values_of[column] = data.decode(codec)
-                except UnicodeDecodeError:
-                    values_of[column] = None
-                    unreadable.add(number)
-        rows.append(tuple(values_of))
-    return rows, frozenset(unreadable)
-
-
-async def _fetched(
-    conn: Connection, text: bytes, values: Sequence[object], *, prepare: bool, tuned_already: bool
-) -> list[object]:
-    async with tuned(conn, already=tuned_already), conn.cursor(binary=True) as cursor:
-        await cursor.execute(text, values, prepare=prepare)
-        return cast("list[object]", await cursor.fetchall())
-
-
-def _codec(encoding: str) -> str:
-    """Python's name for a server's encoding; UTF-8 where there is none."""
-    try:
-        return codecs.lookup(encoding.replace("WIN", "cp") or "utf-8").name
-    except LookupError:
-        return "utf-8"
-
-
-async def fetch_outbox(conn: Connection, query: Query, values: Sequence[object], *, prepare: bool) -> list[Row]:
-    """Rows of the outbox; one with bytes in it that are no text keeps its id, and makes no completion."""
-    found, unreadable = await fetch_rows(conn, query, values, prepare=prepare)
-    rows = cast("list[Row]", found)
-    for at in unreadable:
-        rows[at] = (rows[at][0], None, None, None, None, None)
-    return rows
-
-
-async def fetch_selected(
-    conn: Connection, query: Query, values: Sequence[object], *, prepare: bool
-) -> tuple[list[Row], tuple[int, int, int]]:
-    """The same of a page that was selected at the server: rows of the page, its highest id, how many stayed there."""
-    found, unreadable = await fetch_rows(conn, query, values, prepare=prepare)
-    selected = cast("list[_SelectedRow]", found)
-    rows: list[Row] = [
-        (row[0], None, None, None, None, None) if at in unreadable else row[:6] for at, row in enumerate(selected)
-    ]
-    return rows, selected[0][6:] if selected else (0, 0, 0)
 
 
 @final

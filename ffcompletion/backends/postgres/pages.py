@@ -15,7 +15,8 @@ import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
 from ffcompletion.backends.postgres.facts import Needs, Records, facts_of
-from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_outbox, fetch_selected
+from ffcompletion.backends.postgres.fetching import fetch_outbox, fetch_page, fetch_selected
+from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, dispute, stored_sizes
@@ -80,7 +81,7 @@ class Page:
     Decoding a page at once would hold the loop for longer than the socket's buffer lasts, and the server would wait.
     """
 
-    __slots__ = ("_answers", "_group", "_rows", "_stayed", "_watermark", "bytes", "reached")
+    __slots__ = ("_answers", "_group", "_rows", "_stayed", "_taken", "_watermark", "bytes", "reached")
 
     def __init__(
         self,
@@ -93,7 +94,8 @@ class Page:
     ) -> None:
         """``stayed``: completions that the filter does not admit, and that stayed at the server."""
         self._stayed = stayed
-        self._rows = list(rows)
+        self._rows = rows
+        self._taken = 0
         self._watermark = watermark
         self._group = Group(selector)
         self._answers = answers
@@ -103,7 +105,7 @@ class Page:
 
     def __len__(self) -> int:
         """Rows not yet taken."""
-        return len(self._rows)
+        return len(self._rows) - self._taken
 
     def limit_cursors(self, limit: int) -> None:
         """No payload taken from now on may have a cursor beyond this."""
@@ -111,9 +113,8 @@ class Page:
 
     def take(self, most: int) -> Piece:
         """Decode and decide the next piece, so many rows at the most."""
-        count = min(_PIECE, most)
-        rows = self._rows[:count]
-        del self._rows[:count]
+        rows = self._rows[self._taken : self._taken + min(_PIECE, most)]
+        self._taken += len(rows)
         batch = decode(rows, self._watermark)
         group, before = self._group, (self._group.filtered, self._group.undecided)
         payloads, results = batch.payloads, self._answers.results
@@ -162,9 +163,11 @@ class PageReader:
         while not self._stopped.is_set():
             try:
                 page = await self._attempt(selector, step, room)
-            except (psycopg.Error, OSError) as exc:
+            except Exception as exc:  # noqa: BLE001  # whatever it is, the stream is not to stand still, nor to turn in place
                 if backoff.attempt == 0 and not self._stopped.is_set():
                     _log.warning("reading stored completions failed (%s); trying again", type(exc).__name__)
+                    if not isinstance(exc, psycopg.Error | OSError):
+                        _log.exception("an error of our own")
                 self._page = max(_SMALLEST_PAGE, self._page // 4)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(backoff.next_delay()):
@@ -203,13 +206,14 @@ class PageReader:
         names = _selectable(selector)
         if self._selective and names is not None:
             values = (list(names), after, limit, upto)
-            rows, (count, top, stayed) = await fetch_selected(
+            selected, (count, top, stayed) = await fetch_selected(
                 conn, self._queries.page_of_namespaces(), values, prepare=prepare
             )
             self._selective = stayed >= _WORTHWHILE * count
             # A page that reaches beyond what was asked for has all of that.
-            return rows, top if count >= limit and top <= upto else upto, stayed
-        rows = await fetch_outbox(conn, self._queries.page(), (after, limit), prepare=prepare)
+            return selected, top if count >= limit and top <= upto else upto, stayed
+        fetch = fetch_page if selector.filter is None and not selector.results else fetch_outbox
+        rows: Sequence[Row] = await fetch(conn, self._queries.page(), (after, limit), prepare=prepare)
         reached = min(rows[-1][0], upto) if len(rows) >= limit else upto
         if names is not None:
             others = sum(row[5] is not None and row[5] not in names for row in rows)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final, LiteralString
 
 from ffcompletion.backends.postgres.connection import Connection
+from ffcompletion.backends.postgres.fetching import fetch_outbox
 from ffcompletion.backends.postgres.history import Mark
-from ffcompletion.backends.postgres.lookups import fetch_outbox
 from ffcompletion.backends.postgres.numbering import Numbering
 from ffcompletion.backends.postgres.queries import DATABASE, Queries
 from ffcompletion.contract.errors import CursorExpired

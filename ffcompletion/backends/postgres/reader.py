@@ -210,14 +210,14 @@ class Reader:
 
     def _take(self, rows: Sequence[Row], awaited: Collection[int] = ()) -> None:
         tracker = self.tracker
-        gaps = len(tracker.gaps)
+        opened = tracker.opened
         ids = [row[0] for row in rows]
         now = time.monotonic()
         fresh = tracker.admit(ids, now)
         for event_id in sorted(awaited):
             tracker.hold(event_id, now)
         self._ahead.forget(tracker.watermark)
-        if len(tracker.gaps) > gaps:
+        if tracker.opened > opened:
             self._settle_every_s = _SETTLE_FIRST_S
             self.settle_at = min(self.settle_at, now + _SETTLE_FIRST_S)
         if not fresh:

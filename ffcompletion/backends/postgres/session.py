@@ -11,10 +11,11 @@ import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, Listener, Target, deadline, is_direct, shut_down
 from ffcompletion.backends.postgres.errors import INSTALL, first_line
+from ffcompletion.backends.postgres.fetching import fetch_outbox
 from ffcompletion.backends.postgres.history import Identity, Issue
 from ffcompletion.backends.postgres.holders import HOLDERS, Holder
 from ffcompletion.backends.postgres.inbox import Inbox
-from ffcompletion.backends.postgres.lookups import Lookups, fetch_outbox
+from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.names import quoted
 from ffcompletion.backends.postgres.numbering import Numbering
 from ffcompletion.backends.postgres.pool import Pool

@@ -12,7 +12,8 @@ import psycopg
 from ffcompletion.backends.postgres.changes import Plan
 from ffcompletion.backends.postgres.connection import Connection, deadline
 from ffcompletion.backends.postgres.facts import Record
-from ffcompletion.backends.postgres.lookups import Lookups, Result, fetch_rows
+from ffcompletion.backends.postgres.fetching import fetch_rows
+from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.postgres.numbering import Numbering
 from ffcompletion.backends.postgres.queries import SERVER_MS, Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, stored_sizes

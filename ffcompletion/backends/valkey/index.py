@@ -33,8 +33,6 @@ _LEAST_PER_KEY: Final = 8
 MOST: Final = 1 << 30
 """As many entries as there are."""
 _BEYOND: Final = 1 << 62
-# Beyond this a score, which is a float, tells milliseconds apart no longer: no time that an engine writes.
-_LAST_MS: Final = 1 << 53
 # Entries of one millisecond in a page, of all the keys that hold more of them.
 _AT_ONCE: Final = 10_000
 _NOTHING: Final[Mapping[str, int]] = {}
@@ -204,7 +202,7 @@ class _Found:
         self.asked_ms = self.asked_ms or now_ms
 
     def add(self, key: str, reply: object, count: int) -> None:
-        """One key's reply, in the order of its scores. A score that is no time is skipped and counted."""
+        """One key's reply, in the order of its scores."""
         if not isinstance(reply, dict):
             return
         scored = cast("Mapping[object, float]", reply)
@@ -212,14 +210,13 @@ class _Found:
         for member, score in scored.items():
             name, last = text_of(member), score
             first += score < self.since_ms + 1
-            if name is None or not 0 <= score <= _LAST_MS:
+            if name is None:
                 self.unreadable += 1
             else:
                 self.entries.append((name, int(score)))
         if first:
             self.at_once[key] = first
-        # One that ends with scores beyond all times holds nothing more that is of interest.
-        if len(scored) == count and 0 <= last <= _LAST_MS:
+        if len(scored) == count:
             self.cut = int(last) if self.cut is None else min(self.cut, int(last))
 
 

@@ -205,6 +205,36 @@ def test_traffic_cannot_hold_a_gap() -> None:
     assert tracker.watermark == 2
 
 
+def test_many_that_are_rolled_back_beside_one_that_is_open() -> None:
+    """They are kept together, however many; each is one of its own when its row comes, and when its owner has ended."""
+    tracker = GapTracker(0)
+    count = 20_000
+    for start in range(0, count, 500):
+        tracker.admit(range(start * 2 + 2, (start + 500) * 2 + 2, 2), 1.0 + start)
+        tracker.observe({"long/1", f"{start}/1"})
+    tracker.observe({"long/1"})
+    assert (tracker.held, tracker.opened, tracker.watermark) == (count, count, 0)
+    assert len(tracker.gaps) <= 20
+    assert {gap.owners for gap in tracker.gaps} == {frozenset({"long/1"})}
+    assert tracker.gaps[0].since == 1.0
+    assert tracker.spans() == [(number, number) for number in range(1, 2 * count, 2)]
+    assert tracker.admit([1, 2, 20_001, 39_999], 2.0) == [0, 2, 3]
+    assert (tracker.held, tracker.watermark) == (count - 3, 2)
+    copied = tracker.copy()
+    tracker.observe({"later/1"})
+    decided: list[tuple[int, int]] = []
+    while spans := tracker.resolvable:
+        assert len(spans) <= 4_096
+        assert tracker.retire([(spans[0][0], spans[-1][1])]) == spans
+        decided += spans
+    assert decided == copied.spans()
+    assert (tracker.held, tracker.watermark) == (0, 2 * count)
+    copied.give_up(decided[:-1])
+    assert copied.watermark == decided[-1][0] - 1
+    assert copied.admit([decided[-1][0]], 3.0) == [0]
+    assert not copied.gaps
+
+
 def test_an_id_that_is_held_is_a_gap_up_to_it() -> None:
     """Whatever lies in between with it; one that is known already stays what it is."""
     tracker = GapTracker(10)
