@@ -49,11 +49,7 @@ async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
     called = {} if options.attached is None else {attached_id(options.attached, key): key for key in ids}
     async with connect(url, **given) as backend:
         if options.attached is not None and options.missing == "wait":
-            try:
-                async with asyncio.timeout(options.timeout or None):
-                    await check_attached(url, options.attached, options.schema)
-            except TimeoutError:
-                raise Transport(repr(backend), f"no answer within {options.timeout:g} s") from None
+            await _check_in_time(url, options.attached, options, repr(backend))
         answers = as_completed(
             backend, list(called) or ids, timeout=options.timeout, result=options.result, missing=options.missing
         )
@@ -82,6 +78,14 @@ async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
             console.print(f"ffcompletion: {text}", markup=False, style="yellow")
             return TIMED_OUT
     return status
+
+
+async def _check_in_time(url: str, name: str, options: WaitOptions, shown: str) -> None:
+    try:
+        async with asyncio.timeout(options.timeout or None):
+            await check_attached(url, name, options.schema)
+    except TimeoutError:
+        raise Transport(shown, f"no answer within {options.timeout:g} s") from None
 
 
 def _show(completion: CompletionPayload, options: WaitOptions) -> None:
