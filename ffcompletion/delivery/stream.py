@@ -32,6 +32,8 @@ __all__ = ["Source", "Subscription"]
 # A consumer whose items are all in memory never suspends by itself, and would starve the very reader that feeds it.
 # 256 items are some 50 µs of iteration, short against any I/O.
 _ITEMS_BETWEEN_YIELDS: Final = 256
+# Far longer than a source takes.
+_RELEASED_WITHIN_S: Final = 60.0
 
 
 class Source(Protocol):
@@ -217,15 +219,16 @@ class Subscription(AsyncClosing):
         )
 
 
-_releasing: Final[set[asyncio.Task[None]]] = set()
-
-
 def _abandon(source: Source) -> None:
     source.close()
     task = asyncio.ensure_future(source.released())
-    # The loop keeps only a weak reference to a task.
-    _releasing.add(task)
-    task.add_done_callback(_releasing.discard)
+    # The loop keeps only a weak reference to a task. Held by a timer it goes with the loop, should that be closed before
+    # it is done; held by the process it would stay, and with it everything that the stream had open.
+    held = asyncio.get_running_loop().call_later(_RELEASED_WITHIN_S, _nothing, task)
+    task.add_done_callback(lambda _: held.cancel())
+
+
+def _nothing(_: asyncio.Task[None]) -> None: ...
 
 
 if TYPE_CHECKING:

@@ -173,3 +173,22 @@ def test_left_to_the_collector_with_a_loop_that_is_closed(valkey_url: str) -> No
         if through:
             break
     assert turns > 6
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stream_that_a_task_waits_in_when_its_loop_ends(valkey_url: str) -> None:
+    """Dropped in the loop's last turns, when nothing of what releases it comes to its end: nothing of it stays."""
+    before = _held(valkey_url)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        stream = await ValkeyBackend(valkey_url).subscribe_completions()
+        held = asyncio.create_task(stream.__anext__())
+        await asyncio.sleep(0)
+        assert not held.done()
+        assert _held(valkey_url) > before
+
+    for _ in range(2):
+        asyncio.run(main())
+        gc.collect()
+        _wait_until_held(valkey_url, before)
