@@ -11,6 +11,7 @@ import psycopg
 
 from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours, check_triggers, run
 from ffcompletion.attaching.definition import Definition
+from ffcompletion.attaching.naming import not_attached
 from ffcompletion.attaching.patience import LOCK_MS, patiently
 from ffcompletion.attaching.recorder import Progress, Recorded
 from ffcompletion.attaching.recorder import record as _record
@@ -28,7 +29,7 @@ from ffcompletion.attaching.rendering import (
 from ffcompletion.backends.postgres.attachments import attachments_query
 from ffcompletion.backends.postgres.connection import Target
 from ffcompletion.backends.postgres.errors import translated
-from ffcompletion.contract.errors import NotFound, Transport, Unavailable, Validation
+from ffcompletion.contract.errors import Transport, Unavailable, Validation
 from ffcompletion.producers import text
 from ffcompletion.urls import scheme_of
 
@@ -87,7 +88,8 @@ def detach(url: str, name: str, *, schema: str | None = None) -> None:
             run(conn, LOCK)
             found = _find(conn, inside, name)
             if found is None:
-                raise NotFound(f"attachment {name!r}")
+                there = run(conn, f"SELECT name FROM {_registry(inside)} ORDER BY name") if _there(conn, inside) else ()
+                raise not_attached(name, (str(each) for (each,) in there))
             definition, oid = found
             run(conn, f"SET LOCAL lock_timeout = '{_DETACH_MS}ms'")
             script = detaching(definition, inside)

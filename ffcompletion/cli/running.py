@@ -11,9 +11,10 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from ffcompletion.contract.errors import EngineError
+from ffcompletion.contract.errors import EngineError, Validation
+from ffcompletion.urls import scheme_of
 
-__all__ = ["duration", "run", "run_plainly"]
+__all__ = ["check_attached", "duration", "run", "run_plainly"]
 
 _TROUBLE: Final = 2
 _INTERRUPTED: Final = 130
@@ -54,3 +55,12 @@ def duration(text: str | timedelta) -> timedelta:
         return timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
     except OverflowError:
         raise typer.BadParameter(f"{text!r} is too long") from None
+
+
+async def check_attached(url: str, name: str, schema: str | None) -> None:
+    """Raises ``NotFound`` where nothing is attached under this name, ``Validation`` where nothing can be."""
+    if scheme_of(url) != "postgres":
+        raise Validation("attached", "tables of jobs are in Postgres: postgresql://…")
+    from ffcompletion.attaching import naming  # noqa: PLC0415  # loads the driver
+
+    await naming.check_attached(url, name, schema=schema)

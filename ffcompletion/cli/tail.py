@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ffcompletion.cli.live import shown_live, table_of
+from ffcompletion.cli.running import check_attached
 from ffcompletion.cli.showing import as_json, as_text, printable
 from ffcompletion.consumers.checkpointing import checkpointed
 from ffcompletion.consumers.checkpoints import FileCheckpoints
@@ -77,7 +78,7 @@ async def run_tail(url: str, options: TailOptions) -> int:
     given["observer"] = _Mended().changed
     live = asyncio.Event()
     async with ends_on_interrupt() as ended, connect(url, **given) as backend:
-        showing = asyncio.create_task(_show(backend, options, totals, live))
+        showing = asyncio.create_task(_show(url, backend, options, totals, live))
         stopping = asyncio.create_task(ended.wait())
         try:
             await asyncio.wait({showing, stopping}, timeout=options.timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -112,8 +113,10 @@ class _Mended:
             sys.stderr.flush()
 
 
-async def _show(backend: Backend, options: TailOptions, totals: Counter[str], live: asyncio.Event) -> None:
+async def _show(url: str, backend: Backend, options: TailOptions, totals: Counter[str], live: asyncio.Event) -> None:
     console = Console(highlight=False, soft_wrap=True)
+    if options.attached is not None:
+        await check_attached(url, options.attached, options.schema)
     async with _stream(backend, options) as stream, AsyncExitStack() as stack:
         live.set()
         if console.is_terminal and not options.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from contextlib import aclosing
 from typing import Final, final
@@ -9,11 +10,12 @@ from typing import Final, final
 import msgspec
 from rich.console import Console
 
+from ffcompletion.cli.running import check_attached
 from ffcompletion.cli.showing import as_json, as_text
 from ffcompletion.consumers.options import Missing
 from ffcompletion.consumers.waiting import as_completed
 from ffcompletion.contract.attached import attached_id
-from ffcompletion.contract.errors import NotFound, StateUnknown
+from ffcompletion.contract.errors import NotFound, StateUnknown, Transport
 from ffcompletion.contract.payload import CompletionPayload, Outcome
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
@@ -46,6 +48,8 @@ async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
     status = 0
     called = {} if options.attached is None else {attached_id(options.attached, key): key for key in ids}
     async with connect(url, **given) as backend:
+        if options.attached is not None and options.missing == "wait":
+            await _check_in_time(url, options.attached, options, repr(backend))
         answers = as_completed(
             backend, list(called) or ids, timeout=options.timeout, result=options.result, missing=options.missing
         )
@@ -62,8 +66,9 @@ async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
             raise
         except NotFound as exc:
             key = next((key for id_, key in called.items() if id_ in str(exc)), None)
-            if key is None:
+            if key is None or options.attached is None:
                 raise
+            await check_attached(url, options.attached, options.schema)
             hint = f"job {key} of {options.attached} (`ffcompletion attached` lists what is attached)"
             raise NotFound(hint) from exc
         except TimeoutError as exc:
@@ -73,6 +78,14 @@ async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
             console.print(f"ffcompletion: {text}", markup=False, style="yellow")
             return TIMED_OUT
     return status
+
+
+async def _check_in_time(url: str, name: str, options: WaitOptions, shown: str) -> None:
+    try:
+        async with asyncio.timeout(options.timeout or None):
+            await check_attached(url, name, options.schema)
+    except TimeoutError:
+        raise Transport(shown, f"no answer within {options.timeout:g} s") from None
 
 
 def _show(completion: CompletionPayload, options: WaitOptions) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import ffcompletion as ffc
-from ffcompletion.attaching import attach, attached
+from ffcompletion.attaching import Definition, attach, attached
+from ffcompletion.attaching.naming import check_attached
 from ffcompletion.contract.diagnosis import Verdict
 from ffcompletion.doctor import examine
 from tests.doors.test_cli import FFC
@@ -116,6 +118,42 @@ async def test_a_session(server: str, tmp_path: Path) -> None:
             assert "Traceback" not in err
     status, _, err = await sh('ffcompletion detach "$1" reports', server)
     assert (status, "not found: attachment 'reports'" in err) == (2, True)
+
+
+async def test_a_name_that_nothing_is_attached_under(server: str) -> None:
+    """Said at once, with the names that there are, instead of waiting for jobs that never come."""
+    clean(server)
+    with psycopg.connect(server, autocommit=True) as conn:
+        scripts = [
+            'ffcompletion tail "$1" --attached report --timeout 20',
+            'ffcompletion wait "$1" --attached report 1 --timeout 20',
+            'ffcompletion wait "$1" --attached report 1 --missing wait --timeout 20',
+            'ffcompletion detach "$1" report',
+        ]
+
+        async def all_say(message: str, scripts: list[str]) -> None:
+            answers = await asyncio.gather(*(sh(script, server) for script in scripts))
+            for status, out, err in answers:
+                said = f"ffcompletion: not found: attachment 'report'; {message}\n"
+                assert (status, out, err.splitlines(keepends=True)) == (2, "", [said])
+
+        await all_say("nothing is attached here", scripts)
+        conn.execute("CREATE TABLE app.reports (id int PRIMARY KEY, status text)")
+        one = Definition(name="reports", table="app.reports", key="id", state="status", outcomes={"done": "success"})
+        attach(server, one)
+        await all_say("attached here: 'reports'", scripts)
+        # Who may follow the stream and not read the names is let through, not refused for it.
+        conn.execute("DROP ROLE IF EXISTS attached_reader")
+        conn.execute("CREATE ROLE attached_reader LOGIN")
+        try:
+            conn.execute("GRANT SELECT ON ff_completion_event, ff_exec_core TO attached_reader")
+            await check_attached(make_conninfo(server, user="attached_reader"), "report")
+        finally:
+            conn.execute("DROP OWNED BY attached_reader")
+            conn.execute("DROP ROLE attached_reader")
+    status, _, err = await sh('ffcompletion tail "$1" --attached report', "valkey://localhost:1")
+    assert (status, "tables of jobs are in Postgres" in err) == (2, True), err
+    clean(server)
 
 
 def test_recording_is_interrupted_and_goes_on(server: str) -> None:

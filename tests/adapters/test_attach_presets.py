@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -50,16 +51,38 @@ def run(name: str, server: str, *words: str) -> None:
     assert process.returncode == 0, err[-3000:]
 
 
-@pytest.fixture(scope="module")
-def server(postgres18_url: str) -> Iterator[str]:
-    """One version: attaching itself is tried on both, with plain tables; here it is about the libraries."""
-    with database(postgres18_url, "attach_presets") as url:
+@contextmanager
+def schemas(server: str) -> Iterator[str]:
+    with database(server, "attach_presets") as url:
         # All four side by side, as data of one application may be.
         started = [start(name, url, "schema") for name in PROGRAMS]
         ended = [(process.communicate(timeout=58), process.returncode) for process in started]
         for (_, err), status in ended:
             assert status == 0, err[-3000:]
         yield url
+
+
+@pytest.fixture(scope="module")
+def server16(postgres16_url: str) -> Iterator[str]:
+    with schemas(postgres16_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def server18(postgres18_url: str) -> Iterator[str]:
+    with schemas(postgres18_url) as url:
+        yield url
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> str:
+    """Of the newer version, where a test does not say."""
+    url: str = request.getfixturevalue(f"server{getattr(request, 'param', 18)}")
+    return url
+
+
+ON_BOTH = pytest.mark.parametrize("server", [16, 18], ids=["postgres16", "postgres18"], indirect=True)
+ON_16 = pytest.mark.parametrize("server", [16], ids=["postgres16"], indirect=True)
 
 
 def outcomes_by_table(conn: psycopg.Connection, definition: Definition) -> dict[str, str | None]:
@@ -113,6 +136,7 @@ EXPECTED = {
 }
 
 
+@ON_BOTH
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_each_way_that_a_job_can_go(server: str, attach_preset: psycopg.Connection, name: str) -> None:
     """Succeeds, fails, is retried, cancelled, aborted, timed out, deleted: as often as the library says, and as it says."""
@@ -124,6 +148,7 @@ def test_each_way_that_a_job_can_go(server: str, attach_preset: psycopg.Connecti
     assert Counter(outcome for _, outcome in told(attach_preset)) == EXPECTED[name]
 
 
+@ON_16
 @pytest.mark.parametrize("name", PROGRAMS)
 async def test_a_worker_that_is_killed(server: str, attach_preset: psycopg.Connection, name: str) -> None:
     """kill -9 in the middle of a job: nothing is told, whoever waits goes on waiting; recovered, it is told."""
@@ -189,14 +214,14 @@ def test_a_worker_that_deletes_what_has_finished(server: str, attach_preset: psy
     assert sorted(outcome for _, outcome in told(attach_preset)) == ["failed", "success"]
 
 
-def test_hundreds_of_jobs_by_ten_workers(server: str, attach_preset: psycopg.Connection) -> None:
+def test_a_thousand_jobs_by_ten_workers(server: str, attach_preset: psycopg.Connection) -> None:
     """Each is told once."""
     definition = preset("procrastinate")
     attach_preset.execute("DELETE FROM procrastinate_jobs")
     attach(server, definition)
-    run("procrastinate", server, "many", "400", "10")
+    run("procrastinate", server, "many", "1000", "10")
     agrees(attach_preset, definition)
-    assert Counter(Counter(told(attach_preset)).values()) == {1: 400}
+    assert Counter(Counter(told(attach_preset)).values()) == {1: 1000}
 
 
 def test_results_and_tags(server: str, attach_preset: psycopg.Connection) -> None:

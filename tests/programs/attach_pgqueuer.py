@@ -43,6 +43,15 @@ def made(driver: PsycopgDriver) -> PgQueuer:
     return app
 
 
+async def waking(conn: psycopg.AsyncConnection, url: str) -> None:
+    """Its driver waits for notifications for a second at a time, and no statement runs meanwhile: end that wait at once."""
+    await conn.execute("LISTEN waking")
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as other:
+        while True:
+            await other.execute("NOTIFY waking")
+            await asyncio.sleep(0.02)
+
+
 async def main(url: str, command: str) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         driver = PsycopgDriver(conn)
@@ -61,9 +70,12 @@ async def main(url: str, command: str) -> None:
             await queries.enqueue("hang", None)
         elif command == "recover":
             # Only a job whose last heartbeat is older than the time-out is taken from the dead.
-            await asyncio.sleep(2)
+            await asyncio.sleep(1.1)
         mode = QueueExecutionMode.continuous if command == "hang" else QueueExecutionMode.drain
-        await app.run(mode=mode, dequeue_timeout=timedelta(seconds=1), heartbeat_timeout=timedelta(seconds=1))
+        waker = asyncio.create_task(waking(conn, url))
+        await app.run(mode=mode, dequeue_timeout=timedelta(seconds=0.1), heartbeat_timeout=timedelta(seconds=1))
+        waker.cancel()
+        await asyncio.wait({waker})
 
 
 asyncio.run(main(*sys.argv[1:]))

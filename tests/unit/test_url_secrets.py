@@ -72,3 +72,31 @@ def test_what_only_looks_like_a_url() -> None:
         shown = repr(ffc.connect(conninfo))
         assert "@" in shown
         assert "S3cret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://app:S3cret@db/x?sslmodee=S3cret", "unknown parameter 'sslmodee'; did you mean sslmode?"),
+        (
+            "postgresql://app@db/x?sslmode=require&ssl_cert=S3cret",
+            "unknown parameter 'ssl_cert'; did you mean sslcert?",
+        ),
+        ("postgresql://db/x?pool_size=S3cret", "unknown parameter 'pool_size'; libpq's are known"),
+        ("host=db dbnam=S3cret", "unknown parameter 'dbnam'; did you mean dbname?"),
+        ("postgresql://db/x?password=ab&S3cret=x", "not a libpq connection string"),
+        ("host=db password=ab S3cret=x", "not a libpq connection string"),
+        ("host=db passfile=x S3cre%74", "not a libpq connection string"),
+    ],
+)
+async def test_a_parameter_that_there_is_not_is_named(url: str, message: str) -> None:
+    """Its name, never its value; nor a name that is what an unencoded password goes on with."""
+    with pytest.raises(ffc.Validation) as connecting:
+        ffc.connect(url)
+    with pytest.raises(ffc.Validation) as keeping:
+        PostgresCheckpoints(url)
+    with pytest.raises(ffc.Validation) as installing:
+        await install(url)
+    for error in (connecting.value, keeping.value, installing.value):
+        assert message in str(error)
+        assert "S3cret" not in "".join(traceback.format_exception(error)).replace(url, "")

@@ -11,13 +11,14 @@ import socket
 import traceback
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, Final, final
 
 import psycopg
 from psycopg import AsyncConnection, sql, waiting
 from psycopg.abc import RV, PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import TransactionStatus
+from psycopg.pq import Conninfo, TransactionStatus
 from typing_extensions import override
 
 from ffcompletion.backends.postgres.inbox import Inbox
@@ -45,6 +46,11 @@ Connection = AsyncConnection[tuple[Any, ...]]
 
 # What libpq takes for a URL, and who and where in it.
 _URI: Final = re.compile(r"postgres(?:ql)?://([^/?#]*)")
+
+# What libpq says of a parameter that is none of its own, and what may hold an unencoded `&` or blank, after which comes
+# what libpq takes for another parameter.
+_UNKNOWN: Final = re.compile(r'invalid (?:URI query parameter:|connection option) "([A-Za-z_][A-Za-z0-9_]{0,39})"')
+_SECRET: Final = re.compile(r"password|secret|_key", re.IGNORECASE)
 
 # Found dead in about a minute by the kernel; the echo is faster, this is for when the process itself was asleep.
 _KEEPALIVES: Final = {"keepalives": "1", "keepalives_idle": "15", "keepalives_interval": "5", "keepalives_count": "3"}
@@ -82,16 +88,25 @@ def parsed(conninfo: str) -> Mapping[str, str | int | None]:
     check_url(conninfo)
     try:
         given = conninfo_to_dict(conninfo)
-    except psycopg.Error:
+    except psycopg.Error as exc:
         # The driver's text quotes the conninfo, password included: neither text nor cause may go on.
-        raise Validation(
-            "url", "not a libpq connection string; use postgresql://user@host:5432/database or key=value pairs"
-        ) from None
+        raise Validation("url", _fault(conninfo, str(exc))) from None
     uri = _URI.match(conninfo)
     if uri is not None and uri[1].count("@") > 1:
         # libpq ends the password at the first one; the rest of it would be shown as the host's name.
         raise Validation("url", "more than one @: percent-encode the password, in which @ is %40")
     return given
+
+
+def _fault(conninfo: str, said: str) -> str:
+    """What is wrong with it: a parameter that libpq does not know is named, unless it may be a piece of a password."""
+    if (found := _UNKNOWN.match(said)) is not None:
+        near = get_close_matches(found[1], (option.keyword.decode() for option in Conninfo.get_defaults()), 1, 0.8)
+        if near:
+            return f"unknown parameter {found[1]!r}; did you mean {near[0]}?"
+        if _SECRET.search(conninfo) is None:
+            return f"unknown parameter {found[1]!r}; libpq's are known, among them sslmode, connect_timeout and options"
+    return "not a libpq connection string; use postgresql://user@host:5432/database or key=value pairs"
 
 
 def place(given: Mapping[str, str | int | None]) -> str:
