@@ -21,6 +21,7 @@ from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, dispute, stored_sizes
 from ffcompletion.backends.postgres.rows import Decoded, Row, decode, with_results
+from ffcompletion.backends.postgres.spans import covers
 from ffcompletion.backends.postgres.states import Read
 from ffcompletion.contract.combining import namespaces_of
 from ffcompletion.contract.payload import CompletionPayload
@@ -204,7 +205,7 @@ class PageReader:
         after, upto = step.after, step.upto
         limit, prepare = min(self._page, upto - after, most), not self._pooled
         names = _selectable(selector)
-        if self._selective and names is not None:
+        if self._selective and names is not None and not step.holes:
             values = (list(names), after, limit, upto)
             selected, (count, top, stayed) = await fetch_selected(
                 conn, self._queries.page_of_namespaces(), values, prepare=prepare
@@ -218,9 +219,9 @@ class PageReader:
         if names is not None:
             others = sum(row[5] is not None and row[5] not in names for row in rows)
             self._selective = others >= _WORTHWHILE * limit
-        # The query has no upper bound, and what lies beyond is somebody else's to deliver.
-        if rows and rows[-1][0] > upto:
-            rows = [row for row in rows if row[0] <= upto]
+        # The query has no upper bound, and what lies beyond, or in between, is somebody else's to deliver.
+        if rows and (rows[-1][0] > upto or step.holes):
+            rows = [row for row in rows if row[0] <= upto and not covers(step.holes, (row[0], row[0]))]
         return rows, reached, 0
 
     async def _with_results(

@@ -18,13 +18,18 @@ from typing import Final, final
 
 import msgspec
 
-from ffcompletion.backends.postgres.spans import Spans, union, without
+from ffcompletion.backends.postgres.spans import Spans, run_from, union, without
 
 __all__ = ["Attach", "Read", "Standing", "StreamState"]
 
 _UNLIMITED: Final = (1 << 63) - 1
 # Close enough to the live end to attach: less than a page, so that the buffer is not at risk meanwhile.
 _JOIN_WITHIN: Final = 1_000
+
+
+# Pending spans this close are read together, with so many ids in between at the most: a question costs as much as many rows.
+_APART: Final = 1_000
+_BETWEEN: Final = 5_000
 
 
 class StreamState(StrEnum):
@@ -39,11 +44,13 @@ class StreamState(StrEnum):
 
 @final
 class Read(msgspec.Struct, frozen=True):
-    """Read the rows of ``(after, upto]``. No payload's cursor may go beyond ``limit``."""
+    """Read the rows of ``(after, upto]``, but for those in ``holes``. No payload's cursor may go beyond ``limit``."""
 
     after: int
     upto: int
     limit: int
+    holes: Spans = []
+    """What is somebody else's to bring, or was brought: pending spans that lie close together are read as one."""
 
 
 @final
@@ -118,18 +125,24 @@ class Standing:
         """
         if self.state is StreamState.CATCHING_UP:
             if self._pending and self._pending[0][0] <= watermark:
-                low, last = self._pending[0]
-                return Read(low - 1, min(last, watermark), _UNLIMITED)
+                return self._read_pending(watermark, _UNLIMITED)
             if self._read_to < watermark - _JOIN_WITHIN:
                 return Read(self._read_to, watermark, _UNLIMITED)
             return Attach()
         if self.state is not StreamState.JOINING:
             return None
         if self._pending:
-            (low, last), at_joining = self._pending[0], self._at_joining[1]
-            return Read(low - 1, last, at_joining[0][0] - 1 if at_joining else _UNLIMITED)
+            high, at_joining = self._at_joining
+            return self._read_pending(high, at_joining[0][0] - 1 if at_joining else _UNLIMITED)
         self.state = StreamState.LIVE
+        # Not needed any more, and there may be many.
+        self._at_joining = (self._at_joining[0], [])
         return None
+
+    def _read_pending(self, upto: int, limit: int) -> Read:
+        low, high = run_from(self._pending, _APART, _BETWEEN)
+        high = min(high, upto)
+        return Read(low - 1, high, limit, without([(low, high)], self._pending))
 
     # ── what happened ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -18,6 +18,7 @@ from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.pages import Piece
 from ffcompletion.backends.postgres.source import Source
+from ffcompletion.backends.postgres.spans import covers
 from ffcompletion.backends.postgres.states import Read
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
@@ -131,7 +132,11 @@ class Pages:
         most = min(PAGE, room.items)
         stretch = sorted(event_id for event_id in self.server.visible if event_id > step.after)[:most]
         reached = min(stretch[-1], step.upto) if len(stretch) == most else step.upto
-        rows = [self.server.visible[event_id] for event_id in stretch if event_id <= reached]
+        rows = [
+            self.server.visible[event_id]
+            for event_id in stretch
+            if event_id <= reached and not covers(step.holes, (event_id, event_id))
+        ]
         return Page([row for row in rows if self.tenant in (None, row[2])], reached, step.limit)
 
     def answer(self, *, seen_early: bool) -> None:

@@ -36,10 +36,10 @@ def test_far_behind_it_reads_before_it_attaches() -> None:
 def test_joining_reads_without_the_gaps_that_the_hub_brings() -> None:
     standing = joining(gaps=[(20, 22)])
     assert standing.unread(50) == 37
-    assert standing.next_step(50) == Read(10, 19, 19)
-    standing.page_read(10, 19, rows=False)
-    assert standing.next_step(50) == Read(22, 50, 19)
-    standing.page_read(22, 50, rows=False)
+    assert standing.next_step(50) == Read(10, 50, 19, [(20, 22)])
+    standing.page_read(10, 30, rows=False)
+    assert standing.next_step(50) == Read(30, 50, 19)
+    standing.page_read(30, 50, rows=False)
     assert standing.next_step(50) is None
     assert standing.state is StreamState.LIVE
     assert not standing.catching_up
@@ -98,3 +98,27 @@ def test_closed_stays_where_it_is() -> None:
     assert standing.unread(100) == 0
     assert not standing.catching_up
     assert standing.next_step(100) is None
+
+
+def test_many_gaps_cost_no_question_each() -> None:
+    """One transaction stays open, and every other id is rolled back: what the hub does not bring is read in few steps."""
+    gaps = [(number, number) for number in range(11, 200_011, 2)]
+    standing, steps = Standing(10), 0
+    assert standing.next_step(10) == Attach()
+    standing.attached(200_010, gaps)
+    while (step := standing.next_step(10)) is not None:
+        assert isinstance(step, Read)
+        standing.page_read(step.after, step.upto, rows=False)
+        steps += 1
+    assert steps <= 30
+    assert standing.state is StreamState.LIVE
+
+
+def test_what_lies_far_apart_is_read_apart() -> None:
+    """Nobody reads a million rows for the two at their ends."""
+    standing = live()
+    assert not standing.overflowed(2_000_000, [(55, 56), (60, 60), (1_000_000, 1_000_001)])
+    standing.drained()
+    assert standing.next_step(2_000_000) == Read(54, 60, (1 << 63) - 1, [(57, 59)])
+    standing.page_read(54, 60, rows=True)
+    assert standing.next_step(2_000_000) == Read(999_999, 1_000_001, (1 << 63) - 1)
