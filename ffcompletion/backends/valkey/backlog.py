@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import final
+from typing import Final, final
 
 from ffcompletion.backends.valkey.reconciliation import SLACK_MS, Announced, Entry, latest
 from ffcompletion.contract.payload import CompletionPayload
@@ -11,11 +11,15 @@ from ffcompletion.contract.payload import CompletionPayload
 __all__ = ["Backlog"]
 
 
+# Entries that are looked into at once for a stream that has room for fewer.
+_LOOKED_INTO: Final = 1_024
+
+
 @final
 class Backlog:
     """Everything since a score, except what the stream was given before it overflowed."""
 
-    __slots__ = ("_announced", "_delivered", "_fresh", "since_ms", "skip")
+    __slots__ = ("_announced", "_delivered", "_fresh", "look_into", "since_ms", "skip")
 
     def __init__(self, since_ms: int, announced: Sequence[Announced]) -> None:
         """``announced``: what the stream has been told of, of all that may lie behind that score."""
@@ -25,6 +29,8 @@ class Backlog:
         self._delivered: dict[str, int] = {}
         self.since_ms: int = since_ms
         """The score from which the next page is to be read, inclusive."""
+        self.look_into: int = 0
+        """How many entries are to be looked into next, however little room the stream has."""
         self.skip: Mapping[str, int] = {}
         """How many entries of that score the stream has been given of each key, where a page does not hold all of them."""
 
@@ -54,6 +60,12 @@ class Backlog:
         self._move(max(self.since_ms, upto_ms))
         self._delivered.update(entries)
         self._delivered = {id_: score for id_, score in self._delivered.items() if score >= self.since_ms}
+
+    def looked(self, count: int, found: int) -> None:
+        """Of so many entries so many were for the stream. Those behind which there is nothing take no room, so where
+        there are many of them more are looked into at once.
+        """
+        self.look_into = min(2 * count, _LOOKED_INTO) if found * 2 <= count else 0
 
     def lower(self, since_ms: int) -> None:
         """The server's clock went back: what it writes now has lower scores."""

@@ -41,8 +41,6 @@ _APART_S: Final = 0.25
 _APART_TIMES: Final = 4.0
 # What an estimate of the server's time may be wrong by.
 _CLOCKS_MS: Final = 100
-# Entries that are looked into at once for a stream that has fallen behind, however little room it has.
-_LOOKED_INTO: Final = 1_024
 # Of so many keys the first look is part of subscribing; more are looked at afterwards, in their own time.
 _KEYS_AT_SUBSCRIBING: Final = 20_000
 # Where the index may not be read, one look in so many intervals whether it may be by now.
@@ -273,8 +271,7 @@ class Reconciler:
             # From now on it takes what is announced; what the index holds beyond that is read once more.
             source.join()
             page, pending = await self._pending(backlog, source.room.items)
-        # Entries behind which there is nothing take no room.
-        piece = pending[: max(source.room.items, _LOOKED_INTO)]
+        piece = pending[: max(source.room.items, backlog.look_into)]
         if source.selector.results:
             piece = piece[: await self._filtering.fitting([name for name, _ in piece])]
         batch, denied = await self._select(source, piece)
@@ -286,6 +283,7 @@ class Reconciler:
         if source.recovered(batch, denied, all_of_it=all_of_it):
             # Not beyond the moment of asking: what is written while the keys are read has a higher score, and may be
             # missing from a key that was read before it was written.
+            backlog.looked(len(piece), len(batch))
             backlog.delivered(piece, min(page.reached(piece, pending), page.asked_ms - 1 - self._clocks_ms))
         self._behind.pop(source, None)
         source.request()

@@ -175,3 +175,15 @@ def test_a_backlog_owes_what_was_not_told_before_it_overflowed() -> None:
     assert backlog.since_ms == START - 7
     # Replayed, and finished again after it had been told.
     assert backlog.pending([(IDS[0], START + 400)]) == [(IDS[0], START + 400)]
+
+
+def test_more_is_looked_into_where_little_is_found() -> None:
+    """However little room a stream has, junk does not hold it up; where all is for it, no more is asked for than fits."""
+    backlog, room, seen = Backlog(START, ()), 2, 0
+    while seen < 1_000:
+        piece = max(room, backlog.look_into)
+        backlog.looked(piece, 0)
+        seen += piece
+    assert backlog.look_into == 1_024
+    backlog.looked(backlog.look_into, 600)
+    assert backlog.look_into == 0
