@@ -14,8 +14,11 @@ from heapq import nsmallest
 from typing import Final, LiteralString, final
 
 from ffcompletion.backends.postgres.queries import Queries, Query
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["AHEAD_KEPT", "Ahead", "Numbering", "with_issued"]
+
+_log: Final = logger("ffcompletion.postgres")
 
 # A subscriber's rows are numbered where they come from, and its own sequence does not follow.
 _NUMBERED_HERE: Final[LiteralString] = (
@@ -28,8 +31,8 @@ _LAST: Final = (
     b" NULL, NULL, NULL, NULL, NULL FROM (SELECT %s::bigint::oid AS s) t"
 )
 
-
 AHEAD_KEPT: Final = 1_000
+"""How many of such ids are remembered."""
 
 
 @final
@@ -38,10 +41,22 @@ class Ahead:
     lowest, which are the first to be given out; the others are met again until then.
     """
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_rows", "_told")
 
     def __init__(self) -> None:
         self._rows: dict[int, int] = {}
+        self._told = False
+
+    def tell(self, event_id: int, issued: int) -> None:
+        """Of the first row with an id beyond what the sequence has given out, once."""
+        if not self._told:
+            self._told = True
+            _log.warning(
+                "the outbox holds a row with id %d, and its sequence has given out ids up to %d: such rows are not looked"
+                " at before the sequence has passed them (who may write event_id? was it restored without its sequence?)",
+                event_id,
+                issued,
+            )
 
     def remember(self, ids: Iterable[int]) -> None:
         """These are; an id that two rows bear comes twice."""

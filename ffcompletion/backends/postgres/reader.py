@@ -33,6 +33,8 @@ log: Final = logger("ffcompletion.postgres")
 _PAGE: Final = 2_000
 # So many announced ids are picked one by one; more of them are read as a page.
 _PICKED: Final = 8
+# So many late ones, too.
+_PICKED_AT_ONCE: Final = 32
 # How far below the newest id the ordinary read looks again for rows that committed late. Ids of transactions that
 # run side by side lie close together; older gaps are looked for when they are announced, or when their owners end.
 _REREAD: Final = 512
@@ -77,7 +79,6 @@ class Reader:
         self._quiet_at = 0
         self._looked_at = 0.0
         self._ahead = Ahead()
-        self._told_of_ahead = False
 
     async def find_start(self, session: Session) -> None:
         """Begin at the newest visible row. LISTEN must be live: what commits after this is announced or visible."""
@@ -119,7 +120,7 @@ class Reader:
         # After that, so that it includes what was seen.
         issued = (await session.sequence()).issued
         if rows and issued and rows[0][0] > issued:
-            self._tell_of_ahead(rows[0][0], issued)
+            self._ahead.tell(rows[0][0], issued)
             ahead = await session.fetch(self._queries.ids(), (issued, rows[0][0], AHEAD_KEPT))
             self._ahead.remember(row[0] for row in ahead)
             rows = await session.fetch(self._numbering.high_upto(), (issued,))
@@ -144,8 +145,10 @@ class Reader:
             # Probing every partition for a few ids is cheaper than merging what all of them hold in order. What lies in
             # between and was not announced is a gap until it is settled.
             late += new
-        if late:
-            await self._read(session, self._picked, (late,))
+        if late and await self._read_late(session, late) is not None:
+            # The rest is new, or it is gaps, which are gone on with at once.
+            self.settle_at = time.monotonic()
+            return True
         return more
 
     async def poll(self, session: Session) -> bool:
@@ -171,42 +174,43 @@ class Reader:
 
     async def _look(self, session: Session) -> bool:
         after = max(self.tracker.watermark, self.tracker.high - _REREAD)
-        return await self._read(session, self._page, (after, _PAGE)) >= _PAGE
+        count, _ = await self._read(session, self._page, (after, _PAGE))
+        return count >= _PAGE
+
+    async def _read_late(self, session: Session, late: Sequence[int], *, decided: int = 0) -> int | None:
+        """Read rows with these ids (ascending), or as many as one question can. Returns up to where; None: all."""
+        few, rest = late[:_PICKED_AT_ONCE], late[_PICKED_AT_ONCE:]
+        if not rest or rest[0] - late[0] > _PAGE:
+            await self._read(session, self._picked, (few,), decided=decided)
+            return rest[0] - 1 if rest else None
+        # A large transaction: each id would be probed for in every partition, which takes longer than all rows in order.
+        count, last = await self._read(session, self._page, (late[0] - 1, _PAGE), decided=decided)
+        return last if count >= _PAGE and last < late[-1] else None
 
     async def _replaced(self, session: Session) -> bool:
         return self.history.replaced_by(await session.sequence(), session.identity, self.tracker.high)
 
-    async def _read(self, session: Session, query: Query, values: Sequence[object], *, decides: bool = False) -> int:
-        """Read rows, and hand out those whose ids the sequence has given out. Returns how many these are.
+    async def _read(
+        self, session: Session, query: Query, values: Sequence[object], *, decided: int = 0
+    ) -> tuple[int, int]:
+        """Read rows, and hand out those whose ids the sequence has given out. Returns how many these are, and the last id.
 
-        ``decides``: whoever may own these ids has ended.
+        ``decided``: whoever may own ids up to here has ended.
         """
         rows, issued = await session.read_issued(query, values)
         rows.sort(key=_event_id)
         if issued is not None and rows and rows[-1][0] > issued:
-            self._tell_of_ahead(rows[-1][0], issued)
+            self._ahead.tell(rows[-1][0], issued)
             at = bisect_right(rows, issued, key=_event_id)
             self._ahead.remember(row[0] for row in rows[at:])
             del rows[at:]
-        count = len(rows)
-        if not decides and (awaited := self._ahead.awaited(row[0] for row in rows)):
+        count, last = len(rows), rows[-1][0] if rows else 0
+        if awaited := self._ahead.awaited(row[0] for row in rows if row[0] > decided):
             # Whoever was given such an id may be about to commit: both rows come then, or, once it has ended, this one.
             rows = [row for row in rows if row[0] not in awaited]
-        else:
-            awaited = ()
         if rows or awaited:
             self._take(rows, awaited)
-        return count
-
-    def _tell_of_ahead(self, event_id: int, issued: int) -> None:
-        if not self._told_of_ahead:
-            self._told_of_ahead = True
-            log.warning(
-                "the outbox holds a row with id %d, and its sequence has given out ids up to %d: such rows are not looked"
-                " at before the sequence has passed them (who may write event_id? was it restored without its sequence?)",
-                event_id,
-                issued,
-            )
+        return count, last
 
     def _take(self, rows: Sequence[Row], awaited: Collection[int] = ()) -> None:
         tracker = self.tracker
@@ -260,8 +264,8 @@ class Reader:
             if len(visible) == _BETWEEN:
                 high = visible[-1][0]
             late = [row[0] for row in visible if not tracker.seen(row[0])]
-            if late:
-                await self._read(session, self._picked, (late,), decides=True)
+            if late and (upto := await self._read_late(session, late, decided=high)) is not None:
+                high = upto
             retired = tracker.retire([(low, high)])
             if retired:
                 # The watermark moved: streams learn of it with an empty batch.
