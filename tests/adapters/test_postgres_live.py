@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import psycopg
 import pytest
@@ -15,8 +15,10 @@ from ffcompletion.backends.postgres import PostgresBackend
 from ffcompletion.backends.postgres.announced import Announced
 from ffcompletion.backends.postgres.facts import Needs, Record, facts_of
 from ffcompletion.backends.postgres.history import History
+from ffcompletion.backends.postgres.queries import Query
 from ffcompletion.backends.postgres.results import Budget
 from ffcompletion.backends.postgres.rows import Row, tags_of
+from ffcompletion.backends.postgres.session import Session
 from ffcompletion.contract.protocols import ResumableBackend
 from ffcompletion.delivery.batch import DISPUTED, UNREADABLE
 from ffcompletion.delivery.hub import Group, Selector
@@ -536,3 +538,38 @@ async def test_bytes_that_are_no_text_cost_their_row_alone(postgres18_url: str) 
             await world.close()
         finally:
             await conn.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+async def test_a_large_transaction_that_commits_late_is_read_in_order(
+    server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking its rows up id by id takes an older server a millisecond for each, and everybody waits for that."""
+    asked: list[int] = []
+    real = Session.read_issued
+
+    async def read_issued(self: Session, query: Query, values: Sequence[object]) -> tuple[list[Row], int | None]:
+        asked.append(len(values[0]) if isinstance(values[0], list) else 0)
+        return await real(self, query, values)
+
+    monkeypatch.setattr(Session, "read_issued", read_issued)
+    count, sparse = 3_000, 40
+    async with server.backend() as backend, ffc.subscribe(backend) as stream:
+        large = await server.connect(autocommit=False)
+        text = (
+            "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+            " SELECT n %% 256, gen_random_uuid(), 'success', 1700000000000 FROM generate_series(1, %s) n"
+        )
+        await large.execute(text, (count,))
+        for _ in range(sparse):
+            # Far apart from each other: in order they would be read with all that lies in between.
+            await large.execute(text, (1,))
+            await server.sql("SELECT nextval('ff_completion_event_event_id_seq') FROM generate_series(1, 200)")
+        await server.announce(item := done())
+        assert (await first(stream)).execution_id == item.execution_id
+        await eventually(lambda: backend.stats().held > count)
+        await large.commit()
+        found = await some(stream, count + sparse, 30)
+        assert len({payload.execution_id for payload in found}) == count + sparse
+        await eventually(lambda: backend.stats().held == 0)
+    assert max(asked) <= 32
+    assert len(asked) <= 60
