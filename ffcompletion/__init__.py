@@ -130,14 +130,16 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415  # only here
+if not TYPE_CHECKING:
+    # Type checkers know the names from above, and no other.
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module  # noqa: PLC0415  # only here
 
-    module = import_module(f"{__name__}.{_LATER[name]}")
-    found = globals()[name] = module if name == "sync" else getattr(module, name)
-    return found
+        module = import_module(f"{__name__}.{_LATER[name]}")
+        found = globals()[name] = module if name == "sync" else getattr(module, name)
+        return found
 
 
 def __dir__() -> list[str]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Self, final
+from typing import Self, TypeVar, final
 
 from ffcompletion.consumers.processing import Checkpointed as AsyncCheckpointed
 from ffcompletion.consumers.progress import Processed
+from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import Lag
 from ffcompletion.sync.loop import LoopThread
 
 __all__ = ["Checkpointed"]
+
+_T = TypeVar("_T")
 
 
 @final
@@ -71,16 +75,24 @@ class Checkpointed:
     ) -> Processed:
         """Call ``handler`` for each completion, in up to ``concurrency`` threads, until ``stop()`` or the backend's end.
 
-        Arguments, answer and errors of the asynchronous ``run``; handlers are plain functions.
+        Arguments, answer and errors of the asynchronous ``run``. Handlers are plain functions: ``Validation`` for one that
+        is asynchronous or a generator, whose body nobody would run; or, where only its answer tells, the item has failed.
         """
+        for name, given in (("handler", handler), ("failed", failed)):
+            if _is_not_plain(given):
+                raise Validation(
+                    name, "it is asynchronous or a generator, and would never run; a plain function is needed"
+                )
         with ThreadPoolExecutor(max(1, concurrency), thread_name_prefix="ffcompletion-work") as threads:
 
             async def handled(completion: CompletionPayload) -> None:
-                await asyncio.get_running_loop().run_in_executor(threads, handler, completion)
+                await asyncio.get_running_loop().run_in_executor(threads, _called, "handler", handler, completion)
 
             async def handed_on(completion: CompletionPayload, error: Exception) -> None:
                 if failed is not None:
-                    await asyncio.get_running_loop().run_in_executor(threads, failed, completion, error)
+                    await asyncio.get_running_loop().run_in_executor(
+                        threads, _called, "failed", partial(failed, completion), error
+                    )
 
             return self._loop.run(
                 lambda: self._inner.run(
@@ -90,6 +102,27 @@ class Checkpointed:
                     failed=None if failed is None else handed_on,
                 )
             )
+
+
+def _is_not_plain(given: object) -> bool:
+    while isinstance(given, partial):
+        given = given.func
+    methods = (given, getattr(given, "__call__", None))  # noqa: B004  # of an object that is called
+    return any(
+        tells(each)
+        for each in methods
+        for tells in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    )
+
+
+def _called(name: str, function: Callable[[_T], object], argument: _T) -> None:
+    answer = function(argument)
+    if inspect.isawaitable(answer) or inspect.isgenerator(answer) or inspect.isasyncgen(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()
+        raise Validation(
+            name, "its answer is to be awaited, or a generator, and has not run; a plain function is needed"
+        )
 
 
 async def _lag(inner: AsyncCheckpointed) -> Lag:

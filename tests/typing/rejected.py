@@ -88,6 +88,7 @@ e: ffc.CompletionFilter = NoTagKey()  # rejected: tag_key
 ffc.ScannerFilter(namespace=7)  # rejected
 ffc.ScannerFilter(instance_tag="key=value")  # rejected
 ffc.connect("memory://", nonsense=1)  # rejected
+print(ffc.wait_for_compltion)  # rejected
 
 
 async def use(backend: ffc.CompletionBackend, payload: ffc.CompletionPayload) -> None:

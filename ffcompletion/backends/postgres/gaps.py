@@ -268,7 +268,8 @@ class GapTracker:
             self._early.add(event_id)
         at = self._find(event_id)
         if at is not None:
-            if self._gaps[at].take(event_id) and not self._gaps[at].lows:
+            self._gaps[at].take(event_id)
+            if not self._gaps[at].lows:
                 del self._gaps[at]
             return
         index = self._retired_at(event_id)

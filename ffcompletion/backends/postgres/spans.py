@@ -107,11 +107,9 @@ class Gap(msgspec.Struct):
         self.lows = array("q", [low for low, _ in spans])
         self.highs = array("q", [high for _, high in spans])
 
-    def take(self, event_id: int) -> bool:
-        """Without this id; False if it is in none of them."""
+    def take(self, event_id: int) -> None:
+        """Without this id, which is in one of them."""
         at = bisect_left(self.highs, event_id)
-        if self.lows[at] > event_id:
-            return False
         low, high = self.lows[at], self.highs[at]
         if low == high:
             del self.lows[at], self.highs[at]
@@ -122,7 +120,6 @@ class Gap(msgspec.Struct):
         else:
             self.highs.insert(at, event_id - 1)
             self.lows.insert(at + 1, event_id + 1)
-        return True
 
 
 def packed(spans: Sequence[tuple[int, int]], now: float) -> list[Gap]:

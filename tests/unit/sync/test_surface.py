@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -186,6 +187,48 @@ def test_a_run_in_threads(backend: tuple[ffc.sync.Backend, MemoryBackend], tmp_p
     inner.emit(ID % 7)
     with pytest.raises(LookupError, match="mine"), outer.checkpointed(store, "a") as completions:
         completions.run(fails)
+
+
+def test_a_handler_whose_body_would_never_run_is_refused(
+    backend: tuple[ffc.sync.Backend, MemoryBackend], tmp_path: Path
+) -> None:
+    """Nothing counts as processed by it, and the position stays where it is."""
+    outer, inner = backend
+    store = ffc.FileCheckpoints(tmp_path / "position")
+    inner.emit(ID % 1)
+
+    async def awaited(_: ffc.CompletionPayload) -> None:
+        raise AssertionError
+
+    async def awaited_failure(_: ffc.CompletionPayload, error: Exception) -> None:
+        raise AssertionError from error
+
+    def generated(completion: ffc.CompletionPayload) -> Iterator[str]:
+        yield completion.execution_id
+
+    class Called:
+        async def __call__(self, completion: ffc.CompletionPayload) -> None:
+            raise AssertionError
+
+    def fails(_: ffc.CompletionPayload) -> None:
+        raise LookupError
+
+    def passed_on(completion: ffc.CompletionPayload) -> object:
+        return awaited(completion)
+
+    def passed_on_generator(completion: ffc.CompletionPayload) -> object:
+        return generated(completion)
+
+    def refused(name: str, handler: Callable[[ffc.CompletionPayload], object], **options: Any) -> None:
+        with outer.checkpointed(store, "a", start=BEGINNING) as completions, pytest.raises(ffc.Validation, match=name):
+            completions.run(handler, **options)
+
+    for handler in (awaited, partial(awaited), generated, Called(), passed_on, passed_on_generator):
+        refused("handler", handler)
+    refused("failed", fails, failed=awaited_failure)
+    refused("failed", fails, failed=lambda completion, error: awaited_failure(completion, error))  # noqa: PLW0108  # its answer alone tells
+    with outer.checkpointed(store, "a", start=BEGINNING) as completions:
+        assert next(completions).execution_id == ID % 1
 
 
 def test_nothing_is_left_of_an_untyped_caller(backend: tuple[ffc.sync.Backend, MemoryBackend]) -> None:
