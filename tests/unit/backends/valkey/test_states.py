@@ -96,3 +96,28 @@ def test_closed_is_for_good() -> None:
 
 def test_less_is_never_below_nothing() -> None:
     assert Denied(1, 5).less(Denied(3, 2)) == Denied(0, 3)
+
+
+def test_an_overflowed_stream_comes_back() -> None:
+    """What it missed is brought in pieces; with the last of them it is live, and owes nothing."""
+    standing = Standing()
+    standing.overflowed(recoverable=True)
+    standing.missed(5, Denied(2, 1))
+    standing.recovered(3, Denied(1, 0), all_of_it=False)
+    assert (standing.state, standing.missed_count) == (StreamState.OVERFLOWED, 2)
+    standing.joining()
+    standing.recovered(2, Denied(1, 1), all_of_it=True)
+    assert (standing.state, standing.missed_count, standing.lost) == (StreamState.LIVE, 0, 0)
+    assert standing.denied == Denied(2, 1)
+
+
+def test_joining_may_come_to_nothing() -> None:
+    """Then the index has still what it had; and once that cannot be read any more, it is lost."""
+    standing = Standing()
+    standing.overflowed(recoverable=True)
+    standing.missed(5, Denied(2, 1))
+    standing.joining()
+    standing.left()
+    assert (standing.state, standing.missed_count) == (StreamState.OVERFLOWED, 5)
+    standing.unrecoverable()
+    assert (standing.state, standing.lost, standing.denied) == (StreamState.LIVE, 5, Denied(2, 1))
