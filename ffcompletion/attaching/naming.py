@@ -8,8 +8,8 @@ import psycopg
 
 from ffcompletion.attaching.rendering import identifier
 from ffcompletion.backends.postgres.connection import Target, deadline
-from ffcompletion.backends.postgres.errors import translated
-from ffcompletion.contract.errors import NotFound, Transport
+from ffcompletion.backends.postgres.errors import driver_errors
+from ffcompletion.contract.errors import NotFound
 
 __all__ = ["check_attached", "not_attached"]
 
@@ -30,24 +30,18 @@ async def check_attached(url: str, name: str, *, schema: str | None = None) -> N
     """
     registry = "ff_attachment" if schema is None else f"{identifier(schema)}.ff_attachment"
     target = Target(url, _PATIENCE_S)
-    try:
-        conn = await target.connect()
+    async with driver_errors(target.shown, "attached"):
         try:
-            with deadline(conn, _PATIENCE_S):
-                row = await (await conn.execute("SELECT to_regclass(%s) IS NOT NULL", (registry,))).fetchone()
-                rows = (
-                    await (await conn.execute(f"SELECT name FROM {registry} ORDER BY name".encode())).fetchall()
-                    if row == (True,)
-                    else []
-                )
-        finally:
-            await conn.close()
-    except psycopg.errors.InsufficientPrivilege:
-        return
-    except psycopg.Error as exc:
-        raise translated(exc, target.shown, "attached") from exc
-    except OSError as exc:
-        raise Transport(target.shown, str(exc)) from exc
+            async with await target.connect() as conn:
+                with deadline(conn, _PATIENCE_S):
+                    row = await (await conn.execute("SELECT to_regclass(%s) IS NOT NULL", (registry,))).fetchone()
+                    rows = (
+                        await (await conn.execute(f"SELECT name FROM {registry} ORDER BY name".encode())).fetchall()
+                        if row == (True,)
+                        else []
+                    )
+        except psycopg.errors.InsufficientPrivilege:
+            return
     there = [str(each) for (each,) in rows]
     if name not in there:
         raise not_attached(name, there)

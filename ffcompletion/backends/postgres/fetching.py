@@ -84,7 +84,7 @@ async def fetch_page(conn: Connection, query: Query, values: Sequence[object], *
 class AnsweredRows(Sequence[Row]):
     """Rows of an answer as it came, each made when it is asked for, in C."""
 
-    __slots__ = ("_answer", "_count", "_transformer")
+    __slots__ = ("_count", "_transformer")
 
     def __init__(self, conn: Connection, answer: PGresult | None) -> None:
         self._transformer = Transformer.from_context(conn)
