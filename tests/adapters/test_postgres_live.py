@@ -34,10 +34,9 @@ def postgres18_url(engine18_url: str) -> str:
 @pytest.fixture
 async def server(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
     """One version is enough here, and no other stream is open."""
-    made = PostgresWorld(18, postgres18_url)
-    await made.reset()
-    yield made
-    await made.close()
+    async with PostgresWorld(18, postgres18_url) as made:
+        await made.reset()
+        yield made
 
 
 @pytest.fixture

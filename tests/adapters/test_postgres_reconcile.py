@@ -27,10 +27,9 @@ A = ffc.ScannerFilter("a")
 
 @pytest.fixture
 async def server(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
-    made = PostgresWorld(18, postgres18_url)
-    await made.reset()
-    yield made
-    await made.close()
+    async with PostgresWorld(18, postgres18_url) as made:
+        await made.reset()
+        yield made
 
 
 async def cancel(world: PostgresWorld, *items: Done) -> int:

@@ -31,10 +31,9 @@ def door(
 @pytest.fixture
 async def world(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
     """What writes: straight to the server."""
-    made = PostgresWorld(18, postgres18_url)
-    await made.reset()
-    yield made
-    await made.close()
+    async with PostgresWorld(18, postgres18_url) as made:
+        await made.reset()
+        yield made
 
 
 def reader(door: str, **options: Any) -> ffc.Backend:

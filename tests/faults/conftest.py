@@ -21,17 +21,15 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 async def own(server: Server) -> AsyncGenerator[PostgresWorld]:
     """Its world, empty."""
-    made = PostgresWorld(18, server.url)
-    await made.reset()
-    yield made
-    await made.close()
+    async with PostgresWorld(18, server.url) as made:
+        await made.reset()
+        yield made
 
 
 @pytest.fixture
 async def engine(engine18_url: str) -> AsyncGenerator[PostgresWorld]:
     """The engine's own tables: in ours nothing ends without a row, and an id is one row's."""
-    made = PostgresWorld(18, engine18_url)
-    await made.reset()
-    yield made
-    await made.reset()
-    await made.close()
+    async with PostgresWorld(18, engine18_url) as made:
+        await made.reset()
+        yield made
+        await made.reset()
