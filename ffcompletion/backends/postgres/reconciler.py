@@ -145,7 +145,7 @@ class Reconciler:
                     if not self._unread and not self._behind(results=False):
                         return True
                     plan = await self._planning.with_lanes(conn, plan)
-                    await self._reading.ask_issued(conn)
+                    await self._reading.ask_numbering(conn)
                 await self._read_on(conn, lookups, plan, seconds)
                 await self._catch_up(conn, lookups, plan, seconds)
             finally:
@@ -259,7 +259,7 @@ class Reconciler:
                     if plan is None:
                         return
                     plan = await self._planning.with_lanes(conn, plan)
-                    await self._reading.ask_issued(conn)
+                    await self._reading.ask_numbering(conn)
                 while await self._reading.advance(conn, lookups(), plan, seconds, receiver) and not self._stopping:
                     pass
         except Exception as exc:  # noqa: BLE001  # whatever it is, the next turn reads what this one did not

@@ -161,8 +161,7 @@ class Reconciler:
                 continue
             try:
                 with self._unless_refused():
-                    for source in tuple(self._behind):
-                        await self._recover(source)
+                    await self._recover_all()
                     if self._due and now >= earliest:
                         # Before the pass: what is asked for while it runs is another one.
                         self._due = self._may_be_allowed = False
@@ -241,6 +240,9 @@ class Reconciler:
             if payloads:
                 await self._filtering.found(payloads, reconciliation.settled_ms)
             since, skip, complete = page.upto + 1, page.skip, page.complete
+            if not complete:
+                # However much of it there is, and however fast more comes.
+                await self._recover_all()
         # Entries that make no sense are met again in each pass, and counted once.
         self._counters.malformed += max(0, unreadable - self._unreadable)
         self._unreadable = unreadable
@@ -259,6 +261,10 @@ class Reconciler:
             yield from group.members
 
     # ── one stream ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _recover_all(self) -> None:
+        for source in tuple(self._behind):
+            await self._recover(source)
 
     async def _recover(self, source: Source) -> None:
         backlog = source.backlog
