@@ -23,7 +23,13 @@ from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.numbers import check_count, check_seconds
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream, Subscription
+from ffcompletion.contract.protocols import (
+    Backend,
+    CompletionFilter,
+    CompletionStream,
+    ResumableCompletionBackend,
+    Subscription,
+)
 from ffcompletion.contract.stats import Lag
 from ffcompletion.contract.text import check_text
 from ffcompletion.foreign.awaiting import called
@@ -46,7 +52,7 @@ class Checkpointed:
 
     def __init__(
         self,
-        backend: CompletionBackend,
+        backend: ResumableCompletionBackend | Backend,
         store: CheckpointStore,
         name: str,
         wanted: CompletionFilter | None,
