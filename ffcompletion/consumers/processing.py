@@ -48,7 +48,10 @@ _GIVE_UP_S: Final = 1.0
 
 @final
 class Checkpointed:
-    """What ``checkpointed`` returns; use it in ``async with``, with one loop or one ``run`` inside."""
+    """What ``checkpointed`` returns; use it in ``async with``, with one loop or one ``run`` inside.
+
+    Raises ``Validation`` for options that cannot be.
+    """
 
     def __init__(
         self,

@@ -129,7 +129,10 @@ class BroadcastStream(AsyncClosing):
 
 @final
 class Broadcast(CompletionBackend, AsyncClosing):
-    """What ``broadcast`` returns; use it in ``async with``. Filters are the source stream's own: give it one."""
+    """What ``broadcast`` returns; use it in ``async with``. Filters are the source stream's own: give it one.
+
+    Raises ``Validation`` for options that cannot be.
+    """
 
     def __init__(self, stream: CompletionStream, *, overflow: Overflow, buffer_size: int) -> None:
         if overflow not in _POLICIES:
