@@ -7,14 +7,10 @@ from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Final, Self, final
 
-from ffcompletion.consumers.handling import handled, set_within
+from ffcompletion.consumers.handling import ended_saver, handled, set_within
 from ffcompletion.consumers.histories import check_owner, owner_of
 from ffcompletion.consumers.progress import Processed, Progress
-from ffcompletion.consumers.selection import (
-    former_selection_text,
-    selection_text,
-    stored_checkpoint,
-)
+from ffcompletion.consumers.selection import former_selection_text, selection_text, stored_checkpoint
 from ffcompletion.consumers.shards import position_of
 from ffcompletion.consumers.subscribing import open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease, LeasingStore
@@ -42,8 +38,6 @@ _log: Final = logger("ffcompletion.checkpoints")
 
 # Where a filter admits little, the position moves without anything being processed; it is looked at this often.
 _IDLE_S: Final = 5.0
-# A store that was cancelled in the middle of a save is given so long to notice.
-_GIVE_UP_S: Final = 1.0
 
 
 @final
@@ -144,7 +138,7 @@ class Checkpointed:
         self._dirty.set()
         try:
             if self._saver is not None:
-                await _ended(self._saver)
+                await ended_saver(self._saver)
             if error is None:
                 self._raise_failure()
         finally:
@@ -310,13 +304,3 @@ class Checkpointed:
                 f"{self._name!r} was stored for {stored.selection or 'everything'}, and this is for"
                 f" {selection or 'everything'}; what that did not admit has been passed over",
             )
-
-
-async def _ended(saver: asyncio.Task[None]) -> None:
-    """Wait for the last save. Cancelled, it is given up: no task stays behind."""
-    try:
-        await asyncio.wait([saver])
-    finally:
-        if not saver.done():
-            saver.cancel()
-            await asyncio.wait([saver], timeout=_GIVE_UP_S)
