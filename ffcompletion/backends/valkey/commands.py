@@ -17,8 +17,9 @@ from glide import TimeoutError as GlideTimeoutError
 from ffcompletion.backends.valkey.connection import Client, batch, close_now, make_client
 from ffcompletion.backends.valkey.lengths import Lengths
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.replies import TooSlowError
 
-__all__ = ["Commands", "TooSlowError"]
+__all__ = ["Commands"]
 
 # glide has a time-out of its own for each request; this one holds where that one does not.
 _ANSWER_S: Final = 5.0
@@ -33,15 +34,6 @@ _QUICK_S: Final = 0.25
 _PART: Final = 8
 # How many times the usual time a single command may take on a connection that is meant for such.
 _LONGEST: Final = 16
-
-
-@final
-class TooSlowError(TimeoutError):
-    """The server answers, but not this one command: what it asks for is more than comes in that time."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        super().__init__(f"{command[0]} took too long")
-        self.command = command
 
 
 @final

@@ -10,12 +10,12 @@ from typing import Final, cast, final
 import msgspec
 
 from ffcompletion.backends.valkey import keys
-from ffcompletion.backends.valkey.commands import TooSlowError
 from ffcompletion.backends.valkey.lanes import MOST_LANES, Lanes
 from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, ServerTime
 from ffcompletion.backends.valkey.replies import (
     PARTITION_COUNT,
     Execute,
+    TooSlowError,
     flow_of,
     partition_count,
     raise_refusal,
