@@ -161,7 +161,8 @@ class Reconciler:
                 continue
             try:
                 with self._unless_refused():
-                    await self._recover_all()
+                    for source in tuple(self._behind):
+                        await self._recover(source)
                     if self._due and now >= earliest:
                         # Before the pass: what is asked for while it runs is another one.
                         self._due = self._may_be_allowed = False
@@ -240,9 +241,9 @@ class Reconciler:
             if payloads:
                 await self._filtering.found(payloads, reconciliation.settled_ms)
             since, skip, complete = page.upto + 1, page.skip, page.complete
-            if not complete:
-                # However much of it there is, and however fast more comes.
-                await self._recover_all()
+            # However much of it there is, and however fast more comes.
+            for source in () if complete else tuple(self._behind):
+                await self._recover(source)
         # Entries that make no sense are met again in each pass, and counted once.
         self._counters.malformed += max(0, unreadable - self._unreadable)
         self._unreadable = unreadable
@@ -261,10 +262,6 @@ class Reconciler:
             yield from group.members
 
     # ── one stream ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _recover_all(self) -> None:
-        for source in tuple(self._behind):
-            await self._recover(source)
 
     async def _recover(self, source: Source) -> None:
         backlog = source.backlog
