@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.assertion import assert_completion_backend
 from ffcompletion.contract.attached import attached_flow_id, attached_id, attached_key
-from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, LeasingStore
+from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, LeasingStore, StoredCheckpoint
 from ffcompletion.contract.combining import all_of, any_of, matching
 from ffcompletion.contract.cursor import CursorFamily, StreamCursor
 from ffcompletion.contract.errors import (
@@ -48,11 +48,13 @@ from ffcompletion.urls import connect
 
 if TYPE_CHECKING:
     from ffcompletion import sync
+    from ffcompletion.backends.memory import MemoryBackend
     from ffcompletion.consumers.checkpointing import checkpointed
     from ffcompletion.consumers.checkpoints import FileCheckpoints
-    from ffcompletion.consumers.generators import stream_of
+    from ffcompletion.consumers.generators import GeneratorStream, stream_of
+    from ffcompletion.consumers.processing import Checkpointed
     from ffcompletion.consumers.progress import Processed
-    from ffcompletion.consumers.sharing import broadcast
+    from ffcompletion.consumers.sharing import Broadcast, BroadcastStream, broadcast
     from ffcompletion.consumers.waiting import as_completed, wait_for_all, wait_for_completion, wait_for_flow
 
 __all__ = [
@@ -60,8 +62,11 @@ __all__ = [
     "BackendEvent",
     "BackendState",
     "BackendStats",
+    "Broadcast",
+    "BroadcastStream",
     "Checkpoint",
     "CheckpointStore",
+    "Checkpointed",
     "CompletionBackend",
     "CompletionFilter",
     "CompletionPayload",
@@ -75,8 +80,10 @@ __all__ = [
     "FileCheckpoints",
     "FlowId",
     "FlowReader",
+    "GeneratorStream",
     "Lag",
     "LeasingStore",
+    "MemoryBackend",
     "Namespace",
     "NotFound",
     "Observer",
@@ -87,6 +94,7 @@ __all__ = [
     "ResumableCompletionBackend",
     "ScannerFilter",
     "StateUnknown",
+    "StoredCheckpoint",
     "StreamCursor",
     "StreamStats",
     "Subscription",
@@ -117,7 +125,12 @@ __version__ = "0.1.0"
 
 # Loaded when first used: they need asyncio, which costs more to import than everything above.
 _LATER = {
+    "Broadcast": "consumers.sharing",
+    "BroadcastStream": "consumers.sharing",
+    "Checkpointed": "consumers.processing",
     "FileCheckpoints": "consumers.checkpoints",
+    "GeneratorStream": "consumers.generators",
+    "MemoryBackend": "backends.memory",
     "Processed": "consumers.progress",
     "as_completed": "consumers.waiting",
     "broadcast": "consumers.sharing",

@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from ffcompletion.consumers.options import CheckpointedOptions, Missing, StreamOptions, SubscribeOptions, WaitOptions
+from ffcompletion.consumers.options import (
+    CheckpointedOptions,
+    Missing,
+    Overflow,
+    StreamOptions,
+    SubscribeOptions,
+    WaitOptions,
+)
 from ffcompletion.contract.checkpoint import Lease
 from ffcompletion.contract.stats import Observer
 from ffcompletion.delivery.credentials import Password
@@ -17,8 +24,6 @@ from ffcompletion.delivery.credentials import Password
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
-    from ffcompletion.backends.postgres.connection import Connection
-    from ffcompletion.delivery.credentials import Password
 
 __all__ = [
     "CheckpointedOptions",
@@ -27,6 +32,8 @@ __all__ = [
     "Lease",
     "MemoryOptions",
     "Missing",
+    "Overflow",
+    "Password",
     "PostgresOptions",
     "StreamOptions",
     "SubscribeOptions",
@@ -71,7 +78,7 @@ class PostgresOptions(CommonOptions, total=False):
     poll_interval: float
     read_timeout: float
     reconcile_interval: float
-    pool: AsyncConnectionPool[Connection] | None
+    pool: AsyncConnectionPool[Any] | None
     pool_size: int
     password: Password | None
     linger: float

@@ -7,13 +7,13 @@ from typing_extensions import Unpack
 from ffcompletion.consumers.options import CheckpointedOptions
 from ffcompletion.consumers.processing import Checkpointed
 from ffcompletion.contract.checkpoint import CheckpointStore
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter
+from ffcompletion.contract.protocols import Backend, CompletionFilter, ResumableCompletionBackend
 
 __all__ = ["checkpointed"]
 
 
 def checkpointed(
-    backend: CompletionBackend,
+    backend: ResumableCompletionBackend | Backend,
     store: CheckpointStore,
     name: str,
     filter: CompletionFilter | None = None,  # noqa: A002  # the contract's own word
@@ -42,7 +42,7 @@ def checkpointed(
       ``Unavailable`` where another has it, ``"wait"`` waits until it is free. ``FileCheckpoints`` and
       ``PostgresCheckpoints`` can; a store that is no ``LeasingStore`` raises ``Unavailable``.
 
-    Entering raises ``Unavailable`` if the backend is not resumable, and what subscribing and ``store`` raise. What
+    Entering raises ``Unavailable`` if the backend is not resumable (one of ``connect`` may be a server that is not), and what subscribing and ``store`` raise. What
     ``store.save`` raises later, the loop raises.
     """
     return Checkpointed(backend, store, name, filter, **options)

@@ -9,7 +9,7 @@ from typing import Final
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.foreign.awaiting import called
 
-__all__ = ["Failed", "Handler", "handled", "set_within"]
+__all__ = ["Failed", "Handler", "ended_saver", "handled", "set_within"]
 
 Handler = Callable[[CompletionPayload], Awaitable[object]]
 Failed = Callable[[CompletionPayload, Exception], Awaitable[object]]
@@ -17,6 +17,8 @@ Failed = Callable[[CompletionPayload, Exception], Awaitable[object]]
 # Tried again after this, then after twice as long, and so on up to the longest.
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
+# A store that was cancelled in the middle of a save is given so long to notice.
+_GIVE_UP_S: Final = 1.0
 
 
 async def handled(handler: Handler, completion: CompletionPayload, attempts: int, failed: Failed | None) -> bool:
@@ -51,3 +53,13 @@ async def set_within(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
+
+
+async def ended_saver(saver: asyncio.Task[None]) -> None:
+    """Wait for the last save. Cancelled, it is given up: no task stays behind."""
+    try:
+        await asyncio.wait([saver])
+    finally:
+        if not saver.done():
+            saver.cancel()
+            await asyncio.wait([saver], timeout=_GIVE_UP_S)

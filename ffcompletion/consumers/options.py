@@ -11,10 +11,14 @@ from typing import Literal, TypedDict
 from ffcompletion.contract.checkpoint import Lease
 from ffcompletion.contract.cursor import StreamCursor
 
-__all__ = ["CheckpointedOptions", "Missing", "StreamOptions", "SubscribeOptions", "WaitOptions"]
+__all__ = ["CheckpointedOptions", "Missing", "Overflow", "StreamOptions", "SubscribeOptions", "WaitOptions"]
 
 Missing = Literal["error", "wait"]
 """What an unknown id means: an error, or an execution that is yet to be made."""
+
+Overflow = Literal["wait", "drop", "fail"]
+"""What happens when the buffer of a ``broadcast``'s consumer is full: everybody waits for it, it loses its oldest, or its
+stream fails."""
 
 
 class StreamOptions(TypedDict, total=False):

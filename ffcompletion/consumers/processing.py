@@ -7,14 +7,10 @@ from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Final, Self, final
 
-from ffcompletion.consumers.handling import handled, set_within
+from ffcompletion.consumers.handling import ended_saver, handled, set_within
 from ffcompletion.consumers.histories import check_owner, owner_of
 from ffcompletion.consumers.progress import Processed, Progress
-from ffcompletion.consumers.selection import (
-    former_selection_text,
-    selection_text,
-    stored_checkpoint,
-)
+from ffcompletion.consumers.selection import former_selection_text, selection_text, stored_checkpoint
 from ffcompletion.consumers.shards import position_of
 from ffcompletion.consumers.subscribing import open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease, LeasingStore
@@ -23,7 +19,13 @@ from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.numbers import check_count, check_seconds
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionBackend, CompletionFilter, CompletionStream, Subscription
+from ffcompletion.contract.protocols import (
+    Backend,
+    CompletionFilter,
+    CompletionStream,
+    ResumableCompletionBackend,
+    Subscription,
+)
 from ffcompletion.contract.stats import Lag
 from ffcompletion.contract.text import check_text
 from ffcompletion.foreign.awaiting import called
@@ -36,17 +38,18 @@ _log: Final = logger("ffcompletion.checkpoints")
 
 # Where a filter admits little, the position moves without anything being processed; it is looked at this often.
 _IDLE_S: Final = 5.0
-# A store that was cancelled in the middle of a save is given so long to notice.
-_GIVE_UP_S: Final = 1.0
 
 
 @final
 class Checkpointed:
-    """What ``checkpointed`` returns; use it in ``async with``, with one loop or one ``run`` inside."""
+    """What ``checkpointed`` returns; use it in ``async with``, with one loop or one ``run`` inside.
+
+    Raises ``Validation`` for options that cannot be.
+    """
 
     def __init__(
         self,
-        backend: CompletionBackend,
+        backend: ResumableCompletionBackend | Backend,
         store: CheckpointStore,
         name: str,
         wanted: CompletionFilter | None,
@@ -135,7 +138,7 @@ class Checkpointed:
         self._dirty.set()
         try:
             if self._saver is not None:
-                await _ended(self._saver)
+                await ended_saver(self._saver)
             if error is None:
                 self._raise_failure()
         finally:
@@ -301,13 +304,3 @@ class Checkpointed:
                 f"{self._name!r} was stored for {stored.selection or 'everything'}, and this is for"
                 f" {selection or 'everything'}; what that did not admit has been passed over",
             )
-
-
-async def _ended(saver: asyncio.Task[None]) -> None:
-    """Wait for the last save. Cancelled, it is given up: no task stays behind."""
-    try:
-        await asyncio.wait([saver])
-    finally:
-        if not saver.done():
-            saver.cancel()
-            await asyncio.wait([saver], timeout=_GIVE_UP_S)

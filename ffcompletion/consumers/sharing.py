@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import warnings
 from collections import deque
-from typing import Final, Literal, Self, final
+from typing import Final, Self, final
 
 from typing_extensions import override
 
+from ffcompletion.consumers.options import Overflow
 from ffcompletion.consumers.shards import position_of
 from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
@@ -20,10 +21,7 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionStream
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 
-__all__ = ["Broadcast", "BroadcastStream", "Overflow", "broadcast"]
-
-Overflow = Literal["wait", "drop", "fail"]
-"""What happens when a consumer's buffer is full: everybody waits for it, it loses its oldest, or its stream fails."""
+__all__ = ["Broadcast", "BroadcastStream", "broadcast"]
 
 _POLICIES: Final = ("wait", "drop", "fail")
 
@@ -131,7 +129,10 @@ class BroadcastStream(AsyncClosing):
 
 @final
 class Broadcast(CompletionBackend, AsyncClosing):
-    """What ``broadcast`` returns; use it in ``async with``. Filters are the source stream's own: give it one."""
+    """What ``broadcast`` returns; use it in ``async with``. Filters are the source stream's own: give it one.
+
+    Raises ``Validation`` for options that cannot be.
+    """
 
     def __init__(self, stream: CompletionStream, *, overflow: Overflow, buffer_size: int) -> None:
         if overflow not in _POLICIES:

@@ -26,6 +26,7 @@ __all__ = ["as_completed", "wait_for_all", "wait_for_completion", "wait_for_flow
 _LOOK_S: Final = 2.0
 _AT_ONCE: Final = 1_000
 _T = TypeVar("_T")
+_Id = TypeVar("_Id", bound=str)
 
 
 async def wait_for_completion(
@@ -74,19 +75,19 @@ def as_completed(
 
 async def wait_for_all(
     backend: CompletionBackend,
-    execution_ids: Iterable[str],
+    execution_ids: Iterable[_Id],
     **options: Unpack[WaitOptions],
-) -> dict[ExecutionId, CompletionPayload]:
-    """Wait until all of these have finished, whatever their outcome; by id, in the order given.
+) -> dict[_Id, CompletionPayload]:
+    """Wait until all of these have finished, whatever their outcome; by the ids given, in their order.
 
     Raises as ``wait_for_completion`` does; after ``timeout`` nothing is returned (``as_completed`` yields what there
     is).
     """
-    ids = [ExecutionId(execution_id) for execution_id in execution_ids]
-    answers = as_completed(backend, ids, **options)
+    ids = {given: ExecutionId(given) for given in execution_ids}
+    answers = as_completed(backend, ids.values(), **options)
     async with aclosing(answers):
         found = {completion.execution_id: completion async for completion in answers}
-    return {id_: found[id_] for id_ in ids}
+    return {given: found[id_] for given, id_ in ids.items()}
 
 
 async def wait_for_flow(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, final, overload
 
 import msgspec
 
@@ -77,6 +77,11 @@ class Matching(msgspec.Struct, frozen=True):
         raise TypeError(f"the predicate answered a {type(answer).__name__}, which is no bool")
 
 
+# A checker refuses what admits nothing, and what would admit everything; of a list only its length tells, at run time.
+@overload
+def any_of(filter: CompletionFilter, /) -> CompletionFilter: ...
+@overload
+def any_of(filter: CompletionFilter, another: CompletionFilter, /, *filters: CompletionFilter) -> CompletionFilter: ...
 def any_of(*filters: CompletionFilter) -> CompletionFilter:
     """A filter that admits what at least one of these admits.
 
@@ -87,6 +92,10 @@ def any_of(*filters: CompletionFilter) -> CompletionFilter:
     return parts[0] if len(parts) == 1 else AnyOf(parts, _tag_key(parts))
 
 
+@overload
+def all_of(filter: CompletionFilter, /) -> CompletionFilter: ...
+@overload
+def all_of(filter: CompletionFilter, another: CompletionFilter, /, *filters: CompletionFilter) -> CompletionFilter: ...
 def all_of(*filters: CompletionFilter) -> CompletionFilter:
     """A filter that admits what every one of these admits; of ``ScannerFilter``s where it can be, one again.
 

@@ -34,12 +34,15 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True):
 
 @final
 class StreamStats(msgspec.Struct, frozen=True, kw_only=True):
-    """One stream, now. What was announced to it = delivered + buffered + filtered + undecided + lost."""
+    """One stream, now. What was announced to it = delivered + buffered + filtered + undecided + lost.
+
+    While it is ``catching_up``, what it has yet to read is none of these: ``lag`` counts it.
+    """
 
     delivered: int = 0
     """Completions handed to the consumer."""
     buffered: int = 0
-    """Completions waiting in memory for the consumer."""
+    """Completions waiting in memory for the consumer; at most ``buffer_size``."""
     filtered: int = 0
     """Completions that its filter did not admit."""
     undecided: int = 0

@@ -12,7 +12,10 @@ from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.ids import PARTITIONS, ExecutionId, FlowId, flow_partition
 from ffcompletion.contract.payload import Outcome
 
-__all__ = ["completion_call", "forgetting_call", "submission_call"]
+__all__ = ["Call", "completion_call", "forgetting_call", "submission_call"]
+
+Call = list[str | bytes | bytearray | memoryview]
+"""The words of one call, of which ours are text and bytes: just what glide's ``custom_command`` takes."""
 
 _LONGEST_LANE: Final = 64
 
@@ -26,7 +29,7 @@ def completion_call(
     lane: str = "default",
     result: bytes | str = b"",
     tags: Mapping[str, str] | None = None,
-) -> list[str | bytes]:
+) -> Call:
     """``FCALL ffcompletion_complete …``: the execution has finished. Raises ``Validation``.
 
     The reply is 1, or 0 if it had finished already. What was said when it was submitted holds, unless said anew.
@@ -57,7 +60,7 @@ def submission_call(
     namespace: str = "",
     lane: str = "default",
     tags: Mapping[str, str] | None = None,
-) -> list[str | bytes]:
+) -> Call:
     """``FCALL ffcompletion_submit …``: the execution is known, and has not finished. Raises ``Validation``."""
     keys, flow = _keys(execution_id, flow_id, lane)
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
-from typing import final
+from typing import TypeVar, final
 
 from typing_extensions import Unpack, override
 
@@ -24,6 +24,8 @@ from ffcompletion.sync.loop import loop_thread
 from ffcompletion.sync.stream import Pump, Stream
 
 __all__ = ["Backend"]
+
+_Id = TypeVar("_Id", bound=str)
 
 
 @final
@@ -83,9 +85,9 @@ class Backend(Closing):
 
     def wait_for_all(
         self,
-        execution_ids: Iterable[str],
+        execution_ids: Iterable[_Id],
         **options: Unpack[WaitOptions],
-    ) -> dict[ExecutionId, CompletionPayload]:
+    ) -> dict[_Id, CompletionPayload]:
         """Block until all have finished. Arguments and errors of ``ffcompletion.wait_for_all``."""
         self._check()
         return self._loop.run(lambda: waiting.wait_for_all(self._backend, execution_ids, **options))

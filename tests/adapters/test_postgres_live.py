@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 import psycopg
 import pytest
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.rows import DictRow, dict_row
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
@@ -514,6 +516,49 @@ async def test_questions_leave_a_caller_s_own_pool_as_it_was(server: PostgresWor
                     "SELECT current_setting('jit'), current_setting('max_parallel_workers_per_gather')"
                 )).fetchone()  # fmt: skip
                 assert found == ("on", "2")
+
+
+class Signed(AsyncConnection[DictRow]):
+    """As one that fetches a token before it connects."""
+
+
+async def test_a_caller_s_own_pool_may_read_rows_as_it_likes(server: PostgresWorld) -> None:
+    """Rows as dicts, placeholders of the server's own kind, a class of connection of one's own: all works, and stays so."""
+    from psycopg_pool import AsyncConnectionPool
+
+    kwargs = {"autocommit": True, "row_factory": dict_row, "cursor_factory": AsyncRawCursor}
+    wanted, item = ffc.ScannerFilter("a", ("k", "v")), done(namespace="a", tags={"k": "v"}, result=b"r")
+    async with AsyncConnectionPool(
+        server.url, min_size=1, max_size=3, kwargs=kwargs, connection_class=Signed, open=False
+    ) as pool:
+        async with ffc.connect(server.url, pool=pool) as backend:
+            async with ffc.subscribe(backend, wanted, results=True) as stream:
+                await server.announce(item)
+                got = await first(stream)
+                assert (got.execution_id, got.payload_bytes) == (item.execution_id, b"r")
+                assert got.cursor is not None
+            found = await backend.describe_execution(item.execution_id)
+            assert found is not None
+            assert (found.namespace, found.tags) == ("a", {"k": "v"})
+            start = ffc.StreamCursor.beginning()
+            async with ffc.subscribe(backend, wanted, cursor=start) as stream:
+                async with asyncio.timeout(20):
+                    while (await anext(stream)).execution_id != item.execution_id:
+                        pass
+        for _ in range(3):
+            async with pool.connection() as conn:
+                row = await (await conn.execute("SELECT $1::int AS one", (1,))).fetchone()
+                assert row == {"one": 1}
+
+
+def test_what_is_no_pool_for_this_is_refused_at_once() -> None:
+    """One for code that blocks, or anything else."""
+    from psycopg_pool import ConnectionPool
+
+    odd_ones: list[Any] = [ConnectionPool("", open=False), "postgresql://x/y"]
+    for odd in odd_ones:
+        with pytest.raises(ffc.Validation, match=rf"AsyncConnectionPool is needed, not a {type(odd).__name__}"):
+            ffc.connect("postgresql://x/y", pool=odd)
 
 
 async def test_bytes_that_are_no_text_cost_their_row_alone(postgres18_url: str) -> None:

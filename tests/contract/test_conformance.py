@@ -138,7 +138,7 @@ class _MemoryAnnouncer:
 
     def factory(self) -> MemoryBackend:
         # One log per backend: what is announced goes to whichever is newest.
-        self.backends.append(MemoryBackend(retention=300))
+        self.backends.append(MemoryBackend(retention=300, buffer_size=100))
         return self.backends[-1]
 
     async def announce(self, *executions: Execution) -> None:
@@ -154,7 +154,7 @@ class TestMemory(BackendContract):
         @asynccontextmanager
         async def subject() -> AsyncGenerator[Subject]:
             announcer = _MemoryAnnouncer()
-            yield Subject(announcer.factory, announcer, Options(flood=600, holds=300))
+            yield Subject(announcer.factory, announcer, Options(flood=600, holds=100))
 
         return subject
 

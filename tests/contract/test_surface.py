@@ -115,15 +115,22 @@ async def test_checkpointed_hands_out_results(tmp_path_factory: pytest.TempPathF
         assert (await anext(completions)).payload_bytes == b"1"
 
 
-async def test_memory_takes_no_more_at_a_time_than_asked_for() -> None:
-    """What is not taken waits in the log."""
+async def test_a_stream_in_memory_holds_no_more_than_it_may() -> None:
+    """What is beyond it waits in the log, and counts as what the stream is behind by."""
     backend = ffc.connect("memory://", buffer_size=3)
     async with ffc.subscribe(backend) as stream:
         assert isinstance(stream, Subscription)
         for _ in range(12):
             backend.emit(ID)
-        await anext(stream)
-        assert stream.stats().buffered == 11
-        for _ in range(9):
+        for behind in range(11, 2, -1):
             await anext(stream)
             assert len(stream._hand.batch) == 3
+            stats = stream.stats()
+            assert stats.delivered == 12 - behind
+            assert (stats.buffered, stats.catching_up, stats.lag.completions) == (3, behind > 3, behind)
+        for behind in range(2, -1, -1):
+            await anext(stream)
+            stats = stream.stats()
+            assert (stats.buffered, stats.catching_up, stats.lag.completions) == (behind, False, behind)
+        stats = stream.stats()
+        assert (stats.delivered, stats.lost, stats.overflows) == (12, 0, 0)

@@ -214,6 +214,24 @@ async def test_wait_for_all(world: World) -> None:
         ]
 
 
+async def test_wait_for_all_answers_by_the_very_ids_that_were_given() -> None:
+    """As text or as an id, once each; whoever gave texts finds them again."""
+    one, other = (ffc.ExecutionId(done().execution_id) for _ in range(2))
+    async with ffc.MemoryBackend() as backend:
+        for id_ in (one, other):
+            backend.emit(id_)
+        by_text = await ffc.wait_for_all(backend, [str(other), str(one), str(other)], timeout=5)
+        assert [(type(id_), id_, completion.execution_id) for id_, completion in by_text.items()] == [
+            (str, other, other),
+            (str, one, one),
+        ]
+        assert by_text[str(one)] is by_text[one]
+        by_id = await ffc.wait_for_all(backend, {one: 1, other: 2}, timeout=5)
+        assert [type(id_) for id_ in by_id] == [ffc.ExecutionId] * 2
+        with pytest.raises(ffc.Validation):
+            await ffc.wait_for_all(backend, [one, "nonsense"])
+
+
 def looks_of(backend: ffc.Backend) -> Callable[[], Awaitable[None]]:
     """To be awaited: until whoever waits has looked anew at what is stored, from the beginning of it to its end."""
     looks = 0

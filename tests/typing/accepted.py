@@ -152,7 +152,12 @@ async def wait(backend: ffc.Backend, store: ffc.CheckpointStore, ids: list[str])
     assert_type(await ffc.wait_for_completion(backend, ids[0], timeout=1, missing="wait"), ffc.CompletionPayload)
     async for done in ffc.as_completed(backend, ids):
         assert_type(done, ffc.CompletionPayload)
-    assert_type(await ffc.wait_for_all(backend, ids), dict[ffc.ExecutionId, ffc.CompletionPayload])
+    found = await ffc.wait_for_all(backend, ids)
+    assert_type(found, dict[str, ffc.CompletionPayload])
+    assert_type(found[ids[0]], ffc.CompletionPayload)
+    known = [ffc.ExecutionId(id_) for id_ in ids]
+    assert_type(await ffc.wait_for_all(backend, known), dict[ffc.ExecutionId, ffc.CompletionPayload])
+    assert_type((await ffc.wait_for_all(backend, ("x", "y")))["x"].outcome, str)
     assert_type(await backend.describe_execution(ids[0]), ffc.ExecutionSnapshot | None)
     async with ffc.checkpointed(backend, store, "name") as completions:
         async for done in completions:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from typing import assert_type
 
+from glide import GlideClient, GlideClientConfiguration, NodeAddress
 from starlette.requests import Request
 
 import ffcompletion as ffc
@@ -17,7 +18,7 @@ from ffcompletion.backends.valkey import ValkeyBackend
 from ffcompletion.consumers.options import CheckpointedOptions, SubscribeOptions, WaitOptions
 from ffcompletion.options import ConnectOptions
 from ffcompletion.otel import Metered, metered, observed
-from ffcompletion.producers import completion_call, install, submission_call
+from ffcompletion.producers import Call, completion_call, install, submission_call
 from ffcompletion.testing import Check, Execution, Options, Report, check_backend
 from ffcompletion.web import CompletionsApp, Grant, completions_app
 
@@ -172,8 +173,10 @@ async def operations(backend: ffc.Backend) -> None:
 async def producers() -> None:
     assert_type(await install(URL), str)
     job = ffc.ExecutionId.new()
-    submission_call(job, namespace="tenant-a", tags={"queue": "mail"})
-    completion_call(job, "success", result=b"sent")
+    client = await GlideClient.create(GlideClientConfiguration([NodeAddress("localhost", 6379)]))
+    submitted: Call = submission_call(job, namespace="tenant-a", tags={"queue": "mail"})
+    await client.custom_command(submitted)
+    await client.custom_command(completion_call(job, "success", result=b"sent"))
 
 
 async def options_passed_on(
@@ -203,7 +206,8 @@ async def testing() -> None:
 async def waiting(backend: ffc.Backend) -> None:
     async for done in ffc.as_completed(backend, [ID], timeout=30):
         assert_type(done, ffc.CompletionPayload)
-    assert_type(await ffc.wait_for_all(backend, [ID]), dict[ffc.ExecutionId, ffc.CompletionPayload])
+    everyone = await ffc.wait_for_all(backend, [ID])
+    assert_type(everyone[ID], ffc.CompletionPayload)
     assert_type(await ffc.wait_for_flow(backend, ID), dict[ffc.ExecutionId, ffc.CompletionPayload])
     try:
         await ffc.wait_for_completion(backend, ID)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from psycopg_pool import ConnectionPool
+
 import ffcompletion as ffc
 from ffcompletion.attaching import Definition, attach
 from ffcompletion.options import ConnectOptions
@@ -62,6 +64,20 @@ class Good(NoFiltered):
         raise NotImplementedError
 
 
+class Resumable(Good):
+    async def subscribe_completions_from(
+        self, cursor: ffc.StreamCursor, only: ffc.CompletionFilter | None = None, /
+    ) -> ffc.CompletionStream:
+        raise NotImplementedError
+
+
+class WrongCursor(Good):
+    async def subscribe_completions_from(
+        self, cursor: bytes, only: ffc.CompletionFilter | None = None, /
+    ) -> ffc.CompletionStream:
+        raise NotImplementedError
+
+
 class NoClose:
     def __aiter__(self) -> NoClose:
         return self
@@ -108,6 +124,7 @@ async def wait(backend: ffc.CompletionBackend) -> None:
 async def more(plain: ffc.CompletionBackend, backend: ffc.Backend) -> None:
     async with ffc.subscribe(plain) as stream:
         stream.stats()  # rejected
+        ffc.checkpointed(ffc.broadcast(stream, overflow="drop"), ffc.FileCheckpoints("x"), "x")  # rejected
     ffc.subscribe(plain, results=True)  # rejected
     ffc.subscribe(backend, resuls=True)  # rejected
     await backend.subscribe_completions_from(ffc.StreamCursor.beginning())  # rejected
@@ -115,6 +132,14 @@ async def more(plain: ffc.CompletionBackend, backend: ffc.Backend) -> None:
     ffc.connect("postgresql://x/y", pool_size="3")  # rejected
     ffc.stream_of(integers())  # rejected
     ffc.any_of(NoTagKey())  # rejected
+    ffc.any_of()  # rejected
+    ffc.all_of()  # rejected
+    ffc.all_of(ffc.ScannerFilter("a"), None)  # rejected
+    ffc.all_of([ffc.ScannerFilter("a")])  # rejected
+    ffc.checkpointed(plain, ffc.FileCheckpoints("x"), "x")  # rejected: subscribe_completions_from
+    ffc.connect("postgresql://x/y", pool="postgresql://x/y")  # rejected
+    ffc.connect("postgresql://x/y", pool=ConnectionPool("postgresql://x/y"))  # rejected
+    (await ffc.wait_for_all(backend, ["x"]))[0]  # rejected
     ffc.matching(lambda namespace: True)  # rejected
     ffc.CursorFamily("x")  # rejected
     await ffc.subscribe(backend)  # rejected
@@ -125,7 +150,10 @@ async def a_backend_of_ones_own(store: ffc.CheckpointStore, stream: ffc.Completi
     await ffc.wait_for_completion(NoFiltered(), "x")  # rejected: subscribe_completions_filtered
     ffc.as_completed(NoFiltered(), ["x"])  # rejected: subscribe_completions_filtered
     ffc.checkpointed(NoFiltered(), store, "x")  # rejected: subscribe_completions_filtered
-    ffc.checkpointed(Good(), HalfAStore(), "x")  # rejected: save
+    ffc.checkpointed(Resumable(), HalfAStore(), "x")  # rejected: save
+    ffc.checkpointed(Good(), store, "x")  # rejected: subscribe_completions_from
+    ffc.checkpointed(Good(), store, "x", results=True, lease="wait")  # rejected: subscribe_completions_from
+    ffc.checkpointed(WrongCursor(), store, "x")  # rejected: subscribe_completions_from
     ffc.broadcast(NoClose(), overflow="drop")  # rejected: aclose
     await check_backend(NoFiltered, Announcer())  # rejected
     ffc.sync.Backend(Good())  # rejected

@@ -298,7 +298,7 @@ class ValkeyWorld(World):
     def backend(self, **options: Any) -> Backend:
         return ValkeyBackend(self.url, **options)
 
-    async def command(self, *words: str | bytes) -> object:
+    async def command(self, *words: str | bytes | bytearray | memoryview) -> object:
         # Several may be the first at once.
         async with self._making:
             if self._client is None:

@@ -42,7 +42,8 @@ class MemoryBackend(AsyncClosing):
     ``retention``: how many completions the log keeps; a consumer that falls further behind loses the oldest, visibly
     in ``stats().lost``. Usable from any loop; ``emit`` may be called from any thread.
 
-    - ``buffer_size``: completions that a stream takes out of the log at a time; what it has not taken waits there.
+    - ``buffer_size``: completions that wait for one consumer; a stream that has more to hand out is ``catching_up``, and
+      the log keeps the rest for it.
     - ``setup_timeout``: seconds within which subscribing succeeds or raises.
     - ``observer``: told of each change of state.
     """

@@ -89,7 +89,7 @@ class Reader:
         position: int,
         wanted: Wanted | None,
         results: bool,
-        at_once: int,
+        holds: int,
         forget: Callable[[Reader], None],
     ) -> None:
         self._log = records
@@ -97,7 +97,9 @@ class Reader:
         self._position = position
         self._filter = wanted
         self._results = results
-        self._at_once = min(at_once, _BATCH)
+        self._holds = holds
+        self._at_once = min(holds, _BATCH)
+        self._hand = Hand()
         self._delivered = 0
         self._filtered = 0
         self._undecided = 0
@@ -122,7 +124,8 @@ class Reader:
             batch = [self._dress(payload) for payload, facts in entries if self._admit(facts)]
             self._delivered += len(batch)
             if batch:
-                return Hand(batch)
+                self._hand = Hand(batch)
+                return self._hand
         return Hand()
 
     def _admit(self, facts: Facts) -> bool:
@@ -163,12 +166,15 @@ class Reader:
             position = max(self._position, records.start)
             waiting = records.end - position
             oldest_ms = records.since(position, 1)[0][0].produced_at_ms if waiting else 0
+        # What is beyond the bound is nobody's yet but the log's.
+        room = max(0, self._holds - self._hand.left)
         return StreamStats(
             delivered=self._delivered,
-            buffered=waiting,
+            buffered=min(waiting, room),
             filtered=self._filtered,
             undecided=self._undecided,
             lost=self._lost,
             overflows=self._overflows,
+            catching_up=waiting > room,
             lag=Lag(completions=waiting, seconds=seconds_since(oldest_ms)) if waiting else Lag(),
         )

@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 from typing_extensions import override
 
-from ffcompletion.backends.postgres.borrowed import BorrowedPool
+from ffcompletion.backends.postgres.borrowed import BorrowedPool, check_pool
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline, make_ready
 from ffcompletion.backends.postgres.errors import driver_errors, first_line, is_refusal, may_pass
 from ffcompletion.backends.postgres.history import Mark
@@ -65,7 +65,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
     - ``reconcile_interval``: seconds between looks for executions that ended without a row in the outbox (the engine
       writes none when it cancels); each stream gets each of them once, at most this much later. 0 turns it off.
     - ``pool``: a pool of your own, opened and closed by you; the reader keeps one connection of it while streams are
-      open. Its connections must be in autocommit and speak UTF8.
+      open. Its connections must be in autocommit and speak UTF8; how they read rows is as you like.
     - ``password``: instead of one in ``conninfo``. It may be a callable, plain or ``async``, which is asked at each
       connect: for passwords that are rotated, and tokens that do not last.
     - ``linger``: for how many seconds what was opened for a wait or a question stays for the next; closing the backend
@@ -90,7 +90,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         setup_timeout: float = 8.0,
         read_timeout: float = 10.0,
         reconcile_interval: float = 15.0,
-        pool: AsyncConnectionPool[Connection] | None = None,
+        pool: AsyncConnectionPool[Any] | None = None,
         pool_size: int = 4,
         password: Password | None = None,
         linger: float = 2.0,
@@ -107,7 +107,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             buffer_size=check_count("buffer_size", buffer_size),
             reconcile_interval_s=check_seconds("reconcile_interval", reconcile_interval),
         )
-        self._given_pool = pool
+        self._given_pool = check_pool(pool)
         self._pool_size = check_count("pool_size", pool_size, 2)
         self._counters = Counters()
         super().__init__(ConnectionState("postgres", log, observer, Backoff()), target.shown, setup_timeout, linger)
