@@ -212,7 +212,7 @@ async def test_tables_of_jobs_that_are_attached(database: str) -> None:
         assert (it.verdict, it.found) == (OK, "it's")
         sql(database, "ALTER TABLE jobs.reports DISABLE TRIGGER USER")
         it = await found(database, "attached tables", "jobs")
-        assert (it.verdict, "jobs.reports" in it.found, it.remedy.endswith("""--name 'it'"'"'s'""")) == (
+        assert (it.verdict, "jobs.reports" in it.found, it.remedy.endswith("""--name 'it'"'"'s' --schema jobs""")) == (
             WARNING,
             True,
             True,
@@ -418,7 +418,7 @@ async def test_no_connection_says_why(database: str, case: str) -> None:
     finally:
         hba.write_text(before)
         sql(database, "SELECT pg_reload_conf()")
-    wanted = {"password": "wrong password", "database": "CREATE DATABASE nowhere", "refused": "pg_isready"}[case]
+    wanted = {"password": "wrong password", "database": 'CREATE DATABASE "nowhere"', "refused": "pg_isready"}[case]
     assert it.verdict is FAILURE
     assert wanted in it.remedy, it
     assert "hunter2" not in it.found + it.remedy
