@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql as text
 from psycopg.conninfo import make_conninfo
 
 from ffcompletion.backends.postgres.doctor_commands import Commands, not_connected, quoted
@@ -38,7 +37,7 @@ def server() -> Iterator[str]:
 def run(url: str, *statements: str) -> list[tuple[object, ...]]:
     with psycopg.connect(url, autocommit=True) as conn, conn.cursor() as cursor:
         for statement in statements:
-            cursor.execute(text.SQL(statement))  # type: ignore[arg-type]  # made by the tests
+            cursor.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []
 
 

@@ -151,6 +151,7 @@ async def _server_wide(asked: _Asked, user: str, database: str) -> list[Finding]
 async def _outbox(asked: _Asked, oid: int, user: str, commands: Commands) -> list[Finding]:
     schema, there, readable = await asked.row(ask.ATTACHMENTS, (oid,))
     registry = quoted(schema, "ff_attachment")
+    never, tables = await asked.row(ask.STATISTICS, (oid,))
     return [
         trigger(await asked.rows(ask.TRIGGERS, (oid,)), commands),
         *(
@@ -159,7 +160,7 @@ async def _outbox(asked: _Asked, oid: int, user: str, commands: Commands) -> lis
             else []
         ),
         sequence(await asked.rows(ask.SEQUENCE, (oid,))),
-        statistics(*(await asked.row(ask.STATISTICS, (oid,))), schema),
+        statistics(never, tables, schema),
         watermark([Holder.of(row) for row in await asked.rows(HOLDERS, (oid, oid))], user),
     ]
 
