@@ -180,7 +180,7 @@ async def options_that_are_none(backend: ffc.Backend, store: ffc.CheckpointStore
     ffc.subscribe(backend, cursor=b"x")  # rejected
     ffc.subscribe(Good(), cursor=ffc.StreamCursor.empty())  # rejected
     ffc.subscribe(WrongCursor(), cursor=ffc.StreamCursor.empty())  # rejected
-    await ffc.wait_for_flow(Good(), "x")  # rejected: flow_members
+    await ffc.wait_for_flow(Good(), "x")  # rejected
     await ffc.wait_for_flow(Describing(), "x")  # rejected: flow_members
     async with ffc.checkpointed(backend, store, "x") as completions:
         await completions.run(lambda done: None)  # rejected
