@@ -193,7 +193,7 @@ async def reconciling(url: str) -> list[Row]:
         index = TerminalIndex(ask, ())
         for _ in range(200):
             started = time.perf_counter()
-            now_ms, _ = await index.look()
+            now_ms = (await index.look()).server_ms
             await index.page(now_ms - 5_000, 1 << 53)
             took.append(time.perf_counter() - started)
     worst = 0.0

@@ -86,8 +86,6 @@ def triggers(definition: Definition, schema: str) -> str:
     """The trigger function, its triggers, and the attachment's entry; safe to run again."""
     on, name = table(definition), function_name(definition.name)
     function = f"{identifier(schema)}.{identifier(name)}"
-    moved = f"OLD.{identifier(definition.state)} IS DISTINCT FROM NEW.{identifier(definition.state)}"
-    moved += f" OR OLD.{identifier(definition.key)} IS DISTINCT FROM NEW.{identifier(definition.key)}"
     parts = [
         _function(definition, schema, function),
         f"DROP TRIGGER IF EXISTS {identifier(name + '_insert')} ON {on};",
@@ -99,7 +97,7 @@ def triggers(definition: Definition, schema: str) -> str:
     if definition.history is None:
         parts += [
             f"CREATE TRIGGER {identifier(name + '_update')} AFTER UPDATE ON {on}\n"
-            f"    FOR EACH ROW WHEN ({moved}) EXECUTE FUNCTION {function}();",
+            f"    FOR EACH ROW WHEN ({_concerns(definition)}) EXECUTE FUNCTION {function}();",
             f"CREATE TRIGGER {identifier(name + '_delete')} AFTER DELETE ON {on}\n"
             f"    FOR EACH ROW EXECUTE FUNCTION {function}();",
         ]
@@ -159,8 +157,20 @@ def outcome_of(definition: Definition, state: str) -> str:
 
 def _pending(definition: Definition, state: str) -> str:
     words = definition.pending or sorted(PENDING_WORDS)
-    read = state if definition.pending else f"lower({state})"
+    read = state if definition.pending else f"pg_catalog.lower({state})"
     return f"{read} IN ({', '.join(map(literal, ['', *words]))})"
+
+
+def _concerns(definition: Definition) -> str:
+    """Whether an update is worth the function's call; it decides. Half of all are a job that begins, and are not."""
+    state, key = identifier(definition.state), identifier(definition.key)
+    # Byte for byte, as the function compares, whatever the column's collation is.
+    old, new = (f"pg_catalog.format('%s', {row}.{state}) COLLATE pg_catalog.\"C\"" for row in ("OLD", "NEW"))
+    ended = f"{outcome_of(definition, old)} IS DISTINCT FROM {outcome_of(definition, new)}"
+    return (
+        f"OLD.{key} IS DISTINCT FROM NEW.{key} OR OLD.{state} IS DISTINCT FROM NEW.{state}\n"
+        f"        AND ({ended}\n            OR NOT {_pending(definition, new)})"
+    )
 
 
 def facts_of(definition: Definition, row: str) -> str:

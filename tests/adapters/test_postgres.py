@@ -137,6 +137,26 @@ async def test_a_transaction_under_way_when_subscribing_is_delivered(postgres: P
             await nothing(stream, done(), postgres)
 
 
+@pytest.mark.parametrize("between", [0, 80])
+async def test_what_a_transaction_far_below_the_beginning_holds_arrives_whole(
+    postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch, between: int
+) -> None:
+    """No reader looks so far down: its rows are announced, once, and are more than are picked at a time."""
+    monkeypatch.setattr("ffcompletion.backends.postgres.reader._LOOK_BACK", 10)
+    monkeypatch.setattr("ffcompletion.backends.postgres.reader._PAGE", 30)
+    slow, items = await postgres.connect(autocommit=False), [done() for _ in range(100)]
+    for item in items:
+        await insert(slow, item)
+        await slow.execute("SELECT nextval('ff_completion_event_event_id_seq') FROM generate_series(1, %s)", (between,))
+    await postgres.announce(*(done() for _ in range(20)))
+    async with postgres.backend() as backend, ffc.subscribe(backend) as stream:
+        await slow.commit()
+        await slow.close()
+        got = [item.execution_id for item in await some(stream, 100)]
+        assert got == [item.execution_id for item in items]
+        await nothing(stream, done(), postgres)
+
+
 async def test_a_prepared_transaction_is_still_an_owner(postgres: PostgresWorld) -> None:
     """With the trigger off a writer can be prepared: its lock changes its name, and its row still arrives."""
     async with postgres.backend() as backend, ffc.subscribe(backend) as stream:

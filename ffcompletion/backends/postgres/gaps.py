@@ -23,9 +23,10 @@ from itertools import islice
 from operator import itemgetter
 from typing import Final, final
 
-from ffcompletion.backends.postgres.spans import TOGETHER, Gap, covers, packed, union
+from ffcompletion.backends.postgres.gap import TOGETHER, Gap, packed
+from ffcompletion.backends.postgres.spans import covers, union
 
-__all__ = ["Gap", "GapTracker"]
+__all__ = ["GapTracker"]
 
 # Spans of retired ids that are remembered, the highest, so that a row which appears in one after all (an id taken
 # without the lock, by hand) is known to be new. Bounds memory; each is some 100 bytes.
@@ -63,6 +64,11 @@ class GapTracker:
     def high(self) -> int:
         """The highest id seen."""
         return self._high
+
+    @property
+    def floor(self) -> int:
+        """Ids up to here are no gaps, though transactions that were under way may own some: nobody looked at them."""
+        return self._floor
 
     @property
     def watermark(self) -> int:
@@ -188,9 +194,9 @@ class GapTracker:
             self._floor = min(self._floor, high)
             for gap in self._gaps:
                 if gap.highs[-1] > high:
-                    gap.keep([span for span in gap.spans if span[1] <= high])
+                    gap.keep([(low, min(last, high)) for low, last in gap.spans if low <= high])
             self._gaps = [gap for gap in self._gaps if gap.lows]
-            self._retired = [span for span in self._retired if span[1] <= high]
+            self._retired = [(low, min(last, high)) for low, last in self._retired if low <= high]
             self._early = {event_id for event_id in self._early if event_id <= high}
 
     @property

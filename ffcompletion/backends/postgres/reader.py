@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import Final, final
 
+from ffcompletion.backends.postgres.ahead import AHEAD_KEPT, Ahead
 from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.filtering import Filtering
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.holders import Holding
-from ffcompletion.backends.postgres.numbering import AHEAD_KEPT, Ahead, Numbering, with_issued
+from ffcompletion.backends.postgres.numbering import Numbering, with_issued
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.queries import Queries, Query
 from ffcompletion.backends.postgres.rows import Row, decode
@@ -145,7 +146,12 @@ class Reader:
             # Probing every partition for a few ids is cheaper than merging what all of them hold in order. What lies in
             # between and was not announced is a gap until it is settled.
             late += new
-        if late and await self._read_late(session, late) is not None:
+        upto = await self._read_late(session, late) if late else None
+        while upto is not None and upto < tracker.floor:
+            # No gaps: they are announced, once, and would not be met again.
+            late = late[bisect_right(late, upto) :]
+            upto = await self._read_late(session, late)
+        if upto is not None:
             # The rest is new, or it is gaps, which are gone on with at once.
             self.settle_at = time.monotonic()
             return True

@@ -238,7 +238,7 @@ class Source:
                     return  # closed meanwhile
                 if generation != standing.generation:
                     continue  # of a history that was replaced meanwhile
-                standing.page_read(step.after, page.reached, rows=bool(page))
+                standing.page_read(step, page.reached, rows=bool(page))
                 if page:
                     self._stored.append(page)
                     self._buffer.keep(len(page), page.bytes)

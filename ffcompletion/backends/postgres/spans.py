@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Final, final
 
-import msgspec
-
-__all__ = ["TOGETHER", "Gap", "Spans", "covers", "merged", "missing", "packed", "run_from", "union", "without"]
+__all__ = ["Spans", "covers", "merged", "missing", "run_from", "union", "without"]
 
 Spans = list[tuple[int, int]]
-TOGETHER: Final = 2_048
-"""Spans in one gap: 16 bytes each, and moved when one in the middle is taken out."""
 
 
 def union(one: Spans, other: Spans) -> Spans:
@@ -81,52 +75,3 @@ def missing(ids: Iterable[int]) -> Spans:
             out.append((last + 1, event_id - 1))
         last = event_id
     return out
-
-
-@final
-class Gap(msgspec.Struct):
-    """Spans of ids that were not visible when higher ones were, neighbours with the same possible owners; packed, since
-    many that are rolled back beside one long transaction make as many spans.
-    """
-
-    lows: array[int]
-    highs: array[int]
-    """Inclusive."""
-    since: float
-    """When the first of them was seen, in seconds of the caller's clock."""
-    owners: frozenset[str] | None = None
-    """Transactions that may own them; None until they have been asked for. Empty: one more read decides."""
-
-    @property
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """As ``(low, high)``, ascending."""
-        return zip(self.lows, self.highs, strict=True)
-
-    def keep(self, spans: Sequence[tuple[int, int]]) -> None:
-        """These alone."""
-        self.lows = array("q", [low for low, _ in spans])
-        self.highs = array("q", [high for _, high in spans])
-
-    def take(self, event_id: int) -> None:
-        """Without this id, which is in one of them."""
-        at = bisect_left(self.highs, event_id)
-        low, high = self.lows[at], self.highs[at]
-        if low == high:
-            del self.lows[at], self.highs[at]
-        elif event_id == low:
-            self.lows[at] = event_id + 1
-        elif event_id == high:
-            self.highs[at] = event_id - 1
-        else:
-            self.highs.insert(at, event_id - 1)
-            self.lows.insert(at + 1, event_id + 1)
-
-
-def packed(spans: Sequence[tuple[int, int]], now: float) -> list[Gap]:
-    """Ascending spans as gaps that were seen at this time."""
-    made: list[Gap] = []
-    for start in range(0, len(spans), TOGETHER):
-        gap = Gap(array("q"), array("q"), now)
-        gap.keep(spans[start : start + TOGETHER])
-        made.append(gap)
-    return made

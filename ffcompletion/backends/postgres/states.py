@@ -159,13 +159,14 @@ class Standing:
         self._read_to = high
         self.state = StreamState.LIVE
 
-    def page_read(self, after: int, reached: int, *, rows: bool) -> None:
-        """The rows of ``(after, reached]`` have been read; ``rows``: there are any, to be taken."""
-        self._pending = without(self._pending, [(after + 1, reached)])
-        if after == self._read_to:
+    def page_read(self, step: Read, reached: int, *, rows: bool) -> None:
+        """The rows that a step asked for have been read up to here; ``rows``: there are any, to be taken."""
+        # Its holes may have become pending meanwhile: who overflows is brought nothing any more.
+        self._pending = without(self._pending, without([(step.after + 1, reached)], step.holes))
+        if step.after == self._read_to:
             self._read_to = reached
         if rows:
-            self._pages.append(after)
+            self._pages.append(step.after)
 
     def page_taken(self, upto: int | None) -> None:
         """The oldest page's rows up to this id were taken; None: all of them."""

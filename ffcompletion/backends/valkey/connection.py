@@ -44,7 +44,7 @@ __all__ = ["Client", "batch", "close_now", "make_client"]
 Client = GlideClient | GlideClusterClient
 # glide looks every 3 s whether its subscriptions are in place; until then a reconnected client is deaf. Each look wakes two
 # threads: ten a second were half of what an idle process costs.
-_RESUBSCRIBE_MS: Final = 200
+_RESUBSCRIBE_MS: Final = 150
 _CONNECT_MS: Final = 2_000
 _REQUEST_MS: Final = 2_000
 # What glide waits between its own attempts: 20 ms · 2ⁿ, up to 160 ms. All attempts of a first connecting share its

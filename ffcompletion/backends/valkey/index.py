@@ -10,18 +10,18 @@ import msgspec
 
 from ffcompletion.backends.valkey import keys
 from ffcompletion.backends.valkey.lanes import MOST_LANES, Lanes
-from ffcompletion.backends.valkey.reconciliation import Candidate, Entry
+from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, ServerTime
 from ffcompletion.backends.valkey.replies import (
     PARTITION_COUNT,
     Execute,
     flow_of,
     partition_count,
     raise_refusal,
-    scan_set,
     server_ms,
     text_of,
     texts,
 )
+from ffcompletion.backends.valkey.scanning import scan_set
 from ffcompletion.contract.ids import ExecutionId, is_execution_id, trusted_execution_id
 from ffcompletion.contract.payload import CompletionPayload
 
@@ -74,15 +74,16 @@ class TerminalIndex:
         self._partitions = partition_count(None)
         self._per_key = _LEAST_PER_KEY
 
-    async def look(self) -> tuple[int, float]:
-        """The server's time in ms, and when it was asked for (s, monotonic). Learns lanes and partitions on the way."""
+    async def look(self) -> ServerTime:
+        """The server's time. Learns lanes and partitions on the way."""
         sent_at = time.monotonic()
         now, partitions = await self._execute([("TIME",), PARTITION_COUNT])
+        answered_at = time.monotonic()
         raise_refusal((now, partitions))
         found, whole = await scan_set(self._execute, keys.LANES, _LANES_SCANNED)
         self._lanes.registered(found, whole=whole)
         self._partitions = partition_count(partitions)
-        return server_ms(now), sent_at
+        return ServerTime(server_ms(now), sent_at, answered_at)
 
     @property
     def lanes(self) -> Sequence[str]:

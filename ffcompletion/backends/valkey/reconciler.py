@@ -79,11 +79,11 @@ class Reconciler:
         """What the index holds now is old. Raises glide's errors, except for a missing right."""
         made = cls(settings, hub, index, filtering, counters)
         with made._unless_refused():
-            now, sent_at = await index.look()
+            told = await index.look()
             if index.key_count <= _KEYS_AT_SUBSCRIBING:
                 await made._pass(old=True)
             else:
-                made.reconciliation.begin(now, sent_at)
+                made.reconciliation.begin(told)
         # Whatever the index holds by the time of the first pass is old, then.
         made._baseline_due = not made.reconciliation.settled_ms
         return made
@@ -221,7 +221,7 @@ class Reconciler:
 
     async def _pass(self, *, old: bool = False) -> None:
         reconciliation = self.reconciliation
-        reconciliation.begin(*await self._index.look())
+        reconciliation.begin(await self._index.look())
         if reconciliation.stepped_back:
             self._follow_clock()
         since, complete, unreadable = reconciliation.since_ms, False, 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import msgspec
 
@@ -64,6 +64,16 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     """It was announced, but earlier than the score says: news only if it has been replayed since."""
 
 
+class ServerTime(NamedTuple):
+    """What a server's clock said: TIME, which was read at some moment between two of ours."""
+
+    server_ms: int
+    sent_at: float
+    """Seconds, monotonic."""
+    answered_at: float
+    """Seconds, monotonic."""
+
+
 @final
 class Pace:
     """When passes began, and how long one takes. Times are seconds, monotonic."""
@@ -98,7 +108,7 @@ class Reconciliation:
     """
 
     __slots__ = (
-        "_announced", "_batches", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
+        "_announced", "_answered_at", "_batches", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
         "_overlap", "_server_ms", "_settled_ahead", "_taken", "_taken_at", "settled_ms", "since_ms", "stepped_back",
     )  # fmt: skip
 
@@ -115,7 +125,7 @@ class Reconciliation:
         self._late_until = 0
         self._server_ms = 0
         self._highest_ms = 0
-        self._taken_at = 0.0
+        self._taken_at = self._answered_at = 0.0
         self._horizon = 0
         self._settled_ahead = 0
         self.stepped_back: bool = False
@@ -180,8 +190,9 @@ class Reconciliation:
 
     # ── a pass over the index ────────────────────────────────────────────────────────────────────────────────────
 
-    def begin(self, server_ms: int, sent_at: float) -> None:
-        """A pass begins: ``server_ms`` is the server's TIME, asked for at ``sent_at``."""
+    def begin(self, told: ServerTime) -> None:
+        """A pass begins, and this is what the server's clock said."""
+        server_ms, sent_at, answered_at = told
         self.stepped_back = False
         # As far as it has gone, before it may be put back.
         self.saw(max(server_ms, self.server_ms(sent_at) if self._server_ms else 0))
@@ -189,12 +200,13 @@ class Reconciliation:
             # Should the server's clock have gone back, what it wrote since has lower scores.
             elapsed = round((sent_at - self._taken_at) * 1000)
             self.since_ms = min(self.since_ms, server_ms - elapsed - self._overlap)
-            if server_ms + self._overlap < self._server_ms + elapsed:
+            # The last answer may have been long on its way to us, and its time is that much later than the asking.
+            if server_ms + self._overlap < self._server_ms + round((sent_at - self._answered_at) * 1000):
                 self.stepped_back = True
                 self._settled_ahead = max(self._settled_ahead, self.settled_ms)
         else:
             self.since_ms = server_ms - self._overlap
-        self._server_ms, self._taken_at = server_ms, sent_at
+        self._server_ms, self._taken_at, self._answered_at = server_ms, sent_at, answered_at
         self._horizon = server_ms - self._overlap
         self._taken = len(self._batches)
         self._index, self._indexed = {}, 0

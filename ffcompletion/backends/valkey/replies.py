@@ -19,7 +19,6 @@ __all__ = [
     "milliseconds",
     "partition_count",
     "raise_refusal",
-    "scan_set",
     "server_ms",
     "text_of",
     "texts",
@@ -36,8 +35,6 @@ _PARTITIONS: Final = 256
 _MOST_PARTITIONS: Final = 65_535
 # A time in ms has 13 digits; a signed 64-bit integer 19.
 _MOST_DIGITS: Final = 18
-# Members of a set in one reply, by and large.
-_SCANNED: Final = "1000"
 
 
 def raise_refusal(replies: Sequence[object]) -> None:
@@ -48,26 +45,6 @@ def raise_refusal(replies: Sequence[object]) -> None:
     for reply in replies:
         if isinstance(reply, GlideError) and not is_wrong_type(reply):
             raise reply
-
-
-async def scan_set(execute: Execute, name: str, most: int) -> tuple[set[bytes], bool]:
-    """The members of a set, a page at a time, until there are more than ``most``; and whether these are all. A key that
-    is missing, or holds something else, has none. Raises glide's errors.
-    """
-    found: set[bytes] = set()
-    cursor = "0"
-    while len(found) <= most:
-        (reply,) = await execute([("SSCAN", name, cursor, "COUNT", _SCANNED)])
-        raise_refusal((reply,))
-        page = cast("list[object]", reply) if isinstance(reply, list) else []
-        position, members = page if len(page) == 2 else (None, None)
-        if not (isinstance(position, bytes) and position.isdigit() and isinstance(members, list)):
-            break
-        found.update(item for item in cast("list[object]", members) if isinstance(item, bytes))
-        cursor = position.decode()
-        if cursor == "0":
-            break
-    return found, len(found) <= most
 
 
 def is_wrong_type(reply: object) -> bool:

@@ -13,11 +13,11 @@ from ffcompletion.backends.valkey.replies import (
     milliseconds,
     partition_count,
     raise_refusal,
-    scan_set,
     text_of,
     texts,
     texts_by_name,
 )
+from ffcompletion.backends.valkey.scanning import scan_set
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.ids import ExecutionId, FlowId, is_execution_id, trusted_execution_id
 from ffcompletion.contract.numbers import MOST_MEMBERS

@@ -34,7 +34,7 @@ async def status(url: str) -> Mapping[str, object]:
 async def _index(commands: Commands) -> Mapping[str, object]:
     index = TerminalIndex(commands.execute, ())
     try:
-        now_ms, _ = await index.look()
+        now_ms = (await index.look()).server_ms
         names = [name for some in index.names() for name in some]
         counts = await commands.execute([("ZCARD", name) for name in names])
         newest = await commands.execute([("ZRANGE", name, "-1", "-1", "WITHSCORES") for name in names])

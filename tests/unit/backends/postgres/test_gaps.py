@@ -8,7 +8,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from typing_extensions import override
 
 from ffcompletion.backends.postgres.gaps import GapTracker
-from ffcompletion.backends.postgres.numbering import AHEAD_KEPT, Ahead
 
 
 class Transaction:
@@ -261,14 +260,16 @@ def test_what_ended_ahead_of_a_follower_leaves_it_no_gap() -> None:
         assert (each.high, each.watermark) == (12, 12)
 
 
-def test_of_ids_ahead_of_the_sequence_the_next_are_remembered() -> None:
-    """Each is awaited until one more row bears it than did before, or it is passed."""
-    ahead = Ahead()
-    assert not ahead.awaited([1, 2])
-    ahead.remember(range(5, 5 + 2 * AHEAD_KEPT))
-    ahead.remember([6, 6])
-    assert ahead.awaited([4, 5, 6, 6, 7, 7]) == {5, 6}
-    assert not ahead.awaited([6, 6, 6])
-    assert not ahead.awaited([5 + AHEAD_KEPT])
-    ahead.forget(6)
-    assert ahead.awaited([5, 6, 7]) == {7}
+def test_a_gap_across_the_end_of_another_history_is_kept_up_to_there() -> None:
+    """The lower part may have been committed before the server was replaced."""
+    tracker = GapTracker(0)
+    tracker.admit([6], 0.0)
+    tracker.rewind(3)
+    assert (tracker.high, tracker.watermark, tracker.spans()) == (3, 0, [(1, 3)])
+    tracker.observe([])
+    assert tracker.admit([2], 1.0) == [0]
+    tracker.retire(tracker.resolvable)
+    assert tracker.watermark == 3
+    tracker.rewind(2)
+    # One whose id was given up, and who had it all the same.
+    assert tracker.admit([1, 2], 2.0) == [0]

@@ -35,7 +35,8 @@ Row = tuple[int, str, str]
 EXAMPLES = int(os.environ.get("FFCOMPLETION_TEST_POSITIONS", "60"))
 PAGE = 4
 PIECE = 2
-BUFFER = 3
+# With little room a page is one row; with more it has some of both sides of a gap.
+BUFFERS = 3, 9
 
 
 def payload(row: Row, watermark: int) -> CompletionPayload:
@@ -83,6 +84,7 @@ class Server:
         self.tracker = GapTracker(0)
         self.hub = Hub[Stream]()
         self.now = 0.0
+        self.buffer = min(BUFFERS)
 
     def skipped(self, malformed: int) -> None:
         raise AssertionError(malformed)
@@ -161,7 +163,7 @@ class Consumer:
         self.before = {row[1] for row in server.visible.values() if after is None or row[0] <= after}
         self.yielded: set[str] = set()
         selector = Selector(None if tenant is None else ffc.ScannerFilter(tenant))
-        self.source = Source(server, server.hub, self.pages, selector, BUFFER, self.gone, after)
+        self.source = Source(server, server.hub, self.pages, selector, server.buffer, self.gone, after)
         self.stream = Subscription(self.source, "model")
 
     async def gone(self, feed: Leased) -> None:
@@ -188,8 +190,9 @@ class Positions(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         self.loop.run_until_complete(work)
 
-    @initialize(backlog=st.lists(st.sampled_from("ab"), max_size=12))
-    def start(self, backlog: list[str]) -> None:
+    @initialize(backlog=st.lists(st.sampled_from("ab"), max_size=12), buffer=st.sampled_from(BUFFERS))
+    def start(self, backlog: list[str], buffer: int) -> None:
+        self.server.buffer = buffer
         for tenant in backlog:
             row = self.server.insert(tenant)
             self.server.visible[row[0]] = row
@@ -360,7 +363,7 @@ class Positions(RuleBasedStateMachine):
     def no_more_is_held_than_there_is_room_for(self) -> None:
         """Live, joining, catching up and overflowed: in the buffer, read ahead, and in hand, together."""
         for consumer in self.all:
-            assert consumer.stream.stats().buffered <= BUFFER
+            assert consumer.stream.stats().buffered <= self.server.buffer
 
     @override
     def teardown(self) -> None:

@@ -8,7 +8,7 @@ from ffcompletion.backends.postgres.source import Source
 from ffcompletion.backends.postgres.states import StreamState
 from ffcompletion.delivery.hub import Selector
 from ffcompletion.delivery.tenure import Leased
-from tests.unit.backends.postgres.test_positions import BUFFER, Pages, Server
+from tests.unit.backends.postgres.test_positions import Pages, Server
 
 
 async def gone(source: Leased) -> None:
@@ -22,7 +22,7 @@ async def test_nothing_is_found_for_a_stream_while_a_page_comes() -> None:
     server.visible[row[0]] = row
     server.admit([row[0]])
     pages = Pages(server, None)
-    source = Source(server, server.hub, pages, Selector(None, results=True), BUFFER, gone, 0)
+    source = Source(server, server.hub, pages, Selector(None, results=True), server.buffer, gone, 0)
     assert source.room.alone
     source._read_ahead()
     reading = source._reading

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffcompletion.backends.postgres.spans import covers, merged, missing, packed, run_from, union, without
+from ffcompletion.backends.postgres.spans import covers, merged, missing, run_from, union, without
 
 IDS = st.sets(st.integers(1, 60))
 
@@ -60,17 +60,3 @@ def test_a_run_of_close_ones() -> None:
     assert run_from(spans, 1, 100) == (1, 20)
     assert run_from(spans, 5, 2) == (1, 20)
     assert run_from(spans[:1], 5, 2) == (1, 10)
-
-
-def test_an_id_is_taken_out_of_a_gap() -> None:
-    """From either end, from the middle, and alone."""
-    (gap,) = packed([(1, 1), (5, 9), (20, 21)], 0.0)
-    for event_id, left in (
-        (5, [(1, 1), (6, 9), (20, 21)]),
-        (9, [(1, 1), (6, 8), (20, 21)]),
-        (7, [(1, 1), (6, 6), (8, 8), (20, 21)]),
-        (1, [(6, 6), (8, 8), (20, 21)]),
-        (21, [(6, 6), (8, 8), (20, 20)]),
-    ):
-        gap.take(event_id)
-        assert list(gap.spans) == left

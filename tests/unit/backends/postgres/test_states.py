@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
 
+ALL = (1 << 63) - 1
+
 
 def joining(after: int = 10, high: int = 50, gaps: list[tuple[int, int]] | None = None) -> Standing:
     """One that has attached, with a page's worth still to be read."""
@@ -23,8 +25,8 @@ def test_far_behind_it_reads_before_it_attaches() -> None:
     standing = Standing(0)
     assert standing.reads
     assert standing.unread(5_000) == 5_000
-    assert standing.next_step(5_000) == Read(0, 5_000, (1 << 63) - 1)
-    standing.page_read(0, 5_000, rows=True)
+    assert standing.next_step(5_000) == Read(0, 5_000, ALL)
+    standing.page_read(Read(0, 5_000, ALL), 5_000, rows=True)
     assert standing.resume_position(None) == 0
     standing.page_taken(4_000)
     assert standing.resume_position(None) == 4_000
@@ -37,9 +39,9 @@ def test_joining_reads_without_the_gaps_that_the_hub_brings() -> None:
     standing = joining(gaps=[(20, 22)])
     assert standing.unread(50) == 37
     assert standing.next_step(50) == Read(10, 50, 19, [(20, 22)])
-    standing.page_read(10, 30, rows=False)
+    standing.page_read(Read(10, 50, 19, [(20, 22)]), 30, rows=False)
     assert standing.next_step(50) == Read(30, 50, 19)
-    standing.page_read(30, 50, rows=False)
+    standing.page_read(Read(30, 50, ALL), 50, rows=False)
     assert standing.next_step(50) is None
     assert standing.state is StreamState.LIVE
     assert not standing.catching_up
@@ -51,9 +53,22 @@ def test_overflowing_while_joining_drops_what_is_buffered() -> None:
     standing = joining(gaps=[(20, 22)])
     assert standing.overflowed(60, [])
     assert standing.state is StreamState.CATCHING_UP
-    assert standing.next_step(60) == Read(10, 50, (1 << 63) - 1)
-    standing.page_read(10, 50, rows=False)
+    assert standing.next_step(60) == Read(10, 50, ALL)
+    standing.page_read(Read(10, 50, ALL), 50, rows=False)
     assert standing.unread(60) == 10
+
+
+def test_overflowing_while_a_page_is_read_leaves_its_holes_to_be_read() -> None:
+    """The hub would have brought them; from now on it brings nothing."""
+    standing = joining(gaps=[(20, 22)])
+    step = standing.next_step(50)
+    assert isinstance(step, Read)
+    assert standing.overflowed(60, [])
+    standing.page_read(step, 50, rows=True)
+    standing.page_taken(None)
+    assert standing.resume_position(None) == 19
+    assert standing.next_step(60) == Read(19, 22, ALL)
+    assert standing.unread(60) == 13
 
 
 def test_overflowing_while_live_keeps_it() -> None:
@@ -66,7 +81,7 @@ def test_overflowing_while_live_keeps_it() -> None:
     assert standing.next_step(70) is None
     standing.drained()
     standing.drained()
-    assert standing.next_step(70) == Read(54, 56, (1 << 63) - 1)
+    assert standing.next_step(70) == Read(54, 56, ALL)
     # Held by somebody still: attached first, and told of by the hub.
     assert standing.next_step(54) == Attach()
     assert standing.resume_position(None) == 54
@@ -77,7 +92,7 @@ def test_another_history_is_read_up_to_what_it_knows() -> None:
     standing = joining(gaps=[(20, 22)])
     assert standing.rewound(30)
     assert (standing.state, standing.generation) == (StreamState.CATCHING_UP, 1)
-    assert standing.next_step(30) == Read(10, 30, (1 << 63) - 1)
+    assert standing.next_step(30) == Read(10, 30, ALL)
 
     standing = live()
     assert standing.resume_position(50) == 50
@@ -85,7 +100,7 @@ def test_another_history_is_read_up_to_what_it_knows() -> None:
     assert standing.resume_position(45) == 45
 
     standing = Standing(0)
-    standing.page_read(0, 5_000, rows=True)
+    standing.page_read(Read(0, 5_000, ALL), 5_000, rows=True)
     standing.page_taken(4_000)
     assert not standing.rewound(3_000)
     assert standing.resume_position(None) == 3_000
@@ -108,7 +123,7 @@ def test_many_gaps_cost_no_question_each() -> None:
     standing.attached(200_010, gaps)
     while (step := standing.next_step(10)) is not None:
         assert isinstance(step, Read)
-        standing.page_read(step.after, step.upto, rows=False)
+        standing.page_read(step, step.upto, rows=False)
         steps += 1
     assert steps <= 30
     assert standing.state is StreamState.LIVE
@@ -119,6 +134,6 @@ def test_what_lies_far_apart_is_read_apart() -> None:
     standing = live()
     assert not standing.overflowed(2_000_000, [(55, 56), (60, 60), (1_000_000, 1_000_001)])
     standing.drained()
-    assert standing.next_step(2_000_000) == Read(54, 60, (1 << 63) - 1, [(57, 59)])
-    standing.page_read(54, 60, rows=True)
-    assert standing.next_step(2_000_000) == Read(999_999, 1_000_001, (1 << 63) - 1)
+    assert standing.next_step(2_000_000) == Read(54, 60, ALL, [(57, 59)])
+    standing.page_read(Read(54, 60, ALL), 60, rows=True)
+    assert standing.next_step(2_000_000) == Read(999_999, 1_000_001, ALL)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ffcompletion.backends.valkey.backlog import Backlog
-from ffcompletion.backends.valkey.reconciliation import Announced, Entry, Pace, Reconciliation
+from ffcompletion.backends.valkey.reconciliation import Announced, Entry, Pace, Reconciliation, ServerTime
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 
@@ -24,7 +24,7 @@ class Reconciling(RuleBasedStateMachine):
         super().__init__()
         self.clock = START
         self.reconciler = Reconciliation(overlap_ms=OVERLAP, limit=10_000)
-        self.reconciler.begin(self.clock, self.now)
+        self.reconciler.begin(ServerTime(self.clock, self.now, self.now))
         self.reconciler.end()
         self.index: dict[ExecutionId, int] = {}
         self.replays: dict[ExecutionId, int] = dict.fromkeys(IDS, 0)
@@ -73,7 +73,7 @@ class Reconciling(RuleBasedStateMachine):
     @rule(page=st.integers(1, 3), pages=st.integers(0, 4), meanwhile=st.sampled_from(["", "arrives", "finishes"]))
     def a_pass(self, page: int, pages: int, meanwhile: str) -> None:
         """Pages of the index by score; it may break off after some, and the world goes on while it reads."""
-        self.reconciler.begin(self.clock, self.now)
+        self.reconciler.begin(ServerTime(self.clock, self.now, self.now))
         since = self.reconciler.since_ms
         entries: list[Entry] = sorted(
             ((id_, score) for id_, score in self.index.items() if score >= since), key=lambda entry: entry[1]
@@ -118,13 +118,13 @@ def _payload(execution_id: ExecutionId, at_ms: int = 0) -> CompletionPayload:
 def test_memory_is_bounded_whatever_is_announced() -> None:
     """The oldest announcements are forgotten: they may be repeated, and cost nothing."""
     reconciler = Reconciliation(overlap_ms=OVERLAP, limit=100)
-    reconciler.begin(START, 0.0)
+    reconciler.begin(ServerTime(START, 0.0, 0.0))
     reconciler.end()
     for number in range(50):
         reconciler.announced([_payload(IDS[0])] * 10, number / 1000)
     assert reconciler.full
     assert sum(batch.count for batch in reconciler.recent) <= 200
-    reconciler.begin(START + 100, 0.1)
+    reconciler.begin(ServerTime(START + 100, 0.1, 0.1))
     reconciler.end()
     assert not reconciler.recent
 
@@ -155,10 +155,22 @@ def test_a_pass_that_failed_began_all_the_same() -> None:
 def test_a_clock_that_went_back_is_followed() -> None:
     """What the server writes after its clock was set back has lower scores, and is found."""
     reconciler = Reconciliation(overlap_ms=OVERLAP, limit=100)
-    reconciler.begin(START, 0.0)
+    reconciler.begin(ServerTime(START, 0.0, 0.0))
     reconciler.end()
-    reconciler.begin(START - 3_600_000 + 10_000, 10.0)
+    reconciler.begin(ServerTime(START - 3_600_000 + 10_000, 10.0, 10.0))
+    assert reconciler.stepped_back
     assert reconciler.since_ms == START - 3_600_000 - OVERLAP
+
+
+def test_an_answer_that_took_long_is_no_clock_that_went_back() -> None:
+    """TIME was read ten seconds after it was asked for; what the next answer says is compared with that moment."""
+    reconciler = Reconciliation(overlap_ms=OVERLAP, limit=100)
+    reconciler.begin(ServerTime(START + 10_000, 0.0, 10.0))
+    reconciler.end()
+    reconciler.begin(ServerTime(START + 15_000, 15.0, 15.0))
+    assert not reconciler.stepped_back
+    # What it would have written in those ten seconds, had it gone back by so much, is looked for all the same.
+    assert reconciler.since_ms <= START + 10_000 - OVERLAP
 
 
 def test_a_backlog_owes_what_was_not_told_before_it_overflowed() -> None:
