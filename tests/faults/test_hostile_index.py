@@ -12,7 +12,7 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import snapshots
-from ffcompletion.backends.valkey import ValkeyBackend, index, lanes, replies, state
+from ffcompletion.backends.valkey import ValkeyBackend, index, lanes, replies, scanning, state
 from ffcompletion.backends.valkey.index import TerminalIndex
 from ffcompletion.backends.valkey.lanes import Lanes
 from tests.worlds import FLOW, Done, PostgresWorld, ValkeyWorld, World, done, eventually, first, member
@@ -166,7 +166,7 @@ async def test_a_flow_of_more_members_than_anybody_asks_for(world: World, monkey
         pytest.skip("the servers")
     monkeypatch.setattr(state, "MOST_MEMBERS", 700)
     monkeypatch.setattr(snapshots, "MOST_MEMBERS", 700)
-    monkeypatch.setattr(replies, "_SCANNED", "10")
+    monkeypatch.setattr(scanning, "_SCANNED", "10")
     items = [member(FLOW) for _ in range(705)]
     ids = [item.execution_id for item in items]
     key = f"ff:flow:{ids[0].partition('}')[0]}}}:{FLOW}:members"
