@@ -27,15 +27,13 @@ def largest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen = [0]
     begin = TerminalIndex.__init__
 
-    def counted(
-        self: TerminalIndex, execute: replies.Execute, given: Sequence[str], patiently: replies.Execute | None = None
-    ) -> None:
+    def counted(self: TerminalIndex, execute: replies.Execute, given: Sequence[str]) -> None:
         async def counting(commands: Sequence[Sequence[str]]) -> Sequence[object]:
             answers = await execute(commands)
             seen[0] = max([seen[0], *(len(each) for each in answers if isinstance(each, (dict, set)))])
             return answers
 
-        begin(self, counting, given, patiently)
+        begin(self, counting, given)
 
     monkeypatch.setattr(TerminalIndex, "__init__", counted)
     return seen

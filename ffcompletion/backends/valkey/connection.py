@@ -68,6 +68,8 @@ def _config(
         if password is None and options.username is None
         else ServerCredentials(password=password or "", username=options.username)
     )
+    # Who subscribes to nothing looks as seldom as glide does by itself.
+    resubscribe_ms = None if on_message is None else _RESUBSCRIBE_MS
     addresses = [NodeAddress(host, port) for host, port in options.hosts]
     if options.cluster:
         cluster = GlideClusterClientConfiguration
@@ -79,7 +81,7 @@ def _config(
             reconnect_strategy=BackoffStrategy(*_RECONNECT),
             lazy_connect=True,
             advanced_config=AdvancedGlideClusterClientConfiguration(
-                _CONNECT_MS, tls_config=tls, pubsub_reconciliation_interval=_RESUBSCRIBE_MS
+                _CONNECT_MS, tls_config=tls, pubsub_reconciliation_interval=resubscribe_ms
             ),
             pubsub_subscriptions=on_message and cluster.PubSubSubscriptions({}, on_message, None),
         )
@@ -93,7 +95,7 @@ def _config(
         database_id=options.database,
         lazy_connect=True,
         advanced_config=AdvancedGlideClientConfiguration(
-            _CONNECT_MS, tls_config=tls, pubsub_reconciliation_interval=_RESUBSCRIBE_MS
+            _CONNECT_MS, tls_config=tls, pubsub_reconciliation_interval=resubscribe_ms
         ),
         pubsub_subscriptions=on_message and single.PubSubSubscriptions({}, on_message, None),
     )

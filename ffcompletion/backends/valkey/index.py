@@ -49,6 +49,8 @@ _LONGEST: Final = 256
 # A key whose entries come as quickly as this may be asked for twice as many of them.
 _QUICK_S: Final = 0.25
 _FEWER: Final = 8
+# Records in one question: what is built and read for them holds the loop for some milliseconds.
+_RECORDS_AT_ONCE: Final = 512
 # Entries that are looked at between two turns of the loop.
 _IN_ONE_GO: Final = 10_000
 
@@ -79,10 +81,8 @@ class IndexPage(msgspec.Struct, frozen=True):
 class TerminalIndex:
     """What is asked of the index. Raises glide's errors, also where one command of a pipeline was refused."""
 
-    def __init__(self, execute: Execute, lanes: Sequence[str], patiently: Execute | None = None) -> None:
-        """``patiently``: runs what may take long, where others wait for ``execute`` too."""
+    def __init__(self, execute: Execute, lanes: Sequence[str]) -> None:
         self._execute = execute
-        self._patiently = patiently or execute
         self._lanes = Lanes(lanes)
         self._partitions = partition_count(None)
         self._per_key = _LEAST_PER_KEY
@@ -168,7 +168,7 @@ class TerminalIndex:
 
     async def _read_few(self, found: _Found, command: Sequence[str]) -> None:
         started = time.monotonic()
-        replies = await self._patiently([command])
+        replies = await self._execute([command])
         raise_refusal(replies)
         if time.monotonic() - started < _QUICK_S:
             self._allow(command[1], 2 * self._few[command[1]])
@@ -219,17 +219,19 @@ class TerminalIndex:
         )
         if not ordered:
             return [], len(candidates)
-        ids = [trusted_execution_id(item.execution_id) for item in ordered]
-        replies = await self._execute([("HMGET", keys.core(id_), *_FIELDS) for id_ in ids])
-        raise_refusal(replies)
         unreadable = len(candidates) - len(ordered)
         payloads: list[CompletionPayload] = []
-        for item, id_, reply in zip(ordered, ids, replies, strict=True):
-            fields = _fields(reply)
-            if fields is None:
-                unreadable += 1
-            elif not item.doubtful or fields["replay_count"] not in (None, "", "0"):
-                payloads += _payload(id_, item.score_ms, fields)
+        for start in range(0, len(ordered), _RECORDS_AT_ONCE):
+            piece = ordered[start : start + _RECORDS_AT_ONCE]
+            ids = [trusted_execution_id(item.execution_id) for item in piece]
+            replies = await self._execute([("HMGET", keys.core(id_), *_FIELDS) for id_ in ids])
+            raise_refusal(replies)
+            for item, id_, reply in zip(piece, ids, replies, strict=True):
+                fields = _fields(reply)
+                if fields is None:
+                    unreadable += 1
+                elif not item.doubtful or fields["replay_count"] not in (None, "", "0"):
+                    payloads += _payload(id_, item.score_ms, fields)
         return payloads, unreadable
 
 

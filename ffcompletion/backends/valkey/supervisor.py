@@ -62,9 +62,9 @@ class Supervisor:
         self._inbox = inbox
         self._dropped = 0
         self._hub = Hub[Source]()
-        # For results, and whatever else may take long: made when first needed.
-        self._patient = Commands(settings.options, patient=True)
-        self._filtering = Filtering(self._hub, commands.execute, self._patient.execute)
+        # For what may be large and is not to be waited for by the rest, the index and results: made when first needed.
+        self._searching, self._fetching = (Commands(settings.options, patient=True) for _ in range(2))
+        self._filtering = Filtering(self._hub, commands.execute, self._fetching.execute)
         self._session: Session | None = None
         # Of the server that answered last.
         self._run_id: str | None = None
@@ -88,7 +88,7 @@ class Supervisor:
             await run._session.check_server()
             run._run_id = run._session.run_id
             if settings.reconcile_interval_s:
-                index = TerminalIndex(commands.execute, settings.lanes, run._patient.execute)
+                index = TerminalIndex(run._searching.execute, settings.lanes)
                 run._reconciler = await Reconciler.open(settings, run._hub, index, run._filtering, counters)
         except BaseException:
             run.abort()
@@ -122,7 +122,8 @@ class Supervisor:
         session, self._session = self._session, None
         if session is not None:
             session.abort()
-        self._patient.abort()
+        for each in (self._searching, self._fetching):
+            each.abort()
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────
 
