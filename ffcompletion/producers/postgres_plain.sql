@@ -34,10 +34,22 @@ BEGIN
     LOCK TABLE ff_completion_event, ff_exec_core IN ACCESS EXCLUSIVE MODE;
 
     CREATE TEMP TABLE ff_given ON COMMIT DROP AS
-        SELECT class.relname, role.rolname AS owner, acl.grantee, acl.privilege_type, acl.is_grantable
+        SELECT class.relname, role.rolname AS owner, acl.grantee, acl.privilege_type, acl.is_grantable, '' AS columns
         FROM pg_class class JOIN pg_roles role ON role.oid = class.relowner
         LEFT JOIN LATERAL aclexplode(class.relacl) acl ON true
+        WHERE class.oid IN (events, core)
+        UNION ALL
+        SELECT class.relname, role.rolname, acl.grantee, acl.privilege_type, acl.is_grantable,
+               format('(%I)', attribute.attname)
+        FROM pg_class class JOIN pg_roles role ON role.oid = class.relowner
+        JOIN pg_attribute attribute ON attribute.attrelid = class.oid AND attribute.attnum > 0
+        CROSS JOIN LATERAL aclexplode(attribute.attacl) acl
         WHERE class.oid IN (events, core);
+    -- The sequence's, by the name of its table: it is the table's to own, and it is made anew.
+    CREATE TEMP TABLE ff_given_sequence ON COMMIT DROP AS
+        SELECT acl.grantee, acl.privilege_type, acl.is_grantable
+        FROM pg_class class CROSS JOIN LATERAL aclexplode(class.relacl) acl
+        WHERE class.oid = pg_get_serial_sequence(events::regclass::text, 'event_id')::regclass;
     SELECT quote_ident(nspname) INTO place FROM pg_class class JOIN pg_namespace ON pg_namespace.oid = relnamespace
         WHERE class.oid = events;
     EXECUTE format('SELECT last_value, is_called FROM %s', pg_get_serial_sequence('ff_completion_event', 'event_id'))
@@ -65,7 +77,13 @@ BEGIN
     EXECUTE format('COMMENT ON TABLE ff_completion_event IS %L', mark);
 
     FOR given IN SELECT * FROM ff_given WHERE grantee IS NOT NULL LOOP
-        EXECUTE format('GRANT %s ON %s.%I TO %s%s', given.privilege_type, place, given.relname,
+        EXECUTE format('GRANT %s %s ON %s.%I TO %s%s', given.privilege_type, given.columns, place, given.relname,
+                       CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE given.grantee::regrole::text END,
+                       CASE WHEN given.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+    END LOOP;
+    FOR given IN SELECT * FROM ff_given_sequence LOOP
+        EXECUTE format('GRANT %s ON SEQUENCE %s TO %s%s', given.privilege_type,
+                       pg_get_serial_sequence('ff_completion_event', 'event_id'),
                        CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE given.grantee::regrole::text END,
                        CASE WHEN given.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
     END LOOP;

@@ -70,7 +70,10 @@ async def test_moving_over_keeps_ids_grants_and_stored_cursors(database: str) ->
     async with await AsyncConnection.connect(database, autocommit=True) as conn:
         await conn.execute(PARTITIONED.encode())
         await conn.execute(
-            "CREATE ROLE mover_reader; GRANT SELECT ON ff_completion_event, ff_exec_core TO mover_reader"
+            "CREATE ROLE mover_reader; GRANT SELECT ON ff_completion_event, ff_exec_core TO mover_reader;"
+            'CREATE ROLE "Mover, ""emits"""; GRANT INSERT, UPDATE (result) ON ff_exec_core TO "Mover, ""emits""";'
+            'GRANT SELECT (event_id), INSERT (outcome) ON ff_completion_event TO "Mover, ""emits""" WITH GRANT OPTION;'
+            "GRANT SELECT ON SEQUENCE ff_completion_event_event_id_seq TO mover_reader"
         )
         try:
             for number in range(20):
@@ -87,9 +90,22 @@ async def test_moving_over_keeps_ids_grants_and_stored_cursors(database: str) ->
             assert [await (await conn.execute(query.encode())).fetchall() for query in (rows, records)] == before
             found = await (await conn.execute(
                 "SELECT has_table_privilege('mover_reader', 'ff_completion_event', 'SELECT'),"
-                " has_table_privilege('mover_reader', 'ff_exec_core', 'SELECT')"
+                " has_table_privilege('mover_reader', 'ff_exec_core', 'SELECT'),"
+                " has_sequence_privilege('mover_reader', 'ff_completion_event_event_id_seq', 'SELECT')"
             )).fetchone()  # fmt: skip
-            assert found == (True, True)
+            assert found == (True, True, True)
+            # What was granted for columns, and no more than that.
+            for table, right, columns in (
+                ("ff_exec_core", "UPDATE", {"result"}),
+                ("ff_completion_event", "SELECT WITH GRANT OPTION", {"event_id"}),
+                ("ff_completion_event", "INSERT WITH GRANT OPTION", {"outcome"}),
+            ):
+                granted = await conn.execute(
+                    "SELECT attname FROM pg_attribute WHERE attrelid = %s::text::regclass AND attnum > 0"
+                    """ AND has_column_privilege('Mover, "emits"', attrelid, attnum, %s)""",
+                    (table, right),
+                )
+                assert {row[0] for row in await granted.fetchall()} == columns
             await conn.execute(EMIT.encode(), (7, "a"))
             assert await (await conn.execute("SELECT max(event_id) FROM ff_completion_event")).fetchone() == (21,)
             async with ffc.connect(database) as backend:
@@ -100,7 +116,9 @@ async def test_moving_over_keeps_ids_grants_and_stored_cursors(database: str) ->
                 await conn.execute(text("postgres-plain").encode())
             assert "partitioned" not in await install(database)
         finally:
-            await conn.execute("DROP OWNED BY mover_reader; DROP ROLE mover_reader")
+            await conn.execute(
+                'DROP OWNED BY mover_reader, "Mover, ""emits"""; DROP ROLE mover_reader, "Mover, ""emits"""'
+            )
 
 
 async def test_moving_over_touches_nobody_else_s_tables(postgres18_url: str) -> None:
