@@ -75,8 +75,10 @@ class Commands:
                 # A server that is away is nobody's fault, and is not asked for less and less.
                 await self._answer(await self._connected(), [("PING",)])
                 if len(piece) == 1:
-                    self._patience = min(self._longest, self._patience * 2)
-                    if again:
+                    # What can be asked for in pieces is not given more time, nor the memory that it would take.
+                    if not _is_divisible(piece[0]):
+                        self._patience = min(self._longest, self._patience * 2)
+                    if again or _is_divisible(piece[0]):
                         raise TooSlowError(piece[0]) from None
                     again = True
             else:
@@ -139,3 +141,7 @@ class Commands:
         client, self._client = self._client, None
         if client is not None:
             close_now(client)
+
+
+def _is_divisible(command: Sequence[str]) -> bool:
+    return command[0] == "ZRANGE" and command[-2] != "1"

@@ -48,7 +48,7 @@ _BYTES: Final = 1 << 20
 _LONGEST: Final = 256
 # A key whose entries come as quickly as this may be asked for twice as many of them.
 _QUICK_S: Final = 0.25
-_FEWER: Final = 8
+_FEWER: Final = 64
 # Records in one question: what is built and read for them holds the loop for some milliseconds.
 _RECORDS_AT_ONCE: Final = 512
 # Entries that are looked at between two turns of the loop.
