@@ -40,8 +40,10 @@ _LONGEST: Final = 16
 class Commands:
     """A client, made when first needed and made anew when it fails."""
 
-    def __init__(self, options: Options, *, patient: bool = False) -> None:
-        """``patient``: for what may be large. A command that was too slow may take twice as long the next time."""
+    def __init__(self, options: Options, *, patient: bool = False, lengths: Lengths | None = None) -> None:
+        """``patient``: for what may be large. A command that was too slow may take twice as long the next time.
+        ``lengths``: what is known of the server's fields already.
+        """
         self._options = options
         self._longest = _LONGEST if patient else 1
         self._patience = 1
@@ -51,7 +53,7 @@ class Commands:
         self._proven = False
         self._making = asyncio.Lock()
         self._ended = False
-        self._lengths = Lengths()
+        self.lengths: Final = lengths or Lengths()
 
     async def execute(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
         """All replies, in order; an error of one command is its reply. Raises glide's errors for all the rest, and
@@ -60,7 +62,7 @@ class Commands:
         Everything that is asked here is only read. So where a client fails that has worked before, a fresh one is
         asked once more: the old one's connection may have been dead for hours.
         """
-        return await self._lengths.execute(commands, self._in_pieces)
+        return await self.lengths.execute(commands, self._in_pieces)
 
     async def _in_pieces(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
         replies: list[object] = []

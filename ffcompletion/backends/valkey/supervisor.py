@@ -63,7 +63,9 @@ class Supervisor:
         self._dropped = 0
         self._hub = Hub[Source]()
         # For what may be large and is not to be waited for by the rest, the index and results: made when first needed.
-        self._searching, self._fetching = (Commands(settings.options, patient=True) for _ in range(2))
+        self._searching, self._fetching = (
+            Commands(settings.options, patient=True, lengths=commands.lengths) for _ in range(2)
+        )
         self._filtering = Filtering(self._hub, commands.execute, self._fetching.execute)
         self._session: Session | None = None
         # Of the server that answered last.
