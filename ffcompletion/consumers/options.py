@@ -11,7 +11,15 @@ from typing import Literal, TypedDict
 from ffcompletion.contract.checkpoint import Lease
 from ffcompletion.contract.cursor import StreamCursor
 
-__all__ = ["CheckpointedOptions", "Missing", "Overflow", "StreamOptions", "SubscribeOptions", "WaitOptions"]
+__all__ = [
+    "CheckpointedOptions",
+    "Missing",
+    "Overflow",
+    "PartitionOptions",
+    "StreamOptions",
+    "SubscribeOptions",
+    "WaitOptions",
+]
 
 Missing = Literal["error", "wait"]
 """What an unknown id means: an error, or an execution that is yet to be made."""
@@ -21,11 +29,16 @@ Overflow = Literal["wait", "drop", "fail"]
 stream fails."""
 
 
-class StreamOptions(TypedDict, total=False):
+class PartitionOptions(TypedDict, total=False):
     """What ``subscribe`` takes for any backend."""
 
-    cursor: StreamCursor | None
     partitions: Collection[int] | None
+
+
+class StreamOptions(PartitionOptions, total=False):
+    """What it takes for a ``ResumableCompletionBackend``, which knows cursors."""
+
+    cursor: StreamCursor | None
 
 
 class SubscribeOptions(StreamOptions, total=False):

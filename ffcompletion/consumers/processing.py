@@ -12,7 +12,7 @@ from ffcompletion.consumers.histories import check_owner, owner_of
 from ffcompletion.consumers.progress import Processed, Progress
 from ffcompletion.consumers.selection import former_selection_text, selection_text, stored_checkpoint
 from ffcompletion.consumers.shards import position_of
-from ffcompletion.consumers.subscribing import open_stream
+from ffcompletion.consumers.subscribing import check_cursor, open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease, LeasingStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
@@ -72,6 +72,7 @@ class Checkpointed:
         self._selection = selection_text(wanted, partitions, selection)
         self._former = former_selection_text(wanted, partitions, selection)
         self._lease = lease
+        check_cursor(start)
         self._start = start or StreamCursor.empty()
         self._partitions = partitions
         self._results = results

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncGenerator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, overload
 
 from typing_extensions import Unpack
 
-from ffcompletion.consumers.options import StreamOptions, SubscribeOptions
+from ffcompletion.consumers.options import PartitionOptions, StreamOptions, SubscribeOptions
 from ffcompletion.consumers.shards import sharded
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
@@ -22,7 +23,7 @@ from ffcompletion.contract.protocols import (
     Subscription,
 )
 
-__all__ = ["MOST_PARTITIONS", "check_partitions", "open_stream", "subscribe"]
+__all__ = ["MOST_PARTITIONS", "check_cursor", "check_partitions", "open_stream", "subscribe"]
 
 MOST_PARTITIONS: Final = 65_536
 """What an id's partition is below."""
@@ -36,9 +37,15 @@ def subscribe(
 ) -> AbstractAsyncContextManager[Subscription]: ...
 @overload
 def subscribe(
-    backend: CompletionBackend,
+    backend: ResumableCompletionBackend,
     filter: CompletionFilter | None = None,  # the contract's own word
     **options: Unpack[StreamOptions],
+) -> AbstractAsyncContextManager[CompletionStream]: ...
+@overload
+def subscribe(
+    backend: CompletionBackend,
+    filter: CompletionFilter | None = None,  # the contract's own word
+    **options: Unpack[PartitionOptions],
 ) -> AbstractAsyncContextManager[CompletionStream]: ...
 def subscribe(
     backend: CompletionBackend,
@@ -82,17 +89,29 @@ async def open_stream(
     results: bool = False,
 ) -> CompletionStream:
     """The stream that ``subscribe`` yields, to be closed by the caller."""
+    check_cursor(cursor)
     if partitions is not None:
         check_partitions(partitions)
     stream = await (_open_with_results if results else _open)(backend, wanted, cursor)
     return stream if partitions is None else sharded(stream, partitions)
 
 
+def check_cursor(cursor: object) -> None:
+    """Raises ``Validation`` for what is none: its text or bytes, as they were stored."""
+    if cursor is not None and not isinstance(cursor, StreamCursor):
+        raise Validation(
+            "cursor", f"a StreamCursor is needed, not {type(cursor).__name__}; from_text and from_bytes make one"
+        )
+
+
 def check_partitions(partitions: Collection[int]) -> None:
-    """Raises ``Validation`` for none at all, and for any that no id can have."""
+    """Raises ``Validation`` for none at all, for any that no id can have, and for what are no numbers."""
     if not partitions:
         raise Validation("partitions", "none are given, so nothing would ever arrive")
-    lowest, highest = min(partitions), max(partitions)
+    try:
+        lowest, highest = operator.index(min(partitions)), operator.index(max(partitions))
+    except TypeError:
+        raise Validation("partitions", "a list, set or range of whole numbers is needed") from None
     if lowest < 0 or highest >= MOST_PARTITIONS:
         raise Validation("partitions", f"{lowest} to {highest} is not within 0 to {MOST_PARTITIONS - 1}")
 

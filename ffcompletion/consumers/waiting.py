@@ -18,7 +18,7 @@ from ffcompletion.contract.ids import ExecutionId, FlowId
 from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.numbers import check_seconds
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader, FlowReader
+from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader, FlowBackend
 
 __all__ = ["as_completed", "wait_for_all", "wait_for_completion", "wait_for_flow"]
 
@@ -69,7 +69,7 @@ def as_completed(
     yielded before ``TimeoutError`` is raised. Everything else is as for ``wait_for_completion``. A loop that is left
     early keeps its stream until the generator is closed: ``contextlib.aclosing`` does it at once.
     """
-    ids = [ExecutionId(execution_id) for execution_id in execution_ids]
+    ids = [ExecutionId(execution_id) for execution_id in _several(execution_ids)]
     return _as_completed(backend, _wait(backend, ids, **options))
 
 
@@ -83,7 +83,7 @@ async def wait_for_all(
     Raises as ``wait_for_completion`` does; after ``timeout`` nothing is returned (``as_completed`` yields what there
     is).
     """
-    ids = {given: ExecutionId(given) for given in execution_ids}
+    ids = {given: ExecutionId(given) for given in _several(execution_ids)}
     answers = as_completed(backend, ids.values(), **options)
     async with aclosing(answers):
         found = {completion.execution_id: completion async for completion in answers}
@@ -91,19 +91,19 @@ async def wait_for_all(
 
 
 async def wait_for_flow(
-    backend: CompletionBackend,
+    backend: FlowBackend,
     flow_id: str,
     **options: Unpack[WaitOptions],
 ) -> dict[ExecutionId, CompletionPayload]:
     """Wait until every member of a flow has finished, those that join while others run included; by id.
 
     Done when one look at the flow shows no member that has not finished: one that was replayed meanwhile is waited
-    for again. The backend must be an ``ExecutionReader`` and a ``FlowReader``, else ``Unavailable``. A flow without
+    for again. A backend that is no ``FlowBackend`` raises ``Unavailable``. A flow without
     members is unknown: ``NotFound``, or with ``missing="wait"`` it is waited for. Raises as ``wait_for_completion``.
     """
     flow = FlowId(flow_id)
     running_loop("waiting")
-    if not isinstance(backend, FlowReader) or not isinstance(backend, ExecutionReader):
+    if not isinstance(backend, FlowBackend):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
         raise Unavailable("wait_for_flow", f"{type(backend).__name__} cannot tell who belongs to a flow")
     wait = _wait(backend, (), **options)
     if wait.timeout_s == 0:
@@ -154,6 +154,13 @@ class _Deadline:
                 raise
             error = watch.timed_out(what(), self._timeout or 0.0)
             raise error from error.__cause__
+
+
+def _several(execution_ids: Iterable[_Id]) -> Iterable[_Id]:
+    # It is iterable, too, by its characters.
+    if isinstance(execution_ids, str):
+        raise Validation("execution ids", "several are needed, as in a list, not one string")
+    return execution_ids
 
 
 def _wait(
@@ -223,7 +230,7 @@ async def _look(reader: ExecutionReader, wait: Wait) -> None:
     waitlist.raise_failure(wait)
 
 
-async def _flow_now(backend: FlowReader, flow: FlowId, wait: Wait) -> dict[ExecutionId, CompletionPayload]:
+async def _flow_now(backend: FlowBackend, flow: FlowId, wait: Wait) -> dict[ExecutionId, CompletionPayload]:
     """The members' completions, if all have finished by now."""
     started = asyncio.get_running_loop().time()
     try:
@@ -235,7 +242,7 @@ async def _flow_now(backend: FlowReader, flow: FlowId, wait: Wait) -> dict[Execu
         raise NotFound(f"flow {flow}")
     wait.missing_fails = False
     wait.pending.update(dict.fromkeys(members))
-    if members and isinstance(backend, ExecutionReader):
+    if members:
         await _look(backend, wait)
     if wait.pending or not members:
         raise TimeoutError(f"flow {flow} has not finished within 0 s")

@@ -177,6 +177,9 @@ def _flat(filters: tuple[CompletionFilter, ...], kind: type[AnyOf | AllOf]) -> t
         raise Validation("filter", "no filter is given")
     found: list[CompletionFilter] = []
     for item in filters:
+        if not callable(getattr(type(item), "matches", None)):
+            # Untyped callers: a namespace, or a list of filters.
+            raise Validation("filter", f"a {type(item).__name__} is none")
         for part in item.parts if isinstance(item, AnyOf | AllOf) and type(item) is kind else (item,):
             # Only what is ours is compared by value.
             if not any(part is known or (_ours(part) and _ours(known) and part == known) for known in found):

@@ -26,6 +26,7 @@ __all__ = [
     "CompletionFilter",
     "CompletionStream",
     "ExecutionReader",
+    "FlowBackend",
     "FlowReader",
     "ResumableBackend",
     "ResumableCompletionBackend",
@@ -219,7 +220,12 @@ class FlowReader(Protocol):
 
 
 @runtime_checkable
-class Backend(CompletionBackend, ExecutionReader, FlowReader, Protocol):
+class FlowBackend(CompletionBackend, ExecutionReader, FlowReader, Protocol):
+    """A backend that can be asked for a flow's members and their state: what ``wait_for_flow`` needs."""
+
+
+@runtime_checkable
+class Backend(FlowBackend, Protocol):
     """What ``connect`` returns, whatever the server: all that each of our backends can do.
 
     Its streams are ``Subscription``s, and carry stored results where ``results`` asks for them; it reads the stored

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
+import socket
 import subprocess
 import threading
 import time
@@ -212,7 +214,7 @@ async def test_tables_of_jobs_that_are_attached(database: str) -> None:
         assert (it.verdict, it.found) == (OK, "it's")
         sql(database, "ALTER TABLE jobs.reports DISABLE TRIGGER USER")
         it = await found(database, "attached tables", "jobs")
-        assert (it.verdict, "jobs.reports" in it.found, it.remedy.endswith("""--name 'it'"'"'s'""")) == (
+        assert (it.verdict, "jobs.reports" in it.found, it.remedy.endswith("""--name 'it'"'"'s' --schema jobs""")) == (
             WARNING,
             True,
             True,
@@ -408,7 +410,7 @@ async def test_no_connection_says_why(database: str, case: str) -> None:
     finally:
         hba.write_text(before)
         sql(database, "SELECT pg_reload_conf()")
-    wanted = {"password": "wrong password", "database": "CREATE DATABASE nowhere", "refused": "pg_isready"}[case]
+    wanted = {"password": "wrong password", "database": 'CREATE DATABASE "nowhere"', "refused": "pg_isready"}[case]
     assert it.verdict is FAILURE
     assert wanted in it.remedy, it
     assert "hunter2" not in it.found + it.remedy
@@ -465,7 +467,7 @@ async def test_a_valkey_that_is_well(valkey_url: str) -> None:
     findings = await examine(valkey_url)
     assert exit_status(findings) == 0, [it for it in findings if it.verdict not in (OK, NOTE)]
     assert {"connection", "TLS", "version", "role", "cluster", "clocks", "announcements", "filters", "results", "reconciling",
-            "waiting", "lanes", "output buffers", "eviction"} == {it.check for it in findings}  # fmt: skip
+            "waiting", "lengths", "lanes", "output buffers", "eviction"} == {it.check for it in findings}  # fmt: skip
 
 
 _ALL = "+ping +info +time +subscribe +publish +hget +hmget +hgetall +get +sscan +zrange"
@@ -483,6 +485,7 @@ _CHANNELS = "&ff:dag:completions &ffcompletion:echo:*"
         (f"{_ALL} {_CHANNELS} %R~ff:exec:*", "reconciling", WARNING),
         (f"{_ALL} {_CHANNELS} {_KEYS} -hgetall", "waiting", WARNING),
         (f"{_ALL} {_CHANNELS} {_KEYS} -info", "version", NOTE),
+        (f"{_ALL} {_CHANNELS} {_KEYS}", "lengths", NOTE),
     ],
 )
 async def test_a_right_that_the_acl_withholds(valkey_url: str, rules: str, check: str, verdict: Verdict) -> None:
@@ -507,6 +510,29 @@ async def test_wrong_credentials_and_nobody_there(valkey_url: str) -> None:
     (it,) = await examine(f"valkey://127.0.0.1:{port}")
     assert (it.check, it.verdict, "valkey-cli" in it.remedy) == ("connection", FAILURE, True)
     assert (await found(valkey_url + "?cluster=true", "cluster")).verdict is FAILURE
+
+
+async def test_a_server_that_is_full_or_a_cluster_that_is_down_is_not_a_lack_of_rights() -> None:
+    """The cause is what is mended: how many may connect, which slots are served."""
+    with embedded.valkey("--maxclients", "3") as server:
+        host, port = server.url.removeprefix("valkey://").split(":")
+        held = [socket.create_connection((host, int(port))) for _ in range(3)]
+        (it,) = await examine(server.url)
+        assert (it.check, it.verdict) == ("connection", FAILURE)
+        assert f"valkey-cli -h {host} -p {port} CONFIG SET maxclients" in it.remedy
+        for each in held:
+            each.close()
+    with embedded.valkey("--cluster-enabled", "yes") as server:
+        findings = {it.check: it for it in await examine(f"{server.url}?cluster=true")}
+        assert findings["cluster"].remedy == f"valkey-cli --cluster check {server.url.removeprefix('valkey://')}"
+        assert {it.remedy for it in findings.values() if "CLUSTERDOWN" in it.found} == {""}
+
+
+async def test_a_user_s_name_is_as_the_shell_wants_it(valkey_url: str) -> None:
+    """Valkey takes any without blanks."""
+    (it,) = await examine(valkey_url.replace("valkey://", "valkey://o'brien%24HOME:hunter2@"))
+    words = shlex.split(it.remedy.partition("another: ")[2])
+    assert words[5:] == ["ACL", "SETUSER", "o'brien$HOME", "on", "><password>"]
 
 
 async def test_buffers_that_are_small_and_executions_that_are_evicted() -> None:

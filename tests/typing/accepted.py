@@ -146,6 +146,13 @@ async def from_anybody_s_log(backend: ffc.CompletionBackend, stored: ffc.StreamC
     if isinstance(backend, ffc.ResumableCompletionBackend):
         assert_type(backend, ffc.ResumableCompletionBackend)
         assert_type(await backend.subscribe_completions_from(stored), ffc.CompletionStream)
+        async with ffc.subscribe(backend, cursor=stored) as stream:
+            assert_type(stream, ffc.CompletionStream)
+
+
+async def of_whoever_knows_flows(backend: ffc.CompletionBackend) -> None:
+    if isinstance(backend, ffc.FlowBackend):
+        assert_type(await ffc.wait_for_flow(backend, "x"), dict[ffc.ExecutionId, ffc.CompletionPayload])
 
 
 async def wait(backend: ffc.Backend, store: ffc.CheckpointStore, ids: list[str]) -> None:

@@ -190,6 +190,9 @@ async def everywhere() -> None:
         asyncio.get_running_loop().add_signal_handler(15, completions.stop)
         assert_type(await completions.run(handler, concurrency=3, attempts=2, failed=failed), ffc.Processed)
         await completions.commit()
+    async with ffc.subscribe(Logged(), cursor=ffc.StreamCursor.beginning(), partitions=range(3)) as resumed:
+        assert_type(resumed, ffc.CompletionStream)
+    assert_type(await ffc.wait_for_flow(Full(), "x"), dict[ffc.ExecutionId, ffc.CompletionPayload])
     report = await check_backend(Plain, Announcer())
     assert_type(report.sound, bool)
     await check_backend(Generating, Announcer(), Options(patience_s=3))

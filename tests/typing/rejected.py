@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from psycopg_pool import ConnectionPool
 
@@ -76,6 +76,16 @@ class WrongCursor(Good):
         self, cursor: bytes, only: ffc.CompletionFilter | None = None, /
     ) -> ffc.CompletionStream:
         raise NotImplementedError
+
+
+class Describing(Good):
+    async def describe_execution(self, execution_id: str, /, *, result: bool = False) -> ffc.ExecutionSnapshot | None:
+        return None
+
+    async def describe_executions(
+        self, execution_ids: Sequence[str], /, *, result: bool = False
+    ) -> Sequence[ffc.ExecutionSnapshot | None]:
+        return []
 
 
 class NoClose:
@@ -168,6 +178,10 @@ async def options_that_are_none(backend: ffc.Backend, store: ffc.CheckpointStore
     ffc.checkpointed(backend, store, "x", leese="wait")  # rejected
     ffc.subscribe(backend, partitions=3)  # rejected
     ffc.subscribe(backend, cursor=b"x")  # rejected
+    ffc.subscribe(Good(), cursor=ffc.StreamCursor.empty())  # rejected
+    ffc.subscribe(WrongCursor(), cursor=ffc.StreamCursor.empty())  # rejected
+    await ffc.wait_for_flow(Good(), "x")  # rejected
+    await ffc.wait_for_flow(Describing(), "x")  # rejected: flow_members
     async with ffc.checkpointed(backend, store, "x") as completions:
         await completions.run(lambda done: None)  # rejected
         completions.stop(True)  # rejected

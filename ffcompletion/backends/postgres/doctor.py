@@ -19,16 +19,14 @@ from psycopg.conninfo import make_conninfo
 from ffcompletion.backends.postgres import doctor_queries as ask
 from ffcompletion.backends.postgres.attachments import attachments_query
 from ffcompletion.backends.postgres.connection import parsed, place
+from ffcompletion.backends.postgres.doctor_commands import CONNECT_S, Commands, no_room, not_connected, quoted
 from ffcompletion.backends.postgres.doctor_findings import (
-    CONNECT_S,
     FREE_QUEUE,
     MORE_LOCKS,
     MORE_SESSIONS,
     OLDEST,
     attachments,
     filling,
-    first_line,
-    not_connected,
     rights,
     role,
     sequence,
@@ -38,6 +36,7 @@ from ffcompletion.backends.postgres.doctor_findings import (
     version_of,
     watermark,
 )
+from ffcompletion.backends.postgres.errors import first_line
 from ffcompletion.backends.postgres.holders import HOLDERS, Holder
 from ffcompletion.contract.diagnosis import Finding, Verdict, about_clocks, about_no_encryption
 
@@ -55,18 +54,18 @@ async def checks(url: str, schema: str | None) -> AsyncGenerator[Finding]:
     given = parsed(url)
     defaults = {"connect_timeout": str(CONNECT_S), "application_name": "ffcompletion doctor"}
     conninfo = make_conninfo(url, **{name: value for name, value in defaults.items() if name not in given})
-    shown = place(given)
+    shown, commands = place(given), Commands(url, given, schema)
     before = time.monotonic()
     try:
         async with asyncio.timeout(_ANSWER_S):
             conn = await AsyncConnection.connect(conninfo, autocommit=True)
     except (psycopg.Error, OSError, TimeoutError) as exc:
-        yield not_connected(exc, shown, given)
+        yield not_connected(exc, shown, commands)
         return
     yield Finding("connection", OK, f"{shown}, in {(time.monotonic() - before) * 1000:.0f} ms")
     try:
         yield _tls(conn)
-        async for finding in _examined(conn, conninfo, schema):
+        async for finding in _examined(conn, conninfo, schema, commands):
             yield finding
     except (psycopg.Error, OSError) as exc:
         yield Finding("connection", FAILURE, f"lost while being asked: {first_line(exc)}", "")
@@ -86,7 +85,7 @@ def _tls(conn: Connection) -> Finding:
     return about_no_encryption(conn.info.host, "sslmode=verify-full in the URL")
 
 
-async def _examined(conn: Connection, conninfo: str, schema: str | None) -> AsyncGenerator[Finding]:
+async def _examined(conn: Connection, conninfo: str, schema: str | None, commands: Commands) -> AsyncGenerator[Finding]:
     with _deadline(conn, _ANSWER_S):
         # Nothing can be changed in it, and behind a pooler no setting stays with somebody else's session.
         await conn.execute("BEGIN READ ONLY")
@@ -103,16 +102,27 @@ async def _examined(conn: Connection, conninfo: str, schema: str | None) -> Asyn
         pooled = pid != conn.info.backend_pid
         yield about_clocks(float(now), before, after)
         tables = await asked.rows(ask.TABLES, (schema, schema))
-        findings, oid = rights(tables, schema, user)
+        findings, oid = rights(tables, schema, user, commands)
         for finding in findings:
             yield finding
-        for finding in await _server_wide(asked, user):
+        for finding in await _server_wide(asked, user, conn.info.dbname):
             yield finding
         if oid is not None:
-            for finding in await _outbox(asked, oid, user):
+            for finding in await _outbox(asked, oid, user, commands):
                 yield finding
         await conn.execute("ROLLBACK")
-    yield await _echo(conninfo, pooled=pooled, replica=replica)
+    try:
+        yield await _echo(conninfo, pooled=pooled, replica=replica)
+    except _NoMore as exc:
+        yield no_room(exc.cause, commands)
+
+
+class _NoMore(Exception):
+    """A connection beside the first."""
+
+    def __init__(self, cause: psycopg.OperationalError) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 @final
@@ -128,32 +138,31 @@ class _Asked:
         return (await self.rows(text, values))[0]
 
 
-async def _server_wide(asked: _Asked, user: str) -> list[Finding]:
+async def _server_wide(asked: _Asked, user: str, database: str) -> list[Finding]:
     queue, locks, most_locks, sessions, most_sessions = await asked.row(ask.ROOM)
     return [
         filling("notification queue", float(queue), FREE_QUEUE, 0.1),
         filling("lock table", locks / most_locks, MORE_LOCKS, 0.5),
         filling("sessions", sessions / most_sessions, MORE_SESSIONS, 0.9),
-        timeouts({name: int(value) for name, value in await asked.rows(ask.TIMEOUTS)}, user),
+        timeouts({name: int(value) for name, value in await asked.rows(ask.TIMEOUTS)}, user, database),
     ]
 
 
-async def _outbox(asked: _Asked, oid: int, user: str) -> list[Finding]:
+async def _outbox(asked: _Asked, oid: int, user: str, commands: Commands) -> list[Finding]:
+    schema, there, readable = await asked.row(ask.ATTACHMENTS, (oid,))
+    registry = quoted(schema, "ff_attachment")
+    never, tables = await asked.row(ask.STATISTICS, (oid,))
     return [
-        trigger(await asked.rows(ask.TRIGGERS, (oid,))),
-        *await _attachments(asked, oid, user),
+        trigger(await asked.rows(ask.TRIGGERS, (oid,)), commands),
+        *(
+            [attachments(await asked.rows(attachments_query(registry)) if readable else None, schema, user, commands)]
+            if there
+            else []
+        ),
         sequence(await asked.rows(ask.SEQUENCE, (oid,))),
-        statistics(*(await asked.row(ask.STATISTICS, (oid,)))),
+        statistics(never, tables, schema),
         watermark([Holder.of(row) for row in await asked.rows(HOLDERS, (oid, oid))], user),
     ]
-
-
-async def _attachments(asked: _Asked, oid: int, user: str) -> list[Finding]:
-    schema, there, readable = await asked.row(ask.ATTACHMENTS, (oid,))
-    if not there:
-        return []
-    registry = f"{schema}.ff_attachment"
-    return [attachments(await asked.rows(attachments_query(registry)) if readable else None, registry, user)]
 
 
 async def _echo(conninfo: str, *, pooled: bool, replica: bool) -> Finding:
@@ -180,7 +189,10 @@ async def _echo(conninfo: str, *, pooled: bool, replica: bool) -> Finding:
 
 @asynccontextmanager
 async def _another(conninfo: str) -> AsyncGenerator[Connection]:
-    conn = await AsyncConnection.connect(conninfo, autocommit=True)
+    try:
+        conn = await AsyncConnection.connect(conninfo, autocommit=True)
+    except psycopg.OperationalError as exc:
+        raise _NoMore(exc) from exc
     try:
         yield conn
     finally:

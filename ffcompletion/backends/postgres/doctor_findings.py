@@ -6,21 +6,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from psycopg import sql
-
+from ffcompletion.backends.postgres.doctor_commands import Commands, quoted
 from ffcompletion.backends.postgres.holders import Holder
 from ffcompletion.contract.diagnosis import Finding, Verdict
 
 __all__ = [
-    "CONNECT_S",
     "FREE_QUEUE",
     "MORE_LOCKS",
     "MORE_SESSIONS",
     "OLDEST",
     "attachments",
     "filling",
-    "first_line",
-    "not_connected",
     "rights",
     "role",
     "sequence",
@@ -31,7 +27,6 @@ __all__ = [
     "watermark",
 ]
 
-CONNECT_S: Final = 3
 OLDEST: Final = 150_000
 FREE_QUEUE: Final = (
     "a session that listens sits in an old transaction; find it: SELECT pid, xact_start, query FROM pg_stat_activity"
@@ -40,33 +35,10 @@ FREE_QUEUE: Final = (
 MORE_LOCKS: Final = "ALTER SYSTEM SET max_locks_per_transaction = 256;  -- then restart the server"
 MORE_SESSIONS: Final = "ALTER SYSTEM SET max_connections = 200;  -- then restart the server; or close sessions"
 
+_MAKER: Final = "  # as a role that may CREATE there; not where FlowFabric's own migrations are still to run"
 # Past this a transaction is no longer one that is about to end.
 _LONG_S: Final = 60.0
 OK, NOTE, WARNING, FAILURE = Verdict.OK, Verdict.NOTE, Verdict.WARNING, Verdict.FAILURE
-
-
-def not_connected(exc: BaseException, shown: str, given: Mapping[str, object]) -> Finding:
-    text, user = first_line(exc), given.get("user") or "<user>"
-    state = getattr(exc, "sqlstate", None) or ""
-    remedy = f"is a server listening there, and does a firewall let you? pg_isready -h {given.get('host') or 'localhost'} -p {given.get('port') or 5432}"
-    if "password authentication failed" in text or state == "28P01":
-        remedy = f"wrong password for {user}; set another: psql -U postgres -c '\\password {user}'"
-    elif "no password supplied" in text:
-        remedy = "write the password into the URL, ~/.pgpass or PGPASSWORD"
-    elif "pg_hba.conf" in text or state.startswith("28"):
-        remedy = f"the server's pg_hba.conf lets {user} in from nowhere near here; add a line, then: psql -U postgres -c 'SELECT pg_reload_conf()'"
-    elif 'database "' in text and "does not exist" in text:
-        remedy = f"psql -U postgres -c 'CREATE DATABASE {given.get('dbname') or '<name>'}', or another name in the URL"
-    elif "too many" in text or "remaining connection slots" in text or state == "53300":
-        remedy = (
-            "close sessions, or: psql -U postgres -c 'ALTER SYSTEM SET max_connections = 200', then restart the server"
-        )
-    elif isinstance(exc, TimeoutError) or "timeout" in text:
-        text = text or f"no answer within {CONNECT_S} s"
-        remedy = "something accepts the connection and does not answer: a hanging server, or a firewall that drops"
-    elif "SSL" in text or "certificate" in text:
-        remedy = "look at sslmode, sslrootcert, sslcert and sslkey in the URL"
-    return Finding("connection", FAILURE, f"{shown}: {text}", remedy)
 
 
 def version_of(number: int, shown: tuple[Any, ...]) -> tuple[Verdict, str, str]:
@@ -86,18 +58,20 @@ def role(replica: bool, lag_s: float | None) -> Finding:
     )  # fmt: skip
 
 
-def rights(tables: list[tuple[Any, ...]], schema: str | None, user: str) -> tuple[list[Finding], int | None]:
+def rights(
+    tables: list[tuple[Any, ...]], schema: str | None, user: str, commands: Commands
+) -> tuple[list[Finding], int | None]:
     findings: list[Finding] = []
     outbox: int | None = None
-    role = _quoted(user)
+    role = quoted(user)
     for name in ("ff_completion_event", "ff_exec_core"):
         found = [row for row in tables if row[1] == name]
         near = [row for row in found if row[7] or schema is not None or not row[3]]
         if not near:
             elsewhere = found[0][2] if found else None
             remedy = (
-                f"ffcompletion doctor … --schema {elsewhere}" if elsewhere
-                else "ffcompletion producers install …, unless FlowFabric's own migrations are still to run"
+                commands.ours("doctor", schema=elsewhere) if elsewhere
+                else commands.ours("producers install") + _MAKER
             )  # fmt: skip
             where = f"schema {schema}" if schema is not None else "the search path"
             more = f"; there is one in schema {elsewhere}" if elsewhere else ""
@@ -105,14 +79,14 @@ def rights(tables: list[tuple[Any, ...]], schema: str | None, user: str) -> tupl
             continue
         oid, _, space, usage, select, secured, owner_forced, _ = near[0]
         del owner_forced
-        table = _quoted(space, name)
+        table = quoted(space, name)
         if not usage:
             findings.append(
                 Finding(
                     f"table {name}",
                     FAILURE,
                     f"{user} may not use schema {space}",
-                    f"GRANT USAGE ON SCHEMA {_quoted(space)} TO {role};",
+                    f"GRANT USAGE ON SCHEMA {quoted(space)} TO {role};",
                 )
             )
         elif not select:
@@ -143,9 +117,9 @@ def filling(check: str, share: float, remedy: str, warn_at: float) -> Finding:
     return Finding(check, FAILURE if share > 0.95 else WARNING, text, remedy)
 
 
-def timeouts(settings: Mapping[str, int], user: str) -> Finding:
-    """In ms, by name; 0 is none."""
-    role = _quoted(user)
+def timeouts(settings: Mapping[str, int], user: str, database: str) -> Finding:
+    """In ms, by name; 0 is none. What is said of a role in a database comes before whatever else was said of either."""
+    role = f"{quoted(user)} IN DATABASE {quoted(database)}"
     idle, statement, lock = (settings[name] for name in ("idle_session_timeout", "statement_timeout", "lock_timeout"))
     if idle:
         found = f"idle_session_timeout={idle} ms ends the listening session again and again"
@@ -164,15 +138,16 @@ def sequence(rows: Sequence[tuple[Any, ...]]) -> Finding:
     return Finding("sequence", OK, "CACHE 1")
 
 
-def statistics(never: int, tables: int) -> Finding:
+def statistics(never: int, tables: int, schema: str) -> Finding:
     """Of so many tables, so many were never analyzed."""
     if never:
+        both = ", ".join(quoted(schema, name) for name in ("ff_completion_event", "ff_exec_core"))
         found = f"{never} of {tables} tables were never analyzed; reading does not depend on it"
-        return Finding("statistics", NOTE, found, "ANALYZE ff_completion_event, ff_exec_core;")
+        return Finding("statistics", NOTE, found, f"ANALYZE {both};")
     return Finding("statistics", OK, "analyzed")
 
 
-def trigger(rows: list[tuple[Any, ...]]) -> Finding:
+def trigger(rows: list[tuple[Any, ...]], commands: Commands) -> Finding:
     """One row a table that rows can be inserted into: its name, its announcing trigger's name and state, or what makes one."""
     missing = [row[0] for row in rows if row[1] is None]
     disabled = [row for row in rows if row[1] is not None and row[2] in ("D", "R")]
@@ -181,7 +156,7 @@ def trigger(rows: list[tuple[Any, ...]]) -> Finding:
             "trigger",
             WARNING,
             "none announces: completions come by polling alone",
-            "ffcompletion producers install …, or FlowFabric's migrations",
+            commands.ours("producers install") + _MAKER,
         )
     if disabled:
         table, trigger, *_ = disabled[0]
@@ -200,19 +175,18 @@ def trigger(rows: list[tuple[Any, ...]]) -> Finding:
     return Finding("trigger", OK, f"enabled on {len(rows)} table{'s' if len(rows) > 1 else ''}")
 
 
-def attachments(rows: Sequence[tuple[Any, ...]] | None, registry: str, user: str) -> Finding:
+def attachments(rows: Sequence[tuple[Any, ...]] | None, schema: str, user: str, commands: Commands) -> Finding:
     """Of tables of jobs: name, table, whether it is there, whether its triggers work."""
     check = "attached tables"
     if rows is None:
-        return Finding(
-            check, NOTE, f"{user} may not read {registry}", f"GRANT SELECT ON {registry} TO {_quoted(user)};"
-        )
+        registry = quoted(schema, "ff_attachment")
+        return Finding(check, NOTE, f"{user} may not read {registry}", f"GRANT SELECT ON {registry} TO {quoted(user)};")
     for name, table, there, working, *_ in rows:
         if not there:
-            return Finding(check, NOTE, f"{table} is gone", f"ffcompletion detach … {shlex.quote(name)}")
+            return Finding(check, NOTE, f"{table} is gone", commands.ours("detach", f" {shlex.quote(name)}", schema))
         if not working:
             found = f"triggers on {table} are missing, disabled or at fault: ends are missed until it is attached again"
-            return Finding(check, WARNING, found, f"ffcompletion attach … --name {shlex.quote(name)}")
+            return Finding(check, WARNING, found, commands.ours("attach", f" --name {shlex.quote(name)}", schema))
     return Finding(check, OK, ", ".join(str(row[0]) for row in rows) or "none")
 
 
@@ -227,15 +201,7 @@ def watermark(holders: Sequence[Holder], user: str) -> Finding:
     unseen = [each.pid for each in holders if each.age_s is None]
     if unseen:
         text = f"pid {unseen[0]} may hold it back; {user} may not see since when"
-        return Finding(check, NOTE, text, f"GRANT pg_read_all_stats TO {_quoted(user)};")
+        return Finding(check, NOTE, text, f"GRANT pg_read_all_stats TO {quoted(user)};")
     return Finding(
         check, OK, f"transactions that write: {len(holders)}, none for long" if holders else "nothing holds it back"
     )
-
-
-def first_line(exc: BaseException) -> str:
-    return str(exc).strip().split("\n", 1)[0]
-
-
-def _quoted(*names: str) -> str:
-    return sql.Identifier(*names).as_string()

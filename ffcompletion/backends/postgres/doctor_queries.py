@@ -69,7 +69,7 @@ STATISTICS: Final[LiteralString] = (
 
 # The registry's schema, whether there is one, whether it may be read.
 ATTACHMENTS: Final[LiteralString] = (
-    "SELECT quote_ident(n.nspname), r.oid IS NOT NULL, coalesce(has_table_privilege(r.oid, 'SELECT'), false)"
+    "SELECT n.nspname::text, r.oid IS NOT NULL, coalesce(has_table_privilege(r.oid, 'SELECT'), false)"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,"
     " LATERAL (SELECT to_regclass(quote_ident(n.nspname) || '.ff_attachment')::oid AS oid) r WHERE c.oid = %s::oid"
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import shlex
 import ssl
 import time
 from collections.abc import AsyncGenerator
@@ -40,6 +41,10 @@ _RIGHTS: Final[tuple[tuple[str, Verdict, tuple[tuple[str, ...], ...], str], ...]
     ("waiting", WARNING, (("HGETALL", f"{_EXECUTION}:tags"), ("HMGET", f"{_EXECUTION}:core", "lifecycle_phase"),
                           ("SSCAN", "ff:flow:{fp:0}:00000000-0000-0000-0000-000000000000:members", "0")),
      "+hgetall +hmget +sscan %R~ff:exec:* %R~ff:flow:*"),
+    # Without them what is long is taken to see that it is, or taken in small portions.
+    ("lengths", NOTE, (("HSTRLEN", f"{_EXECUTION}:core", "namespace"), ("STRLEN", f"{_EXECUTION}:result"),
+                       ("HLEN", f"{_EXECUTION}:tags"), ("MEMORY", "USAGE", f"{_EXECUTION}:tags")),
+     "+hstrlen +strlen +hlen +memory|usage %R~ff:exec:*"),
 )  # fmt: skip
 
 
@@ -70,19 +75,21 @@ async def checks(url: str) -> AsyncGenerator[Finding]:
 
 def _not_connected(exc: BaseException, options: Options) -> Finding:
     host, port = options.hosts[0]
-    text, remedy = (
-        f"{options.shown}: {str(exc) or type(exc).__name__}",
-        f"is a server listening there? valkey-cli -h {host} -p {port} PING",
-    )
+    cli = f"valkey-cli -h {shlex.quote(host)} -p {port}"
+    text, remedy = f"{options.shown}: {str(exc) or type(exc).__name__}", f"is a server listening there? {cli} PING"
     if isinstance(exc, Refused):
-        user = options.username or "default"
-        if "WRONGPASS" in str(exc):
-            remedy = f"wrong user or password; set another: valkey-cli ACL SETUSER {user} on '><password>'"
-        elif "NOAUTH" in str(exc):
-            remedy = f"write them into the URL: valkey://<user>:<password>@{host}:{port}"
-        elif "NOPERM" in str(exc):
-            remedy = f"valkey-cli ACL SETUSER {user} +ping"
-        return Finding("credentials", FAILURE, text, remedy)
+        user = shlex.quote(options.username or "default")
+        for start, check, told in (
+            ("WRONGPASS", "credentials", f"wrong user or password; set another: {cli} ACL SETUSER {user} on '><password>'"),
+            ("NOAUTH", "credentials", f"write them into the URL: valkey://<user>:<password>@{host}:{port}"),
+            ("NOPERM", "credentials", f"{cli} ACL SETUSER {user} +ping"),
+            ("ERR max number of clients", "connection", f"close connections, or: {cli} CONFIG SET maxclients 10000"),
+            ("LOADING", "connection", f"it reads its data: wait until it answers; {cli} PING"),
+            ("DENIED", "connection", "on the server: valkey-cli CONFIG SET requirepass '<password>'; then write it into the URL"),
+        ):  # fmt: skip
+            if str(exc).startswith(start):
+                return Finding(check, FAILURE, text, told)
+        return Finding("connection", FAILURE, text, "it answers, and refuses: what it says is the cause")
     if isinstance(exc, TimeoutError):
         text = f"{options.shown}: no answer within {_ANSWER_S:g} s"
         remedy = "something accepts the connection and does not answer: a hanging server, a server with TLS, or a firewall that drops"
@@ -172,7 +179,8 @@ async def _cluster(wire: Wire, about: dict[str, str], options: Options) -> Findi
         state = dict(line.split(":", 1) for line in str(await wire.ask("CLUSTER", "INFO")).splitlines() if ":" in line)
         text = f"{state.get('cluster_state')}, {state.get('cluster_slots_ok')} of 16384 slots, {state.get('cluster_known_nodes')} nodes"
         if state.get("cluster_state") != "ok":
-            return Finding("cluster", FAILURE, text, "valkey-cli --cluster check <host:port>")
+            host, port = options.hosts[0]
+            return Finding("cluster", FAILURE, text, f"valkey-cli --cluster check {shlex.quote(f'{host}:{port}')}")
         return Finding("cluster", OK, text)
     return Finding("cluster", NOTE, "its state may not be asked (CLUSTER INFO)")
 
@@ -242,7 +250,9 @@ async def _right(
             # In a cluster the key may be another node's: then it would have been allowed.
             if str(exc).startswith(("MOVED", "ASK")):
                 continue
-            return Finding(name, gravity, f"{command[0]} {command[1] if len(command) > 1 else ''}: {exc}", remedy)
+            # Only a right that is missing is mended by granting it; what else is wrong is told by another check, or by itself.
+            told = remedy if str(exc).startswith("NOPERM") else ""
+            return Finding(name, gravity, f"{' '.join(command[:2])}: {exc}", told)
     return Finding(name, OK, "may be read")
 
 
