@@ -5,50 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import psycopg
 import pytest
 
 from ffcompletion.backends.postgres import doctor_findings as say
+from ffcompletion.backends.postgres.doctor_commands import Commands
 from ffcompletion.backends.postgres.holders import Holder
 from ffcompletion.contract.diagnosis import Finding, Verdict
 
 OK, NOTE, WARNING, FAILURE = Verdict.OK, Verdict.NOTE, Verdict.WARNING, Verdict.FAILURE
-GIVEN = {"user": "ann", "host": "db", "port": 5433, "dbname": "shop"}
-
-
-@pytest.mark.parametrize(
-    ("exc", "remedy"),
-    [
-        (psycopg.OperationalError('password authentication failed for user "ann"'), "wrong password for ann"),
-        (psycopg.errors.InvalidPassword("no"), "wrong password for ann"),
-        (psycopg.OperationalError("fe_sendauth: no password supplied"), "PGPASSWORD"),
-        (psycopg.OperationalError('no pg_hba.conf entry for host "::1"'), "pg_hba.conf lets ann in"),
-        (psycopg.errors.InvalidAuthorizationSpecification("no"), "pg_hba.conf lets ann in"),
-        (psycopg.OperationalError('database "shop" does not exist'), "CREATE DATABASE shop'"),
-        (psycopg.OperationalError("sorry, too many clients already"), "max_connections"),
-        (psycopg.OperationalError("remaining connection slots are reserved"), "max_connections"),
-        (psycopg.errors.TooManyConnections("no"), "max_connections"),
-        (TimeoutError(), "a hanging server"),
-        (psycopg.OperationalError("connection timeout expired"), "a hanging server"),
-        (psycopg.OperationalError("SSL error: certificate verify failed"), "sslrootcert"),
-        (OSError("connection refused"), "pg_isready -h db -p 5433"),
-    ],
-)
-def test_why_there_is_no_connection(exc: BaseException, remedy: str) -> None:
-    it = say.not_connected(exc, "db:5433/shop", GIVEN)
-    assert (it.check, it.verdict) == ("connection", FAILURE)
-    assert it.found.startswith("db:5433/shop: ")
-    assert remedy in it.remedy
-
-
-def test_what_is_not_given_is_left_open() -> None:
-    """And of what a driver says, its first line is enough."""
-    it = say.not_connected(OSError("refused\nIs the server running?"), "x", {})
-    assert (it.found, "-h localhost -p 5432" in it.remedy) == ("x: refused", True)
-    assert "for <user>;" in say.not_connected(psycopg.errors.InvalidPassword(), "x", {}).remedy
-    it = say.not_connected(psycopg.OperationalError('database "x" does not exist'), "x", {})
-    assert "CREATE DATABASE <name>'" in it.remedy
-    assert say.not_connected(TimeoutError(), "x", {}).found == "x: no answer within 3 s"
+HERE = Commands("postgresql://ann@db/shop", {"user": "ann", "host": "db", "dbname": "shop"})
 
 
 def test_versions_and_roles() -> None:
@@ -68,7 +33,7 @@ OUTBOX, CORE = "ff_completion_event", "ff_exec_core"
 
 
 def test_both_tables_can_be_read() -> None:
-    findings, outbox = say.rights([table(OUTBOX), table(CORE)], None, "ann")
+    findings, outbox = say.rights([table(OUTBOX), table(CORE)], None, "ann", HERE)
     assert [(it.check, it.verdict) for it in findings] == [
         (f"table {OUTBOX}", OK), (f"table {CORE}", OK), ("row-level security", OK),
     ]  # fmt: skip
@@ -78,9 +43,9 @@ def test_both_tables_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("found", "schema", "text", "remedy"),
     [
-        ([], None, "not in the search path", "ffcompletion producers install"),
-        ([], "flow", "not in schema flow", "ffcompletion producers install"),
-        ([table(OUTBOX, "flow", near=False)], None, "there is one in schema flow", "--schema flow"),
+        ([], None, "not in the search path", "ffcompletion producers install postgresql://ann@db/shop"),
+        ([], "flow", "not in schema flow", "ffcompletion producers install postgresql://ann@db/shop"),
+        ([table(OUTBOX, "flow", near=False)], None, "there is one in schema flow", "ffcompletion doctor postgresql://ann@db/shop --schema flow"),
         # Not in the search path because it may not be used.
         ([table(OUTBOX, "flow", usage=False, near=False)], None, "ann may not use schema flow", 'ON SCHEMA "flow" TO "ann";'),
         ([table(OUTBOX, "flow", usage=False, near=False)], "flow", "ann may not use schema flow", "GRANT USAGE"),
@@ -88,14 +53,14 @@ def test_both_tables_can_be_read() -> None:
     ],
 )  # fmt: skip
 def test_a_table_that_cannot_be_read(found: list[tuple[Any, ...]], schema: str | None, text: str, remedy: str) -> None:
-    findings, outbox = say.rights(found, schema, "ann")
+    findings, outbox = say.rights(found, schema, "ann", HERE)
     assert (findings[0].check, findings[0].verdict) == (f"table {OUTBOX}", FAILURE)
     assert (text in findings[0].found, remedy in findings[0].remedy, outbox) == (True, True, None)
 
 
 def test_policies_that_hide_rows() -> None:
     """Of a table that may be used; then it is not said that none applies."""
-    findings, _ = say.rights([table(OUTBOX), table(CORE, secured=True)], None, "ann")
+    findings, _ = say.rights([table(OUTBOX), table(CORE, secured=True)], None, "ann", HERE)
     (it,) = (it for it in findings if it.check == "row-level security")
     assert (it.verdict, f'"{CORE}"' in it.found, it.remedy) == (WARNING, True, 'ALTER ROLE "ann" BYPASSRLS;')
 
@@ -111,20 +76,21 @@ def test_how_full_something_is() -> None:
     [
         (0, 0, ""),
         (0, 5_000, ""),
-        (0, 4_999, """ALTER ROLE "ann" SET statement_timeout = '30s';"""),
-        (300_000, 200, 'ALTER ROLE "ann" SET idle_session_timeout = 0;'),
+        (0, 4_999, """ALTER ROLE "ann" IN DATABASE "shop" SET statement_timeout = '30s';"""),
+        (300_000, 200, 'ALTER ROLE "ann" IN DATABASE "shop" SET idle_session_timeout = 0;'),
     ],
 )
 def test_time_outs_that_get_in_the_way(idle: int, statement: int, remedy: str) -> None:
     settings = {"idle_session_timeout": idle, "statement_timeout": statement, "lock_timeout": 0}
-    it = say.timeouts(settings, "ann")
+    it = say.timeouts(settings, "ann", "shop")
     assert (it.verdict, it.remedy) == (WARNING if remedy else OK, remedy)
 
 
 def test_a_sequence_that_sets_ids_aside_and_tables_that_were_never_analyzed() -> None:
     assert say.sequence([(20, "s")]).remedy == "ALTER SEQUENCE s CACHE 1;"
     assert [say.sequence(rows).verdict for rows in ([(20, "s")], [(1, "s")], [])] == [WARNING, OK, OK]
-    assert [say.statistics(never, 3).verdict for never in (1, 0)] == [NOTE, OK]
+    assert [say.statistics(never, 3, "s").verdict for never in (1, 0)] == [NOTE, OK]
+    assert say.statistics(1, 3, "s").remedy == f'ANALYZE "s"."{OUTBOX}", "s"."{CORE}";'
 
 
 ENABLED, DISABLED, MISSING = ("t1", "g", "O", None), ("t2", "g", "D", None), ("t3", None, None, "CREATE TRIGGER …")
@@ -135,8 +101,8 @@ ENABLED, DISABLED, MISSING = ("t1", "g", "O", None), ("t2", "g", "D", None), ("t
     [
         ([ENABLED], OK, "enabled on 1 table", ""),
         ([ENABLED] * 2, OK, "enabled on 2 tables", ""),
-        ([], WARNING, "none announces", "producers install"),
-        ([MISSING], WARNING, "none announces", "producers install"),
+        ([], WARNING, "none announces", "producers install postgresql://ann@db/shop"),
+        ([MISSING], WARNING, "none announces", "producers install postgresql://ann@db/shop"),
         ([MISSING, DISABLED], WARNING, "disabled on t2:", "ALTER TABLE t2 ENABLE TRIGGER g;"),
         ([("t0", "g", "R", None), DISABLED], WARNING, "disabled on t0 and 1 more:", "ALTER TABLE t0 ENABLE TRIGGER g;"),
         ([ENABLED, MISSING], WARNING, "missing on t3:", "CREATE TRIGGER …;"),
@@ -144,22 +110,32 @@ ENABLED, DISABLED, MISSING = ("t1", "g", "O", None), ("t2", "g", "D", None), ("t
     ],
 )
 def test_triggers(rows: list[tuple[Any, ...]], verdict: Verdict, found: str, remedy: str) -> None:
-    it = say.trigger(rows)
+    it = say.trigger(rows, HERE)
     assert (it.verdict, found in it.found, remedy in it.remedy, bool(it.remedy)) == (verdict, True, True, bool(remedy))
 
 
 @pytest.mark.parametrize(
     ("rows", "verdict", "found", "remedy"),
     [
-        (None, NOTE, "ann may not read s.ff_attachment", 'GRANT SELECT ON s.ff_attachment TO "ann";'),
+        (None, NOTE, 'ann may not read "s"."ff_attachment"', 'GRANT SELECT ON "s"."ff_attachment" TO "ann";'),
         ([], OK, "none", ""),
         ([("one", "t1", True, True), ("two", "t2", True, True)], OK, "one, two", ""),
-        ([("one", "t1", True, True), ("it's", "t2", False, False)], NOTE, "t2 is gone", """detach … 'it'"'"'s'"""),
-        ([("one", "t1", True, False)], WARNING, "triggers on t1 are missing", "--name one"),
+        (
+            [("one", "t1", True, True), ("it's", "t2", False, False)],
+            NOTE,
+            "t2 is gone",
+            """detach postgresql://ann@db/shop 'it'"'"'s' --schema s""",
+        ),
+        (
+            [("one", "t1", True, False)],
+            WARNING,
+            "triggers on t1 are missing",
+            "attach postgresql://ann@db/shop --name one --schema s",
+        ),
     ],
 )
 def test_tables_of_jobs(rows: Sequence[tuple[Any, ...]] | None, verdict: Verdict, found: str, remedy: str) -> None:
-    it = say.attachments(rows, "s.ff_attachment", "ann")
+    it = say.attachments(rows, "s", "ann", HERE)
     assert (it.verdict, found in it.found, remedy in it.remedy, bool(it.remedy)) == (verdict, True, True, bool(remedy))
 
 

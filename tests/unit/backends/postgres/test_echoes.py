@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import cast
 
 import psycopg
@@ -14,6 +13,7 @@ from ffcompletion.backends.postgres.session import Session
 from ffcompletion.contract.stats import BackendState
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.connection_state import ConnectionState
+from ffcompletion.foreign.logs import logger
 
 
 class Line:
@@ -39,7 +39,7 @@ class Checked:
     """Echoes over a session, in a state."""
 
     def __init__(self, line: Line, *, live: bool) -> None:
-        self.connection = ConnectionState("x", logging.getLogger("ffcompletion.test"), None, Backoff())
+        self.connection = ConnectionState("x", logger("ffcompletion.test"), None, Backoff())
         if live:
             self.connection.live()
         else:
@@ -79,9 +79,9 @@ async def test_while_polling_two_echoes_in_a_row_make_it_live() -> None:
         if heard:
             line.hears()
         now = checked.echoes.next_at
-        state = await checked.at(now)
+        await checked.at(now)
         now = max(now, checked.echoes.next_at)
-    assert state is BackendState.LIVE
+    assert checked.connection.state is BackendState.LIVE
     assert line.sent == ["1", "2", "3", "4"]
 
 

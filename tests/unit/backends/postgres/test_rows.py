@@ -27,7 +27,7 @@ def test_rows_are_payloads_and_no_cursor_passes_the_watermark() -> None:
     assert [(one.execution_id, one.outcome, one.produced_at_ms, one.flow_id, one.cursor) for one in found.payloads] == [
         (NAMES[event_id], "success", 17, FLOW, AT(min(event_id, 2))) for event_id in (1, 2, 4)
     ]
-    assert all(type(one.execution_id) is ExecutionId and type(one.flow_id) is FlowId for one in found.payloads)
+    assert {(type(one.execution_id), type(one.flow_id)) for one in found.payloads} == {(ExecutionId, FlowId)}
 
 
 def test_what_a_row_lacks_is_absent() -> None:
