@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Final, Self, final
 
 import msgspec
@@ -255,14 +255,10 @@ class Reconciler:
     def _follow_clock(self) -> None:
         """The server's clock was put back: by what it says now, the streams were opened earlier."""
         _log.warning("the server's clock has gone back; what it writes now is looked for by its new time")
-        for source in self._sources():
+        for source in (member for group in self._hub.groups for member in group.members):
             source.opened_ms = min(source.opened_ms, self._opened_ms(source.opened_at))
             if source.backlog is not None:
                 source.backlog.lower(self.reconciliation.since_ms)
-
-    def _sources(self) -> Iterable[Source]:
-        for group in self._hub.groups:
-            yield from group.members
 
     # ── one stream ───────────────────────────────────────────────────────────────────────────────────────────────
 
