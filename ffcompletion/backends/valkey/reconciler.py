@@ -169,6 +169,7 @@ class Reconciler:
                         pace.begin(time.monotonic())
                         await self._pass(old=self._baseline_due)
                         self._baseline_due = False
+                        self._answered()
                         pace.end(time.monotonic())
                 backoff.reset()
             except (GlideError, OSError, TimeoutError, EngineError) as exc:
@@ -212,10 +213,12 @@ class Reconciler:
                     translated(exc, self._settings.options.shown, "reconcile"),
                 )
             self.off = named(exc)
-        else:
-            if self.off:
-                self.off = ""
-                _log.info("reconciling is on again")
+
+    def _answered(self) -> None:
+        """The whole index was read."""
+        if self.off:
+            self.off = ""
+            _log.info("reconciling is on again")
 
     # ── all streams ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -228,10 +231,10 @@ class Reconciler:
         skip: Mapping[str, int] = {}
         while not complete:
             page = await self._page(since, skip=skip)
-            candidates = [] if old else reconciliation.candidates(page.entries)
+            candidates = [] if old else reconciliation.candidates(page.entries, time.monotonic())
             payloads, without_record = await self._index.payloads(candidates)
             # Some may have been announced while their records were read.
-            still = {found.execution_id for found in reconciliation.candidates(page.entries)}
+            still = {found.execution_id for found in reconciliation.candidates(page.entries, time.monotonic())}
             payloads = [payload for payload in payloads if payload.execution_id in still]
             ids = [payload.execution_id for payload in payloads]
             reconciliation.record(page.entries, ids, page.upto, time.monotonic())

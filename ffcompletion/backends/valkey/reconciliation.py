@@ -211,18 +211,20 @@ class Reconciliation:
         self._taken = len(self._batches)
         self._index, self._indexed = {}, 0
 
-    def candidates(self, entries: Iterable[Entry]) -> list[Candidate]:
-        """Those of the entries, read after ``begin``, that no announcement explains."""
+    def candidates(self, entries: Iterable[Entry], now: float) -> list[Candidate]:
+        """Those of the entries, read after ``begin`` and by ``now`` (seconds, monotonic), that no announcement explains."""
         # Those that have arrived since the last page; a pass of many pages does not start over each time.
         self._index.update(latest(islice(self._batches, self._indexed, None)))
         self._indexed = len(self._batches)
         announced = self._index
+        # By then the pass may have taken long, and what was written meanwhile is news.
+        latest_ms = self.server_ms(now) + SLACK_MS
         found: list[Candidate] = []
         for execution_id, score in entries:
             if self._known.get(execution_id) == score:
                 continue
             # It lies ahead of a clock that was put back, and behind what was settled before: it is old.
-            if self._server_ms + SLACK_MS < score <= self._settled_ahead:
+            if latest_ms < score <= self._settled_ahead:
                 continue
             at = announced.get(execution_id)
             if at is None or score > at + SLACK_MS:

@@ -90,7 +90,7 @@ class Reconciling(RuleBasedStateMachine):
             upto = part[-1][1] if number + page < len(entries) else 1 << 62
             found = [
                 (ExecutionId(news.execution_id), news.score_ms)
-                for news in self.reconciler.candidates(part)
+                for news in self.reconciler.candidates(part, self.now)
                 if not news.doubtful or self.replays[ExecutionId(news.execution_id)]
             ]
             self.reconciler.record(part, [id_ for id_, _ in found], upto, self.now)
@@ -160,6 +160,16 @@ def test_a_clock_that_went_back_is_followed() -> None:
     reconciler.begin(ServerTime(START - 3_600_000 + 10_000, 10.0, 10.0))
     assert reconciler.stepped_back
     assert reconciler.since_ms == START - 3_600_000 - OVERLAP
+
+
+def test_after_a_clock_went_back_what_lies_ahead_of_it_is_old() -> None:
+    """But not what was written while a pass took long."""
+    reconciler = Reconciliation(overlap_ms=OVERLAP, limit=100)
+    reconciler.begin(ServerTime(START + 3_600_000, 0.0, 0.0))
+    reconciler.end()
+    reconciler.begin(ServerTime(START + 10_000, 10.0, 10.0))
+    entries = [(IDS[0], START + 1_800_000), (IDS[1], START + 12_000)]
+    assert [found.execution_id for found in reconciler.candidates(entries, 12.0)] == [IDS[1]]
 
 
 def test_an_answer_that_took_long_is_no_clock_that_went_back() -> None:
