@@ -202,9 +202,10 @@ async def _as_completed(backend: CompletionBackend, wait: Wait) -> AsyncGenerato
         return
     async with AsyncExitStack() as stack:
         watch = await stack.enter_async_context(watching(backend))
+        # Before the stream is there: what it yields first, without a turn of the loop, is news too.
+        stack.enter_context(watch.waiting(wait))
         async with deadline.of(watch, late):
             await watch.open()
-        stack.enter_context(watch.waiting(wait))
         while True:
             while wait.answers:
                 yield wait.answers.popleft()

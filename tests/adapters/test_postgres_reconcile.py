@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend
+from ffcompletion.backends.postgres import PostgresBackend, reconciler, unread
+from ffcompletion.backends.postgres.silent_reading import SilentReading
 from ffcompletion.producers import install
 from tests.worlds import Done, PostgresWorld, done, eventually, first, insert, nothing, some
 
@@ -97,6 +99,65 @@ async def test_each_of_a_thousand_cancels_is_seen_once(server: PostgresWorld) ->
             assert {p.execution_id for p in await some(resumed, 500, 30)} == mine
             await asyncio.sleep(0.5)
             await nothing(resumed, done(namespace="a"), server)
+
+
+async def test_what_ends_while_a_look_is_under_way_has_its_row(
+    server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes: nobody is told that it failed. Live, and for who wants results, which are read apart."""
+    items: list[Done] = []
+    read = SilentReading.read
+
+    async def later(self: SilentReading, *values: Any) -> object:
+        # Between what a look begins with and its first page, and again before the next one.
+        if len(items) < 6:
+            items.append(item := done(namespace="a"))
+            await server.begins(item)
+            await finish(server, item)
+        return await read(self, *values)
+
+    monkeypatch.setattr(SilentReading, "read", later)
+    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend:
+        async with ffc.subscribe(backend, A) as stream, ffc.subscribe(backend, A, results=True) as rich:
+            await eventually(lambda: len(items) == 6)
+            await server.begins(silent := done(namespace="a"))
+            await cancel(server, silent)
+            for each in (stream, rich):
+                got = {(item.execution_id, item.outcome) for item in await some(each, 7)}
+                assert got == {*((item.execution_id, "success") for item in items), (silent.execution_id, "cancelled")}
+
+
+async def test_a_partition_that_somebody_fills_holds_up_no_look(
+    server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long its pages take: what ends elsewhere is looked for between two of them."""
+    monkeypatch.setattr(unread, "_MOST_ROWS", 32)
+    monkeypatch.setattr(reconciler, "_TURN_S", 0.05)
+    item, pages, ended_at = done(namespace="a"), 0, 0
+    read = SilentReading.read
+
+    async def counted(self: SilentReading, conn: Any, lookups: Any, plan: Any, piece: Sequence[unread.Mark]) -> object:
+        nonlocal pages, ended_at
+        if [mark.key for mark in piece] == [5]:
+            # Its records are many, and nothing else is left in this look.
+            pages += 1
+            if not ended_at:
+                await cancel(server, item)
+                ended_at = pages
+            await asyncio.sleep(0.1)
+        return await read(self, conn, lookups, plan, piece)
+
+    monkeypatch.setattr(SilentReading, "read", counted)
+    await server.begins(item)
+    async with PostgresBackend(server.url, reconcile_interval=0.2) as backend:
+        async with ffc.subscribe(backend, A) as stream:
+            await server.sql(
+                "INSERT INTO ff_exec_core (partition_key, execution_id, lane_id, lifecycle_phase, terminal_at_ms, raw_fields)"
+                f" SELECT 5, gen_random_uuid(), 'default', 'cancelled', {NOW}, '{{\"namespace\":\"mallory\"}}'"
+                " FROM generate_series(1, 2000)"
+            )
+            assert (await first(stream)).execution_id == item.execution_id
+    assert pages - ended_at <= 6
 
 
 async def test_what_has_a_row_is_not_found_again_and_a_replay_is_new(server: PostgresWorld) -> None:

@@ -433,6 +433,15 @@ async def test_a_backend_that_can_only_be_listened_to() -> None:
         await soon(ffc.wait_for_completion(backend, id_))
 
 
+async def test_what_a_stream_yields_first_is_news_too() -> None:
+    """Without a turn of the loop between the subscription and it: whoever waits is on the list by then."""
+    backend: Any = _Listens()
+    id_ = ffc.ExecutionId(UNKNOWN)
+    backend.queue.put_nowait(ffc.CompletionPayload(id_, "success"))
+    assert (await ffc.wait_for_completion(backend, id_, timeout=5)).outcome == "success"
+    await eventually(lambda: not tasks())
+
+
 class _ClosesSlowly(_Listens):
     """Whose streams take their time to close."""
 

@@ -12,7 +12,7 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import snapshots
-from ffcompletion.backends.valkey import ValkeyBackend, index, lanes, replies, state
+from ffcompletion.backends.valkey import ValkeyBackend, index, lanes, replies, scanning, state
 from ffcompletion.backends.valkey.index import TerminalIndex
 from ffcompletion.backends.valkey.lanes import Lanes
 from tests.worlds import FLOW, Done, PostgresWorld, ValkeyWorld, World, done, eventually, first, member
@@ -27,13 +27,15 @@ def largest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen = [0]
     begin = TerminalIndex.__init__
 
-    def counted(self: TerminalIndex, execute: replies.Execute, given: Sequence[str]) -> None:
+    def counted(
+        self: TerminalIndex, execute: replies.Execute, given: Sequence[str], patiently: replies.Execute | None = None
+    ) -> None:
         async def counting(commands: Sequence[Sequence[str]]) -> Sequence[object]:
             answers = await execute(commands)
             seen[0] = max([seen[0], *(len(each) for each in answers if isinstance(each, (dict, set)))])
             return answers
 
-        begin(self, counting, given)
+        begin(self, counting, given, patiently)
 
     monkeypatch.setattr(TerminalIndex, "__init__", counted)
     return seen
@@ -164,7 +166,7 @@ async def test_a_flow_of_more_members_than_anybody_asks_for(world: World, monkey
         pytest.skip("the servers")
     monkeypatch.setattr(state, "MOST_MEMBERS", 700)
     monkeypatch.setattr(snapshots, "MOST_MEMBERS", 700)
-    monkeypatch.setattr(replies, "_SCANNED", "10")
+    monkeypatch.setattr(scanning, "_SCANNED", "10")
     items = [member(FLOW) for _ in range(705)]
     ids = [item.execution_id for item in items]
     key = f"ff:flow:{ids[0].partition('}')[0]}}}:{FLOW}:members"

@@ -310,8 +310,8 @@ async def test_an_executions_tags_are_bounded_before_they_are_asked_for(
     replies: list[object] = []
     real = connection.batch
 
-    async def batch(client: Client, asked: Sequence[Sequence[str]]) -> list[object]:
-        answers = await real(client, asked)
+    async def batch(client: Client, asked: Sequence[Sequence[str]], *, patience: int) -> list[object]:
+        answers = await real(client, asked, patience=patience)
         replies.extend(answers)
         return answers
 

@@ -27,6 +27,8 @@ class Echoes:
         self._connection = connection
         self._heartbeat = Heartbeat(0.0, interval_s=_ECHO_EVERY_S, deadline_s=ECHO_DEADLINE_S)
         self._while_polling = 0
+        # How much had been heard when the last echo was sent.
+        self._heard = 0
 
     @property
     def next_at(self) -> float:
@@ -39,15 +41,19 @@ class Echoes:
         self._heartbeat.restart(now)
 
     async def check(self, session: Session, now: float) -> None:
-        """Take the echoes that came, send one if it is time. Raises driver errors, also for one that is overdue."""
+        """Take the echoes that came, send one if it is time. Raises driver errors, also for one that is overdue.
+
+        A connection on which anything has come meanwhile is not dead: in a flood the echo waits behind all of it.
+        """
         for echo in session.inbox.take_echoes():
             self._received(echo, now)
         if self._heartbeat.expired(now):
-            if self._connection.state is BackendState.LIVE:
+            if self._connection.state is BackendState.LIVE and session.inbox.heard == self._heard:
                 raise psycopg.OperationalError("the listener went silent: no echo")
             self.restart(now)
         nonce = self._heartbeat.due(now)
         if nonce is not None:
+            self._heard = session.inbox.heard
             if session.in_recovery and await session.promoted():
                 raise psycopg.OperationalError("the replica was promoted")
             await session.echo(nonce)

@@ -32,8 +32,10 @@ __all__ = ["Reconciler"]
 
 _log: Final = logger("ffcompletion.postgres")
 
-# Pages in one turn, of a look and for streams that are behind: then the others have theirs.
+# Pages in one turn, of a look and for streams that are behind, and for how long: then the others have theirs. A page may
+# take a second where somebody has filled a partition, and what ended elsewhere meanwhile is not to wait for many of them.
 _PAGES: Final = 16
+_TURN_S: Final = 0.5
 # How soon what a turn has left is gone on with, and streams that could not take all of it are looked after.
 _AGAIN_S: Final = 0.1
 # A stream that resumes reads its stored rows first, on the connection that has just been asked about its position: a
@@ -59,6 +61,10 @@ class Reconciler:
         self._unread = Unread()
         self._began: dict[int | None, tuple[int, float]] = {}
         self._wanted_again: set[int | None] = set()
+        # Since when everything has been looked at, and for how long, until that is done.
+        self._whole: tuple[float, float] | None = None
+        # How many times a stream that was behind has had its turn.
+        self._served = 0
         self._conn: Connection | None = None
         self._serving: dict[Receiver, asyncio.Task[None]] = {}
         self._serving_on: dict[Receiver, Connection] = {}
@@ -145,7 +151,7 @@ class Reconciler:
                     if not self._unread and not self._behind(results=False):
                         return True
                     plan = await self._planning.with_lanes(conn, plan)
-                    await self._reading.ask_issued(conn)
+                    await self._reading.ask_numbering(conn)
                 await self._read_on(conn, lookups, plan, seconds)
                 await self._catch_up(conn, lookups, plan, seconds)
             finally:
@@ -186,6 +192,8 @@ class Reconciler:
         silent, changes, unread = self._silent, self._planning.changes, self._unread
         started, count = time.monotonic(), len(unread)
         together = changes.together(count)
+        if count == len(plan.keys):
+            self._whole = (started, 0.0)
         for _ in range(max(_PAGES, -(-count // together))):
             if not (piece := unread.piece(together)):
                 break
@@ -201,9 +209,14 @@ class Reconciler:
             self.found += len(candidates)
             for key in unread.read(piece, last):
                 self._looked_at(key)
+            if time.monotonic() - started > _TURN_S:
+                break
         silent.end()
-        if count == len(plan.keys) and not unread:
-            changes.looked_at_all(started, time.monotonic() - started)
+        if self._whole is not None:
+            began, took_s = self._whole[0], self._whole[1] + time.monotonic() - started
+            self._whole = (began, took_s) if unread else None
+            if not unread:
+                changes.looked_at_all(began, took_s)
 
     def _looked_at(self, key: int | None) -> None:
         began_ms, asked_at = self._began.pop(key)
@@ -235,10 +248,16 @@ class Reconciler:
 
     async def _catch_up(self, conn: Connection, lookups: Lookups, plan: Plan, seconds: float) -> None:
         """On behalf of streams that were resumed, or could not take what was found: in turn, a page each."""
+        started = time.monotonic()
         for _ in range(_PAGES):
-            gone_on = False
-            for receiver in self._behind(results=False):
+            gone_on, behind = False, self._behind(results=False)
+            # Where the last turn ended: whoever comes first is not always the same.
+            first = self._served % len(behind) if behind else 0
+            for receiver in behind[first:] + behind[:first]:
                 gone_on |= await self._reading.advance(conn, lookups, plan, seconds, receiver)
+                self._served += 1
+                if time.monotonic() - started > _TURN_S:
+                    return
             if not gone_on:
                 break
 
@@ -259,7 +278,7 @@ class Reconciler:
                     if plan is None:
                         return
                     plan = await self._planning.with_lanes(conn, plan)
-                    await self._reading.ask_issued(conn)
+                    await self._reading.ask_numbering(conn)
                 while await self._reading.advance(conn, lookups(), plan, seconds, receiver) and not self._stopping:
                     pass
         except Exception as exc:  # noqa: BLE001  # whatever it is, the next turn reads what this one did not

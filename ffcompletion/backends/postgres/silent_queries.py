@@ -19,6 +19,11 @@ _COLUMNS: Final[LiteralString] = (
 _WEIGHT: Final[LiteralString] = "coalesce(octet_length(r.namespace), 0) + coalesce(octet_length(r.tags), 0)"
 # Of texts in one page; one end at the least, whatever it weighs.
 _MOST_BYTES: Final[LiteralString] = "1048576"
+# The last id that a sequence has given out, once this statement's snapshot is taken: no row that it sees is beyond it.
+_ISSUED: Final[LiteralString] = (
+    "coalesce((SELECT CASE WHEN has_sequence_privilege(s, 'USAGE, SELECT') THEN pg_sequence_last_value(s::regclass) END"
+    " FROM (SELECT %s::bigint::oid AS s) t), 9223372036854775807)"
+)
 # The words that tell an expiry have no more characters.
 _FAILURE: Final[LiteralString] = "CASE WHEN " + WHOLE + " THEN left(c.raw_fields->>'last_failure_message', 32)"
 
@@ -34,7 +39,8 @@ class SilentQueries:
         """Terminal records without a row in the outbox, a page of them: with ``keys`` in the partitions ``%s`` (smallint[]),
         in this order, that ended at the times ``%s`` (bigint[], ms) or later, and behind the executions ``%s`` (uuid[])
         where those are named; of lanes ``%s`` (text[]); all that ended no later than ``%s``, and whose row would be no
-        older than ``%s`` ms before, with an id up to ``%s``; of one partition, and altogether, at most ``%s``, twice.
+        older than ``%s`` ms before, with an id that sequence ``%s`` (bigint; NULL: any) has given out; of one partition,
+        and altogether, at most ``%s``, twice.
 
         The last column is how many the page would have had without the bound on its bytes.
         """
@@ -54,7 +60,9 @@ class SilentQueries:
                 " WHERE e.partition_key = c.partition_key AND e.execution_id = c.execution_id"
                 " AND e.outcome <> 'resumable' AND e.occurred_at_ms >= c.terminal_at_ms - %s"
                 # Another tenant's row announces nothing of this one's, nor one that is not looked at.
-                " AND e.event_id <= %s AND (e.namespace IS NULL OR coalesce(e.namespace = c.raw_fields->>'namespace', true)))"
+                " AND e.event_id <= "
+                + _ISSUED
+                + " AND (e.namespace IS NULL OR coalesce(e.namespace = c.raw_fields->>'namespace', true)))"
                 " ORDER BY c.terminal_at_ms, c.execution_id, c.partition_key LIMIT %s"
             )
             # Partitions come in the order in which they are named: what lies behind a full page is not read.

@@ -30,7 +30,6 @@ __all__ = ["OVERLAP_MS", "SilentReading", "give"]
 OVERLAP_MS: Final = 60_000
 # Partitions in one question on behalf of one stream.
 _TOGETHER: Final = 64
-_LARGEST: Final = (1 << 63) - 1
 
 
 @final
@@ -43,7 +42,8 @@ class SilentReading:
         self._budgets = WeakKeyDictionary[Receiver, Budget]()
         # The server's time, and when that was by our own clock.
         self._server_ms = (0, 0.0)
-        self._issued = _LARGEST
+        # The sequence that numbers the outbox, if one does.
+        self._numbered_by: int | None = None
         self.pages: Pages = Pages()
 
     @property
@@ -57,17 +57,17 @@ class SilentReading:
         self._server_ms = (server_ms, time.monotonic())
 
     async def ask(self, conn: Connection) -> int:
-        """The server's time; and how far its outbox is numbered, which comes before each turn of reading."""
+        """The server's time; and what numbers its outbox, which comes before each turn of reading."""
         sent = time.monotonic()
         ((ms,),) = cast("list[tuple[int]]", await (await conn.execute(SERVER_MS, prepare=False)).fetchall())
         self._server_ms = (ms, sent)
-        await self.ask_issued(conn)
+        await self.ask_numbering(conn)
         return ms
 
-    async def ask_issued(self, conn: Connection) -> None:
-        """How far the outbox is numbered by now."""
-        issued = await (await conn.execute(*self._numbering.issued(), prepare=False)).fetchone()
-        self._issued = _LARGEST if issued is None or issued[0] is None else issued[0]
+    async def ask_numbering(self, conn: Connection) -> None:
+        """What numbers the outbox by now."""
+        sequence = await (await conn.execute(*self._numbering.numbered_by(), prepare=False)).fetchone()
+        self._numbered_by = None if sequence is None else sequence[0]
 
     async def read(
         self, conn: Connection, lookups: Lookups, plan: Plan, piece: Sequence[Mark]
@@ -84,7 +84,7 @@ class SilentReading:
                 conn,
                 query,
                 # What is to end in the future would be read in each look until then.
-                [*values, self.now_ms + OVERLAP_MS, SLACK_MS, self._issued, limit, limit],
+                [*values, self.now_ms + OVERLAP_MS, SLACK_MS, self._numbered_by, limit, limit],
                 prepare=lookups.prepare,
                 tuned_already=lookups.tuned,
             )

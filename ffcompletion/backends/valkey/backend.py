@@ -42,7 +42,7 @@ _log: Final = logger("ffcompletion.valkey")
 @final
 class ValkeyBackend(NetworkedBackend[Commands, Supervisor]):
     """Completions that FlowFabric publishes on Valkey, 7.2 or later. One subscriber connection serves any number of
-    streams; a second connection reads keys. At least once, while the engine keeps the execution (24 h by default).
+    streams; a second connection reads keys, and a third what may be large: results. At least once, while the engine keeps the execution (24 h by default).
 
     ``url``: ``valkey://[user[:password]@]host[:port][,host…][/database][?cluster=true]``, ``valkeys://`` for TLS
     (``redis://`` and ``rediss://`` are aliases).

@@ -1,16 +1,23 @@
-"""The connection that keys are read on: the backend's exchange, which streams and questions share."""
+"""The connection that keys are read on: the backend's exchange, which streams and questions share.
+
+What is asked goes in pieces that shrink where answers are late, and grow again where they come at once: over a slow link,
+or where somebody has stored something very large, a piece that is too large would fail each time, and hold up the rest.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final, final
 
 from glide import ClosingError, GlideError
+from glide import TimeoutError as GlideTimeoutError
 
 from ffcompletion.backends.valkey.connection import Client, batch, close_now, make_client
 from ffcompletion.backends.valkey.lengths import Lengths
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.replies import TooSlowError
 
 __all__ = ["Commands"]
 
@@ -20,14 +27,25 @@ _ANSWER_S: Final = 5.0
 _CONNECT_S: Final = 15.0
 # Commands in one pipeline: some milliseconds of the server's, a reply of some MB at the most.
 _PIECE: Final = 4_096
+# The next piece is half as large after so many seconds, and twice as large after fewer than these; after none at all it
+# is a part of what failed.
+_SLOW_S: Final = 1.0
+_QUICK_S: Final = 0.25
+_PART: Final = 8
+# How many times the usual time a single command may take on a connection that is meant for such.
+_LONGEST: Final = 16
 
 
 @final
 class Commands:
     """A client, made when first needed and made anew when it fails."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, patient: bool = False) -> None:
+        """``patient``: for what may be large. A command that was too slow may take twice as long the next time."""
         self._options = options
+        self._longest = _LONGEST if patient else 1
+        self._patience = 1
+        self._most = _PIECE
         self._client: Client | None = None
         # Whether the present one has answered: only then can its failing mean that it has grown stale.
         self._proven = False
@@ -36,7 +54,8 @@ class Commands:
         self._lengths = Lengths()
 
     async def execute(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
-        """All replies, in order; an error of one command is its reply. Raises glide's errors for all the rest.
+        """All replies, in order; an error of one command is its reply. Raises glide's errors for all the rest, and
+        ``TooSlowError`` where it is one command that gets no answer.
 
         Everything that is asked here is only read. So where a client fails that has worked before, a fresh one is
         asked once more: the old one's connection may have been dead for hours.
@@ -45,19 +64,45 @@ class Commands:
 
     async def _in_pieces(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
         replies: list[object] = []
-        for start in range(0, len(commands), _PIECE):
-            replies += await self._piece(commands[start : start + _PIECE])
+        again = False
+        while len(replies) < len(commands):
+            piece = commands[len(replies) : len(replies) + self._most]
+            started = time.monotonic()
+            try:
+                replies += await self._piece(piece)
+            except (GlideTimeoutError, TimeoutError):
+                self._most = max(1, len(piece) // _PART)
+                # A server that is away is nobody's fault, and is not asked for less and less.
+                await self._answer(await self._connected(), [("PING",)])
+                if len(piece) == 1:
+                    self._patience = min(self._longest, self._patience * 2)
+                    if again:
+                        raise TooSlowError(piece[0]) from None
+                    again = True
+            else:
+                again = False
+                self._paced(len(piece), time.monotonic() - started)
         return replies
+
+    def _paced(self, count: int, took_s: float) -> None:
+        if took_s > _SLOW_S:
+            self._most = max(1, count // 2)
+        elif took_s < _QUICK_S:
+            self._patience = max(1, self._patience // 2)
+            if count == self._most:
+                self._most = min(_PIECE, self._most * 2)
 
     async def _piece(self, commands: Sequence[Sequence[str]]) -> list[object]:
         client = await self._connected()
-        proven = self._proven
+        proven, patience = self._proven, self._patience if len(commands) == 1 else 1
         try:
-            return await self._answer(client, commands)
-        except (GlideError, OSError, TimeoutError):
+            return await self._answer(client, commands, patience)
+        except (GlideTimeoutError, TimeoutError):
+            raise
+        except (GlideError, OSError):
             if not proven:
                 raise
-        return await self._answer(await self._connected(), commands)
+        return await self._answer(await self._connected(), commands, patience)
 
     async def _connected(self) -> Client:
         async with asyncio.timeout(_CONNECT_S), self._making:
@@ -70,10 +115,10 @@ class Commands:
                 self._client, self._proven = client, False
             return self._client
 
-    async def _answer(self, client: Client, commands: Sequence[Sequence[str]]) -> list[object]:
+    async def _answer(self, client: Client, commands: Sequence[Sequence[str]], patience: int = 1) -> list[object]:
         try:
-            async with asyncio.timeout(_ANSWER_S):
-                replies = await batch(client, commands)
+            async with asyncio.timeout(_ANSWER_S * patience):
+                replies = await batch(client, commands, patience=patience)
         except (GlideError, OSError, TimeoutError):
             # It alone is given up: others may be asking its successor already.
             if self._client is client:

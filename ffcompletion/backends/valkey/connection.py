@@ -17,6 +17,7 @@ from glide import (
     AdvancedGlideClusterClientConfiguration,
     BackoffStrategy,
     Batch,
+    BatchOptions,
     ClusterBatch,
     ClusterBatchOptions,
     GlideClient,
@@ -114,11 +115,12 @@ async def make_client(options: Options, on_message: Callable[[PubSubMsg, object]
 
 
 async def batch(
-    client: Client, commands: Sequence[Sequence[str | bytes]], *, route_to_channel: bool = False
+    client: Client, commands: Sequence[Sequence[str | bytes]], *, route_to_channel: bool = False, patience: int = 1
 ) -> list[object]:
     """Send all in one pipeline; an error of one command is its reply, not an exception.
 
-    ``route_to_channel``: in a cluster, to the node where glide subscribes to the engine's channel.
+    ``route_to_channel``: in a cluster, to the node where glide subscribes to the engine's channel. ``patience``: how many
+    times the usual time it may take.
     """
     if not commands:
         # glide takes a pipeline without a command for an error.
@@ -126,11 +128,13 @@ async def batch(
     if isinstance(client, GlideClusterClient):
         many = ClusterBatch(is_atomic=False)
         _fill(many, commands)
-        options = ClusterBatchOptions(route=SlotKeyRoute(SlotType.PRIMARY, CHANNEL)) if route_to_channel else None
+        route = SlotKeyRoute(SlotType.PRIMARY, CHANNEL) if route_to_channel else None
+        options = ClusterBatchOptions(_REQUEST_MS * patience, route) if route_to_channel or patience > 1 else None
         return await client.exec(many, raise_on_error=False, options=options) or []
     one = Batch(is_atomic=False)
     _fill(one, commands)
-    return await client.exec(one, raise_on_error=False) or []
+    longer = BatchOptions(_REQUEST_MS * patience) if patience > 1 else None
+    return await client.exec(one, raise_on_error=False, options=longer) or []
 
 
 def _fill(pipeline: Batch | ClusterBatch, commands: Sequence[Sequence[str | bytes]]) -> None:

@@ -155,9 +155,10 @@ class _Line:
 class Filtering:
     """Owns the lines."""
 
-    def __init__(self, hub: Hub[Source], execute: Execute) -> None:
+    def __init__(self, hub: Hub[Source], execute: Execute, patiently: Execute) -> None:
+        """``patiently``: runs what may take long, so that nobody else waits for it."""
         self._hub = hub
-        self._asking = Asking(Lookups(execute))
+        self._asking = Asking(Lookups(execute, patiently))
         self._lines = [_Line(hub, self._asking, results=results) for results in (False, True)]
 
     def announced(self, payloads: Sequence[CompletionPayload], settled_ms: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, cast, final
@@ -14,6 +15,7 @@ from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, Server
 from ffcompletion.backends.valkey.replies import (
     PARTITION_COUNT,
     Execute,
+    TooSlowError,
     flow_of,
     partition_count,
     raise_refusal,
@@ -27,11 +29,11 @@ from ffcompletion.contract.payload import CompletionPayload
 
 __all__ = ["MOST", "IndexPage", "TerminalIndex"]
 
-# Entries per key and read: with 256 partitions at most 51,200 in one reply of some 5 MB.
+# Entries per key and read.
 _PER_KEY: Final = 200
 _LEAST_PER_KEY: Final = 8
-MOST: Final = 1 << 30
-"""As many entries as there are."""
+MOST: Final = 51_200
+"""As many entries as a page may hold: some 5 MB, and 200 of each key with 256 partitions."""
 _BEYOND: Final = 1 << 62
 # Entries of one millisecond in a page, of all the keys that hold more of them.
 _AT_ONCE: Final = 10_000
@@ -40,6 +42,15 @@ _NOTHING: Final[Mapping[str, int]] = {}
 _LANES_SCANNED: Final = 4 * MOST_LANES
 # Keys in one pipeline, however many lanes there are.
 _KEYS_AT_ONCE: Final = 4_096
+# What one key's entries may come to in one reply: of one that holds larger ones fewer are asked for.
+_BYTES: Final = 1 << 20
+# An id has some 50 characters. What is longer is none, and is not kept.
+_LONGEST: Final = 256
+# A key whose entries come as quickly as this may be asked for twice as many of them.
+_QUICK_S: Final = 0.25
+_FEWER: Final = 8
+# Entries that are looked at between two turns of the loop.
+_IN_ONE_GO: Final = 10_000
 
 
 @final
@@ -68,11 +79,15 @@ class IndexPage(msgspec.Struct, frozen=True):
 class TerminalIndex:
     """What is asked of the index. Raises glide's errors, also where one command of a pipeline was refused."""
 
-    def __init__(self, execute: Execute, lanes: Sequence[str]) -> None:
+    def __init__(self, execute: Execute, lanes: Sequence[str], patiently: Execute | None = None) -> None:
+        """``patiently``: runs what may take long, where others wait for ``execute`` too."""
         self._execute = execute
+        self._patiently = patiently or execute
         self._lanes = Lanes(lanes)
         self._partitions = partition_count(None)
         self._per_key = _LEAST_PER_KEY
+        # Keys with entries that are too large to be read as many at a time as others, and how many may be.
+        self._few: dict[str, int] = {}
 
     async def look(self) -> ServerTime:
         """The server's time. Learns lanes and partitions on the way."""
@@ -105,7 +120,8 @@ class TerminalIndex:
         per_key = min(max(2 * wanted // max(1, self.key_count), _LEAST_PER_KEY, self._per_key // 2), _PER_KEY)
         while True:
             found = _Found(since_ms, until_ms)
-            await self._read(found, per_key, skip)
+            if not await self._read(found, per_key, skip):
+                continue
             if found.cut is None:
                 # Unless the server's clock has gone beyond that meanwhile.
                 complete = until_ms >= found.asked_ms
@@ -114,11 +130,12 @@ class TerminalIndex:
             # Of the keys that hold more, the first to break off says how far the page is whole.
             upto = found.cut - 1
             whole = [entry for entry in found.entries if entry[1] <= upto]
-            if upto >= since_ms and (2 * len(whole) >= wanted or per_key >= _PER_KEY):
+            full = per_key >= _PER_KEY or len(found.entries) >= MOST
+            if upto >= since_ms and (2 * len(whole) >= wanted or full):
                 # Where a few keys hold most, the next page begins with what it took for this one.
                 self._per_key = per_key
                 return IndexPage(whole, upto, complete=False, unreadable=found.unreadable, asked_ms=found.asked_ms)
-            if upto < since_ms and per_key >= _PER_KEY:
+            if upto < since_ms and full:
                 # More at one millisecond than fit: a flow cancelled at once, say. A piece of it at a time.
                 given = {name: skip.get(name, 0) + found.at_once.get(name, 0) for name in {**skip, **found.at_once}}
                 first = [entry for entry in found.entries if entry[1] <= since_ms]
@@ -126,22 +143,63 @@ class TerminalIndex:
             # One key holds most of them.
             per_key *= 4
 
-    async def _read(self, found: _Found, per_key: int, skip: Mapping[str, int]) -> None:
+    async def _read(self, found: _Found, per_key: int, skip: Mapping[str, int]) -> bool:
+        """All keys, so many entries of each. False: fewer of some are to be asked for."""
         more = max(per_key, _AT_ONCE // max(1, len(skip)))
+
+        def asked(name: str) -> tuple[str, ...]:
+            count = min(more if name in skip else per_key, self._few.get(name, _AT_ONCE))
+            return _range(name, (found.since_ms, found.until_ms), skip.get(name, 0), count)
+
         # In pieces, and no piece is one moment: the server serves others in between.
         for names in self.names():
-            counts = [more if name in skip else per_key for name in names]
-            now, *replies = await self._execute([
-                ("TIME",),
-                *(
-                    _range(name, (found.since_ms, found.until_ms), skip.get(name, 0), count)
-                    for name, count in zip(names, counts, strict=True)
-                ),
-            ])  # fmt: skip
-            raise_refusal((now, *replies))
-            found.asked(server_ms(now))
-            for name, count, reply in zip(names, counts, replies, strict=True):
-                found.add(name, reply, count)
+            usual = [asked(name) for name in names if name not in self._few] if self._few else list(map(asked, names))
+            try:
+                now, *replies = await self._execute([("TIME",), *usual])
+                raise_refusal((now, *replies))
+                found.asked(server_ms(now))
+                await self._look_at(found, usual, replies)
+                for name in [name for name in names if name in self._few]:
+                    await self._read_few(found, asked(name))
+            except TooSlowError as exc:
+                self._ask_for_fewer(exc)
+                return False
+        return True
+
+    async def _read_few(self, found: _Found, command: Sequence[str]) -> None:
+        started = time.monotonic()
+        replies = await self._patiently([command])
+        raise_refusal(replies)
+        if time.monotonic() - started < _QUICK_S:
+            self._allow(command[1], 2 * self._few[command[1]])
+        await self._look_at(found, [command], replies)
+
+    def _ask_for_fewer(self, exc: TooSlowError) -> None:
+        """Raises it again where fewer cannot be asked for: it may take longer the next time."""
+        if exc.command[0] != "ZRANGE":
+            raise exc
+        name, count = exc.command[1], _count_of(exc.command)
+        known = name in self._few
+        self._allow(name, max(1, count // _FEWER))
+        if known and count == 1:
+            raise exc
+
+    def _allow(self, name: str, count: int) -> None:
+        if count < _PER_KEY:
+            self._few[name] = count
+        else:
+            self._few.pop(name, None)
+
+    async def _look_at(self, found: _Found, commands: Sequence[Sequence[str]], replies: Sequence[object]) -> None:
+        looked = len(found.entries)
+        for command, reply in zip(commands, replies, strict=True):
+            count = _count_of(command)
+            size = found.add(command[1], reply, count)
+            if size > _BYTES:
+                self._allow(command[1], max(1, count * _BYTES // size))
+            if len(found.entries) >= looked + _IN_ONE_GO:
+                looked = len(found.entries)
+                await asyncio.sleep(0)
 
     def names(self) -> Iterator[Sequence[str]]:
         """The keys, lane by lane, so many at a time."""
@@ -184,6 +242,10 @@ def _range(name: str, scores: tuple[int, int], skip: int, count: int) -> tuple[s
     return ("ZRANGE", name, since, until, "BYSCORE", "LIMIT", str(skip), str(count), "WITHSCORES")
 
 
+def _count_of(command: Sequence[str]) -> int:
+    return int(command[-2])
+
+
 @final
 class _Found:
     """What the keys of one page held."""
@@ -202,14 +264,18 @@ class _Found:
         """The first time counts: what was written since may be in one key and not in another."""
         self.asked_ms = self.asked_ms or now_ms
 
-    def add(self, key: str, reply: object, count: int) -> None:
-        """One key's reply, in the order of its scores."""
+    def add(self, key: str, reply: object, count: int) -> int:
+        """One key's reply, in the order of its scores. Returns how many bytes its long entries have."""
         if not isinstance(reply, dict):
-            return
+            return 0
         scored = cast("Mapping[object, float]", reply)
-        last, first = 0.0, 0
+        last, first, size = 0.0, 0, 0
         for member, score in scored.items():
-            name, last = text_of(member), score
+            name, last = None, score
+            if isinstance(member, bytes) and len(member) > _LONGEST:
+                size += len(member)
+            else:
+                name = text_of(member)
             first += score < self.since_ms + 1
             if name is None:
                 self.unreadable += 1
@@ -219,6 +285,7 @@ class _Found:
             self.at_once[key] = first
         if len(scored) == count:
             self.cut = int(last) if self.cut is None else min(self.cut, int(last))
+        return size
 
 
 def _fields(reply: object) -> dict[str, str | None] | None:

@@ -32,8 +32,10 @@ _UNKNOWN_SIZE: Final = _RESULT_BYTES // 16
 class Lookups:
     """Reads facts and results through ``execute``, which raises if the server cannot be asked."""
 
-    def __init__(self, execute: Execute) -> None:
+    def __init__(self, execute: Execute, patiently: Execute | None = None) -> None:
+        """``patiently``: runs what may take long, so that nobody else waits for it."""
         self._execute = execute
+        self._patiently = patiently or execute
 
     async def facts(self, payloads: Sequence[CompletionPayload], filters: Sequence[Wanted]) -> list[Facts | None]:
         """For each payload its namespace, and the tags that some filter still wants to see; in order.
@@ -92,7 +94,8 @@ class Lookups:
         for payload in payloads:
             commands.append(("GET", keys.result(payload.execution_id)))
             commands.append(("HGET", keys.core(payload.execution_id), "completed_at"))
-        replies = await self._answers(commands)
+        replies = await self._patiently(commands)
+        raise_refusal(replies)
         return [
             CompletionPayload(
                 payload.execution_id,

@@ -244,6 +244,9 @@ class Reconciler:
             if payloads:
                 await self._filtering.found(payloads, reconciliation.settled_ms)
             since, skip, complete = page.upto + 1, page.skip, page.complete
+            # However much of it there is, and however fast more comes.
+            for source in () if complete else tuple(self._behind):
+                await self._recover(source)
         # Entries that make no sense are met again in each pass, and counted once.
         self._counters.malformed += max(0, unreadable - self._unreadable)
         self._unreadable = unreadable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, cast
+from typing import Final, cast, final
 
 from glide import GlideError
 
@@ -14,6 +14,7 @@ from ffcompletion.contract.ids import FlowId, is_flow_id, trusted_flow_id
 __all__ = [
     "PARTITION_COUNT",
     "Execute",
+    "TooSlowError",
     "flow_of",
     "is_wrong_type",
     "milliseconds",
@@ -27,6 +28,16 @@ __all__ = [
 
 Execute = Callable[[Sequence[Sequence[str]]], Awaitable[Sequence[object]]]
 """Runs commands in one pipeline; raises if the server cannot be asked, and an error of one command is its reply."""
+
+
+@final
+class TooSlowError(TimeoutError):
+    """The server answers, but not this one command: what it asks for is more than comes in that time."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        super().__init__(f"{command[0]} took too long")
+        self.command = command
+
 
 PARTITION_COUNT: Final = ("HGET", keys.PARTITIONS, "num_flow_partitions")
 """The command whose reply ``partition_count`` reads."""

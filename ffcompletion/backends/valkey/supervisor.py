@@ -62,7 +62,9 @@ class Supervisor:
         self._inbox = inbox
         self._dropped = 0
         self._hub = Hub[Source]()
-        self._filtering = Filtering(self._hub, commands.execute)
+        # For results, and whatever else may take long: made when first needed.
+        self._patient = Commands(settings.options, patient=True)
+        self._filtering = Filtering(self._hub, commands.execute, self._patient.execute)
         self._session: Session | None = None
         # Of the server that answered last.
         self._run_id: str | None = None
@@ -86,7 +88,7 @@ class Supervisor:
             await run._session.check_server()
             run._run_id = run._session.run_id
             if settings.reconcile_interval_s:
-                index = TerminalIndex(commands.execute, settings.lanes)
+                index = TerminalIndex(commands.execute, settings.lanes, run._patient.execute)
                 run._reconciler = await Reconciler.open(settings, run._hub, index, run._filtering, counters)
         except BaseException:
             run.abort()
@@ -120,6 +122,7 @@ class Supervisor:
         session, self._session = self._session, None
         if session is not None:
             session.abort()
+        self._patient.abort()
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Sequence
 from itertools import repeat
 from typing import Final
@@ -42,9 +43,11 @@ _DECODE: Final = msgspec.json.Decoder(_Announcement).decode
 
 # Fewer than these are read one by one: what reading them together spares is less than what it takes to begin.
 _FEW: Final = 4
-_DECODE_MANY: Final = msgspec.json.Decoder(list[_Announcement]).decode
-# As the engine writes it: three members. What has no more quotes than these holds one announcement at the most.
-_QUOTES: Final = 12
+_DECODE_MANY: Final = msgspec.json.Decoder(list[_Announcement | int]).decode
+# Between two of them stands a number that nobody else knows. Where it is found again, each by itself is whole: otherwise
+# pieces of several could make one, and take in whatever was announced between them.
+_MARK: Final = secrets.randbits(62)
+_BETWEEN: Final = b",%d," % _MARK
 _UUID_LENGTH: Final = 36
 _HYPHENS: Final = (8, 13, 18, 23)
 _HEX: Final = b"0123456789abcdefABCDEF"
@@ -66,14 +69,12 @@ def decode_batch(messages: Sequence[bytes]) -> list[CompletionPayload]:
 
 def _decode_together(messages: Sequence[bytes]) -> list[CompletionPayload] | None:
     """The same, with each step over all of them; None if any is written in another way."""
-    if max([raw.count(b'"') for raw in messages], default=0) != _QUOTES:
-        return None
     try:
-        announcements = _DECODE_MANY(b"[" + b",".join(messages) + b"]")
+        found = _DECODE_MANY(b"[" + _BETWEEN.join(messages) + b"]")
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return None
-    # A message with so few quotes completes one at the most: as many as messages means one each.
-    if len(announcements) != len(messages):
+    announcements = [one for one in found[::2] if not isinstance(one, int)]
+    if len(announcements) != len(messages) or found[1::2] != [_MARK] * (len(messages) - 1):
         return None
     ids = [one.execution_id for one in announcements]
     flows = [one.flow_id for one in announcements]

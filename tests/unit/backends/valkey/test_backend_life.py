@@ -88,7 +88,7 @@ class Server:
             self.publish("ff:dag:completions", json.dumps(message, separators=(",", ":")).encode())
 
     async def batch(
-        self, client: Client, asked: Sequence[Sequence[str]], *, route_to_channel: bool = False
+        self, client: Client, asked: Sequence[Sequence[str]], *, route_to_channel: bool = False, patience: int = 1
     ) -> list[Any]:
         await client.answer()
         return [self.reply(client, *command) for command in asked]

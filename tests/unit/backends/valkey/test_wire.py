@@ -100,6 +100,8 @@ def test_a_damaged_announcement_is_total(noise: bytes, at: int) -> None:
 
 
 AS_WRITTEN = f'{{"flow_id":"{F}","outcome":"success","execution_id":"{E}"}}'.encode()
+WITHOUT_OUTCOME = json.dumps({"execution_id": E, "flow_id": F}).encode()
+CUT = WITHOUT_OUTCOME.index(b', "flow_id"')
 LINES = st.sampled_from(
     [
         AS_WRITTEN,
@@ -121,7 +123,12 @@ LINES = st.sampled_from(
         b'{"x":[1,{}',
         b'{}],"execution_id":"' + E.encode() + b'","flow_id":"' + F.encode() + b'"}',
         json.dumps({"execution_id": E, "flow_id": F, "outcome": "failed"}).encode(),
+        WITHOUT_OUTCOME,
+        WITHOUT_OUTCOME + b',{"x":[1',
+        b"2]," + WITHOUT_OUTCOME[1:] + b"," + WITHOUT_OUTCOME[:CUT],
+        WITHOUT_OUTCOME[CUT + 1 :] + b"," + WITHOUT_OUTCOME,
         b"",
+        b"1",
         b"\xff",
     ]
 )
@@ -131,6 +138,18 @@ LINES = st.sampled_from(
 def test_a_batch_is_decoded_as_each_by_itself(messages: list[bytes]) -> None:
     """Whatever else is in the batch: nothing hides, joins or splits its neighbours."""
     assert decode_batch(messages) == [payload for raw in messages if (payload := decode(raw)) is not None]
+
+
+def test_pieces_that_are_whole_together_take_in_nothing_between_them() -> None:
+    """Four messages, of which three make four announcements; somebody else's is between them."""
+    pieces = [
+        WITHOUT_OUTCOME + b',{"x":[1',
+        AS_WRITTEN,
+        b"2]," + WITHOUT_OUTCOME[1:] + b"," + WITHOUT_OUTCOME[:CUT],
+        WITHOUT_OUTCOME[CUT + 1 :] + b"," + WITHOUT_OUTCOME,
+    ]
+    assert json.loads(b"[" + b",".join(pieces) + b"]")
+    assert decode_batch(pieces) == [decode(AS_WRITTEN)]
 
 
 def test_ids_of_a_batch_are_ids() -> None:
