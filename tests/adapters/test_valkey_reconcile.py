@@ -370,7 +370,7 @@ async def test_what_comes_while_a_stream_rejoins_is_read_whole(valkey: ValkeyWor
 
         async def page(since_ms: int, until_ms: int, wanted: int = 1 << 30, skip: Mapping[str, int] = {}) -> Any:
             found = await real(since_ms, until_ms, wanted, skip)
-            source = next(iter(reconciler._behind))
+            source = next(iter(reconciler._recovery._sources))
             assert source.backlog is not None
             if burst and found.complete and len(source.backlog.pending(found.entries)) <= source.room.items // 2:
                 await _finish_many(valkey, burst)
@@ -416,7 +416,7 @@ async def test_an_entry_that_is_written_while_the_index_is_read_is_not_passed_ov
 
         async def page(since_ms: int, until_ms: int, wanted: int = 1 << 30, skip: Mapping[str, int] = {}) -> Any:
             found = await real(since_ms, until_ms, wanted, skip)
-            source = next(iter(reconciler._behind))
+            source = next(iter(reconciler._recovery._sources))
             assert source.backlog is not None
             pending = source.backlog.pending(found.entries)
             if not hidden and len(pending) > 25:

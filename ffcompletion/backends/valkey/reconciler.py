@@ -1,4 +1,4 @@
-"""Reads what the index holds for those who missed it: for all streams in passes, for an overflowing stream by itself.
+"""Reads what the index holds for those who missed it: for all streams in passes, and in turn for each that fell behind.
 
 One task does it all, one thing at a time. A pass runs every interval, at the end of every interruption, and when more
 has been announced than is worth remembering. A read that fails is tried again, with backoff.
@@ -12,17 +12,17 @@ import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Final, Self, final
 
-import msgspec
 from glide import GlideError
 
 from ffcompletion.backends.valkey.backlog import Backlog
 from ffcompletion.backends.valkey.errors import is_refused, named, translated
 from ffcompletion.backends.valkey.filtering import Filtering, needs_lookup
-from ffcompletion.backends.valkey.index import MOST, IndexPage, TerminalIndex
+from ffcompletion.backends.valkey.index import TerminalIndex
 from ffcompletion.backends.valkey.options import Settings
-from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, Pace, Reconciliation
+from ffcompletion.backends.valkey.reconciliation import Pace, Reconciliation
+from ffcompletion.backends.valkey.recovering import Recovery, page_within_reach
 from ffcompletion.backends.valkey.source import Source
-from ffcompletion.backends.valkey.states import Counters, Denied
+from ffcompletion.backends.valkey.states import Counters
 from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
@@ -65,10 +65,10 @@ class Reconciler:
         self._due = False
         self._may_be_allowed = False
         self._wake = asyncio.Event()
-        self._behind: dict[Source, None] = {}
         self._baseline_due = False
         self._unreadable = 0
         self.reconciliation: Reconciliation = Reconciliation(overlap_ms=settings.clock_skew_ms, limit=_REMEMBERED)
+        self._recovery = Recovery(index, filtering, self.reconciliation, self._clocks_ms)
         self.off: str = ""
         """Why nothing can be reconciled now; empty where it can."""
 
@@ -140,7 +140,7 @@ class Reconciler:
         if self.off:
             source.unrecoverable()
         else:
-            self._behind[source] = None
+            self._recovery.add(source)
             self._wake.set()
 
     # ── the task ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -161,8 +161,7 @@ class Reconciler:
                 continue
             try:
                 with self._unless_refused():
-                    for source in tuple(self._behind):
-                        await self._recover(source)
+                    await self._recovery.go_on()
                     if self._due and now >= earliest:
                         # Before the pass: what is asked for while it runs is another one.
                         self._due = self._may_be_allowed = False
@@ -182,14 +181,11 @@ class Reconciler:
                 _log.exception("an error of our own in reconciling; trying again")
                 await asyncio.sleep(backoff.next_delay())
             if self.off:
-                # Streams without room are not in there: they are told when they ask.
-                behind, self._behind = self._behind, {}
-                for source in behind:
-                    source.unrecoverable()
+                self._recovery.give_up()
 
     async def _until(self, due_at: float, earliest: float) -> None:
         """Until a stream has room for what it missed, or a pass is due: asked for and not too early, or by the clock."""
-        while not self._behind:
+        while not self._recovery:
             wait_s = (earliest if self._due else due_at) - time.monotonic()
             if wait_s <= 0:
                 return
@@ -230,7 +226,7 @@ class Reconciler:
         since, complete, unreadable = reconciliation.since_ms, False, 0
         skip: Mapping[str, int] = {}
         while not complete:
-            page = await self._page(since, skip=skip)
+            page = await page_within_reach(self._index, reconciliation, since, skip=skip)
             candidates = [] if old else reconciliation.candidates(page.entries, time.monotonic())
             payloads, without_record = await self._index.payloads(candidates)
             # Some may have been announced while their records were read.
@@ -244,9 +240,9 @@ class Reconciler:
             if payloads:
                 await self._filtering.found(payloads, reconciliation.settled_ms)
             since, skip, complete = page.upto + 1, page.skip, page.complete
-            # However much of it there is, and however fast more comes.
-            for source in () if complete else tuple(self._behind):
-                await self._recover(source)
+            if not complete:
+                # However much of it there is, and however fast more comes.
+                await self._recovery.go_on()
         # Entries that make no sense are met again in each pass, and counted once.
         self._counters.malformed += max(0, unreadable - self._unreadable)
         self._unreadable = unreadable
@@ -263,61 +259,3 @@ class Reconciler:
     def _sources(self) -> Iterable[Source]:
         for group in self._hub.groups:
             yield from group.members
-
-    # ── one stream ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _recover(self, source: Source) -> None:
-        backlog = source.backlog
-        if backlog is None or source.closed:
-            self._behind.pop(source, None)
-            return
-        page, pending = await self._pending(backlog, source.room.items)
-        joining = page.complete and len(pending) <= source.room.items // 2
-        if joining:
-            # From now on it takes what is announced; what the index holds beyond that is read once more.
-            source.join()
-            page, pending = await self._pending(backlog, source.room.items)
-        piece = pending[: max(source.room.items, backlog.look_into)]
-        if source.selector.results:
-            piece = piece[: await self._filtering.fitting([name for name, _ in piece])]
-        batch, denied = await self._select(source, piece)
-        while len(piece) > 1 and not source.fits(batch):
-            # More than there is room for; or results that are larger than was said, or whose sizes we may not ask for.
-            piece = piece[: len(piece) // 2]
-            batch, denied = await self._select(source, piece)
-        all_of_it = joining and page.complete and len(piece) == len(pending)
-        if source.recovered(batch, denied, all_of_it=all_of_it):
-            # Not beyond the moment of asking: what is written while the keys are read has a higher score, and may be
-            # missing from a key that was read before it was written.
-            backlog.looked(len(piece), len(batch))
-            backlog.delivered(piece, min(page.reached(piece, pending), page.asked_ms - 1 - self._clocks_ms))
-        self._behind.pop(source, None)
-        source.request()
-
-    async def _select(self, source: Source, piece: Sequence[Entry]) -> tuple[Sequence[CompletionPayload], Denied]:
-        """What of these is for the stream and was not announced to it since it began to join; and what is not."""
-        payloads, _ = await self._index.payloads([Candidate(*entry) for entry in piece])
-        batch, denied = await self._filtering.select(source.selector, source.without_received(payloads))
-        # While it was being decided, more was announced.
-        return source.without_received(batch), denied
-
-    async def _page(self, since_ms: int, wanted: int = MOST, *, skip: Mapping[str, int]) -> IndexPage:
-        page = await self._index.page(since_ms, self.reconciliation.reach_ms(time.monotonic()), wanted, skip)
-        self.reconciliation.saw(page.asked_ms)
-        return page
-
-    async def _pending(self, backlog: Backlog, room: int) -> tuple[IndexPage, Sequence[Entry]]:
-        """A page, and what of it the stream is missing; something, unless there is nothing beyond."""
-        wanted, since_ms, asked_ms, skip = room, backlog.since_ms, 0, backlog.skip
-        while True:
-            page = await self._page(since_ms, wanted, skip=skip)
-            # What is written meanwhile may lie where the first of the pages was.
-            asked_ms = asked_ms or page.asked_ms
-            pending = backlog.pending(page.entries)
-            if pending or page.complete:
-                return msgspec.structs.replace(page, asked_ms=asked_ms), pending
-            # It was given all of this already, and more lies behind it.
-            wanted, since_ms, skip = wanted * 4, page.upto + 1, page.skip
-            if since_ms == backlog.since_ms < asked_ms - 1 - self._clocks_ms:
-                # Nothing is written with that score any more.
-                backlog.skip = skip
