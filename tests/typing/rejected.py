@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from psycopg_pool import ConnectionPool
 
@@ -187,7 +188,8 @@ async def options_that_are_none(backend: ffc.Backend, store: ffc.CheckpointStore
         completions.stop(True)  # rejected
         completions.stats()  # rejected
         completions.lag = ffc.Lag()  # rejected
-    with ffc.sync.connect("memory://") as blocking:
+    with ffc.sync.connect("memory://") as blocking, ThreadPoolExecutor() as pool:
+        pool.submit(blocking.wait_for_completion, "x", timout=3)  # rejected
         blocking.wait_for_completion("x", timout=3)  # rejected
         blocking.subscribe(result=True)  # rejected
         blocking.checkpointed(store, "x", lease=True)  # rejected

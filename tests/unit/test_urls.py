@@ -155,6 +155,9 @@ async def test_what_untyped_callers_mistake_is_named(tmp_path: Path) -> None:
         ffc.as_completed(backend, id_)
     with pytest.raises(ffc.Validation, match="several are needed"):
         await ffc.wait_for_all(backend, id_)
+    for url in ("memory://", "valkey://127.0.0.1:1", "postgresql://127.0.0.1:1/x"):
+        with pytest.raises(ffc.Validation, match="observer: a str cannot be called"):
+            ffc.connect(url, observer=text)
     plain: Any = Duck()
     with pytest.raises(ffc.Unavailable, match="Duck cannot tell who belongs"):
         await ffc.wait_for_flow(plain, "a76a8496-6e9c-457a-8727-b5169796f3cd")
