@@ -1,4 +1,4 @@
--- What all attachments share. `{schema}` is the schema of ff_completion_event.
+-- What all attachments share, in the schema of ff_completion_event.
 CREATE TABLE IF NOT EXISTS {schema}.ff_attachment (
     name            text PRIMARY KEY,
     relation_schema text NOT NULL,

@@ -11,7 +11,7 @@ from typing import Final, final
 from ffcompletion.consumers.waitlist import Wait, Waitlist
 from ffcompletion.contract.errors import EngineError, StateUnknown, Unavailable
 from ffcompletion.contract.ids import ExecutionId
-from ffcompletion.contract.protocols import CompletionBackend, CompletionStream, ExecutionReader
+from ffcompletion.contract.protocols import Backend, CompletionBackend, CompletionStream, ExecutionReader
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Watch", "watching"]
@@ -117,8 +117,9 @@ class Watch:
 
     async def _run(self) -> None:
         try:
-            stream = await self._backend.subscribe_completions()
+            stream = await self._subscribed()
             try:
+                self._fault = None
                 self._live.set()
                 async with asyncio.TaskGroup() as group:
                     reading = group.create_task(self._read(self._reader)) if self._reader is not None else None
@@ -139,6 +140,28 @@ class Watch:
             self._live.set()
             self.stay()
             _forget(self)
+
+    async def _subscribed(self) -> CompletionStream:
+        asking = None
+        if isinstance(self._backend, Backend):
+            asking = asyncio.create_task(self._ask_why(self._backend), name="ffcompletion-waiting-why")
+        try:
+            return await self._backend.subscribe_completions()
+        finally:
+            if asking is not None:
+                asking.cancel()
+                await asyncio.wait([asking])
+
+    async def _ask_why(self, backend: Backend) -> None:
+        """A stream that is being mended is waited for, longer than some wait: until then, what keeps it from being live."""
+        while True:
+            await asyncio.sleep(_ANSWER_S)
+            try:
+                await backend.ping()
+            except EngineError as exc:
+                self._fault = exc
+            else:
+                self._fault = None
 
     async def _listen(self, stream: CompletionStream) -> None:
         announced = self.waitlist.announced

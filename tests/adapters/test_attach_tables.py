@@ -255,6 +255,26 @@ def test_names_with_quotes_dots_and_63_bytes(url: str, conn: psycopg.Connection)
         conn.execute(psycopg.sql.SQL("DROP SCHEMA {} CASCADE").format(psycopg.sql.Identifier(odd)))
 
 
+def test_a_schema_whose_name_has_a_line_break(url: str, conn: psycopg.Connection) -> None:
+    """It ends no comment in what is run."""
+    odd = 'two\nlines "quoted"; SELECT'
+    name = psycopg.sql.Identifier(odd)
+    conn.execute(psycopg.sql.SQL("CREATE SCHEMA {}").format(name))
+    conn.execute(psycopg.sql.SQL("CREATE TABLE {}.jobs (id int PRIMARY KEY, status text)").format(name))
+    definition = Definition(
+        name="lines", table=f"{name.as_string()}.jobs", key="id", state="status", outcomes={"done": "success"}
+    )
+    try:
+        attach(url, definition, schema=odd)
+        conn.execute(psycopg.sql.SQL("INSERT INTO {}.jobs VALUES (1, 'done')").format(name))
+        found = conn.execute(psycopg.sql.SQL("SELECT outcome FROM {}.ff_completion_event").format(name)).fetchall()
+        assert found == [("success",)]
+        detach(url, "lines", schema=odd)
+        assert attached(url, schema=odd) == []
+    finally:
+        conn.execute(psycopg.sql.SQL("DROP SCHEMA {} CASCADE").format(name))
+
+
 async def test_what_is_there_already_is_recorded_and_not_announced(url: str, conn: psycopg.Connection) -> None:
     """In batches, beside writers; a wait for it answers; attaching again adds nothing."""
     conn.execute(

@@ -16,6 +16,7 @@ from ffcompletion.backends.postgres.doctor_commands import Commands, not_connect
 from ffcompletion.contract.diagnosis import Verdict
 from ffcompletion.doctor import examine
 from ffcompletion.embedded import postgres_program
+from tests.worlds.servers import pgbouncer
 from tests.worlds.templates import postgres
 
 pytestmark = pytest.mark.timeout(150)
@@ -90,6 +91,14 @@ async def test_the_one_connection_that_a_role_may_have_is_not_enough(server: str
     paste(it.remedy.removeprefix("close sessions, or: "))
     it = (await examine(url))[-1]
     assert (it.check, it.verdict) == ("echo", Verdict.OK)
+
+
+async def test_a_pooler_that_has_one_session_to_give(server: str, tmp_path: Path) -> None:
+    """It accepts connections for ever, and says so when one is used."""
+    with pgbouncer(server, tmp_path, "session", default_pool_size=1, query_wait_timeout=1) as url:
+        it = (await examine(url))[-1]
+    assert (it.check, it.verdict, "query_wait_timeout" in it.found) == ("echo", Verdict.FAILURE, True), it
+    assert "default_pool_size in pgbouncer.ini" in it.remedy
 
 
 async def test_tables_that_are_not_there(server: str) -> None:

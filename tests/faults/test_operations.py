@@ -112,7 +112,7 @@ async def _waiting(field: Field) -> None:
         assert (await waiting).outcome == "success"
 
 
-@row("a pooler in transaction mode is in between")
+@row("a pooler (PgBouncer) in transaction mode is in between")
 async def _pooled(field: Field) -> None:
     with pgbouncer(field.server.url, field.folder) as url:
         async with PostgresBackend(url) as backend, ffc.subscribe(backend):

@@ -113,16 +113,11 @@ async def _examined(conn: Connection, conninfo: str, schema: str | None, command
         await conn.execute("ROLLBACK")
     try:
         yield await _echo(conninfo, pooled=pooled, replica=replica)
-    except _NoMore as exc:
-        yield no_room(exc.cause, commands)
-
-
-class _NoMore(Exception):
-    """A connection beside the first."""
-
-    def __init__(self, cause: psycopg.OperationalError) -> None:
-        super().__init__(cause)
-        self.cause = cause
+    except psycopg.OperationalError as exc:
+        # A pooler says so when the connection is first used.
+        if (full := no_room(exc, commands)) is None:
+            raise
+        yield full
 
 
 @final
@@ -189,10 +184,7 @@ async def _echo(conninfo: str, *, pooled: bool, replica: bool) -> Finding:
 
 @asynccontextmanager
 async def _another(conninfo: str) -> AsyncGenerator[Connection]:
-    try:
-        conn = await AsyncConnection.connect(conninfo, autocommit=True)
-    except psycopg.OperationalError as exc:
-        raise _NoMore(exc) from exc
+    conn = await AsyncConnection.connect(conninfo, autocommit=True)
     try:
         yield conn
     finally:

@@ -76,18 +76,18 @@ def not_connected(exc: BaseException, shown: str, commands: Commands) -> Finding
     return Finding("connection", Verdict.FAILURE, f"{shown}: {text}", _remedy(exc, text, commands))
 
 
-def no_room(exc: BaseException, commands: Commands) -> Finding:
-    """A second and a third connection are refused where the first was not."""
+def no_room(exc: BaseException, commands: Commands) -> Finding | None:
+    """A second and a third connection are refused where the first was not. None where that is not what is said."""
     text = first_line(exc)
-    return Finding(
-        "echo", Verdict.FAILURE, f"one connection is not enough, and there are no more: {text}", _remedy(exc, text, commands)
-    )  # fmt: skip
+    remedy = _refused(text, commands)
+    if remedy is None:
+        return None
+    return Finding("echo", Verdict.FAILURE, f"one connection is not enough, and there are no more: {text}", remedy)
 
 
 def _remedy(exc: BaseException, text: str, commands: Commands) -> str:
-    for pattern, remedy in _REFUSALS:
-        if (found := pattern.search(text)) is not None:
-            return remedy(commands, found)
+    if (remedy := _refused(text, commands)) is not None:
+        return remedy
     if isinstance(exc, TimeoutError) or "timeout" in text:
         return "something accepts the connection and does not answer: a hanging server, or a firewall that drops"
     if "SSL" in text or "certificate" in text:
@@ -95,6 +95,13 @@ def _remedy(exc: BaseException, text: str, commands: Commands) -> str:
     if isinstance(exc, psycopg.Error) and is_refusal(exc):
         return f"the server answers, and refuses: is the password right? {_new_password(commands)}"
     return f"is a server listening there, and does a firewall let you? {commands.ready}"
+
+
+def _refused(text: str, commands: Commands) -> str | None:
+    for pattern, remedy in _REFUSALS:
+        if (found := pattern.search(text)) is not None:
+            return remedy(commands, found)
+    return None
 
 
 def _new_password(commands: Commands) -> str:

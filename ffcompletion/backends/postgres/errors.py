@@ -19,6 +19,7 @@ __all__ = [
     "first_line",
     "is_refusal",
     "kind_of",
+    "last_words",
     "may_pass",
     "translated",
 ]
@@ -80,6 +81,15 @@ def translated(exc: psycopg.Error, shown: str, op: str) -> EngineError:
     if state[:2] == _OUT_OF_RESOURCES:
         return ResourceExhausted(shown, text)
     return Unavailable(op, text) if state[:2] in _WILL_NOT_PASS else Transport(shown, text)
+
+
+def last_words(state: str | None, text: str | None) -> psycopg.OperationalError:
+    """The error that a server's last notice on a connection is."""
+    try:
+        kind = psycopg.errors.lookup(state or "")
+    except KeyError:
+        kind = psycopg.OperationalError
+    return (kind if issubclass(kind, psycopg.OperationalError) else psycopg.OperationalError)(text or "FATAL")
 
 
 def may_pass(exc: psycopg.Error) -> bool:
