@@ -477,7 +477,7 @@ async def test_a_valkey_that_is_well(valkey_url: str) -> None:
     findings = await examine(valkey_url)
     assert exit_status(findings) == 0, [it for it in findings if it.verdict not in (OK, NOTE)]
     assert {"connection", "TLS", "version", "role", "cluster", "clocks", "announcements", "filters", "results", "reconciling",
-            "waiting", "lengths", "lanes", "output buffers", "eviction"} == {it.check for it in findings}  # fmt: skip
+            "waiting", "lengths", "tags' sizes", "lanes", "output buffers", "eviction"} == {it.check for it in findings}  # fmt: skip
 
 
 _ALL = "+ping +info +time +subscribe +publish +hget +hmget +hgetall +get +sscan +zrange"
@@ -496,6 +496,7 @@ _CHANNELS = "&ff:dag:completions &ffcompletion:echo:*"
         (f"{_ALL} {_CHANNELS} {_KEYS} -hgetall", "waiting", WARNING),
         (f"{_ALL} {_CHANNELS} {_KEYS} -info", "version", NOTE),
         (f"{_ALL} {_CHANNELS} {_KEYS}", "lengths", NOTE),
+        (f"{_ALL} {_CHANNELS} {_KEYS}", "tags' sizes", NOTE),
     ],
 )
 async def test_a_right_that_the_acl_withholds(valkey_url: str, rules: str, check: str, verdict: Verdict) -> None:
