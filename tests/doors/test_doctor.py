@@ -533,7 +533,9 @@ async def test_a_server_that_is_full_or_a_cluster_that_is_down_is_not_a_lack_of_
         assert f"valkey-cli -h {host} -p {port} CONFIG SET maxclients" in it.remedy
         for each in held:
             each.close()
-    with embedded.valkey("--cluster-enabled", "yes") as server:
+    # By itself its second port lies 10,000 above the first, where there may be none.
+    (bus,) = free_ports(1)
+    with embedded.valkey("--cluster-enabled", "yes", "--cluster-port", str(bus)) as server:
         findings = {it.check: it for it in await examine(f"{server.url}?cluster=true")}
         assert findings["cluster"].remedy == f"valkey-cli --cluster check {server.url.removeprefix('valkey://')}"
         assert {it.remedy for it in findings.values() if "CLUSTERDOWN" in it.found} == {""}
