@@ -103,7 +103,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Every column that is read of the table of results, its key first; none where there is no such table."""
         if self.result_table is None:
             return []
-        named = [self.result_key or self.key, self.result, self.error]
+        named = [self.key if self.result_key is None else self.result_key, self.result, self.error]
         return list(dict.fromkeys(column for column in named if column is not None))
 
     def is_pending(self, state: str) -> bool:
@@ -116,13 +116,12 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def table_parts(table: str) -> tuple[str | None, str]:
     """Schema, or None, and table. Raises ``Validation``."""
     parts: list[str] = []
-    at = 0
-    while found := _PART.match(table, at):
+    at = -1
+    while found := _PART.match(table, at + 1):
         parts.append(found[1].replace('""', '"') if found[1] is not None else found[2])
         at = found.end()
-        if at == len(table) or table[at] != ".":
+        if table[at : at + 1] != ".":
             break
-        at += 1
     if at != len(table) or not 1 <= len(parts) <= 2:
         raise Validation("table", "must be table or schema.table, a part with a dot or a quote in double quotes")
     for part in parts:

@@ -117,22 +117,3 @@ async def test_a_position_of_before_says_nothing_of_its_history(
     await store.save("consumer", kept)
     await process(stopped, store, [later])
     assert ["cannot be told" in message for message in caplog.messages] == [True]
-
-
-def test_marks() -> None:
-    """Their text, and what they tell."""
-    here, row = Mark(5, 16_384, 16_390), "{fp:7}:550e8400-e29b-41d4-a716-446655440000"
-    mark = Mark(5, 16_384, 16_390, (42, row))
-    assert Mark.parse(str(mark)) == mark
-    assert Mark.parse(str(here)) == here
-    for text in ("", "outbox", "1.2", "1.2.3:", "1.2.3:4", "1.2.3:4=", "1.2.3:4=a b", "1.2.3:x=a"):
-        assert Mark.parse(text) is None
-    other = Mark(6, 16_384, 16_390)
-    assert mark.same(here, row) is True
-    assert mark.same(other, row) is True
-    assert mark.same(here, "{fp:7}:650e8400-e29b-41d4-a716-446655440000") is False
-    # Its row was trimmed.
-    assert mark.same(here, None) is True
-    assert mark.same(other, None) is False
-    assert here.same(here, None) is True
-    assert here.same(other, None) is None

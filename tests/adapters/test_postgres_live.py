@@ -14,16 +14,10 @@ from psycopg.rows import DictRow, dict_row
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
-from ffcompletion.backends.postgres.announced import Announced
-from ffcompletion.backends.postgres.facts import Needs, Record, facts_of
-from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.queries import Query
-from ffcompletion.backends.postgres.results import Budget
-from ffcompletion.backends.postgres.rows import Row, tags_of
+from ffcompletion.backends.postgres.rows import Row
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.contract.protocols import ResumableBackend
-from ffcompletion.delivery.batch import DISPUTED, UNREADABLE
-from ffcompletion.delivery.hub import Group, Selector
 from tests.worlds import Done, PostgresWorld, done, eventually, first, insert, nothing, some
 
 
@@ -76,25 +70,6 @@ CREATE TRIGGER ff_notify AFTER INSERT ON ff_completion_event FOR EACH ROW EXECUT
 # ── hints ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_payloads_that_are_no_ids_are_wake_ups_and_memory_is_bounded() -> None:
-    """Whatever is sent: no error, and never more than so many ids."""
-    announced = Announced()
-    assert not announced.take()
-    for payload in ("", "-5", "nonsense", "\u0663", "1" * 5000, "0", "9" * 19, " 7", "7.0"):
-        announced.add(payload)
-    hints = announced.take()
-    assert (hints.ids, hints.look) == ((), True)
-    for number in range(1_000_000):
-        announced.add(str(number + 1))
-    hints = announced.take()
-    assert hints.look
-    assert len(hints.ids) <= 2_000
-    announced.add("8")
-    announced.add("7")
-    announced.add("8")
-    assert announced.take().ids == (7, 8)
-
-
 async def test_a_flood_of_false_announcements_delivers_nothing_old(server: PostgresWorld) -> None:
     """Ids of before the stream, of nobody, far above the newest, a deleted row: nothing comes of them, and no fault."""
     await server.announce(*[done() for _ in range(50)])
@@ -125,64 +100,6 @@ async def test_a_flood_of_false_announcements_delivers_nothing_old(server: Postg
 
 ROW: Row = (1, "{fp:0}:x", "success", 0, None, "a")
 BARE: Row = (2, "{fp:0}:y", "success", 0, None, None)
-
-
-def test_only_rows_that_do_not_decide_are_looked_up() -> None:
-    """A namespace of its own decides a namespace filter; tags need the record, unless the namespace rules it out."""
-    a, tag = ffc.ScannerFilter("a"), ffc.ScannerFilter("a", ("k", "v"))
-    rows = [ROW, BARE]
-    assert Needs.of([Selector(None)]).lookups(rows) == []
-    assert Needs.of([Selector(a)]).lookups(rows) == [BARE[1]]
-    assert Needs.of([Selector(tag)]).lookups(rows) == [ROW[1], BARE[1]]
-    assert Needs.of([Selector(ffc.ScannerFilter("b", ("k", "v")))]).lookups(rows) == [BARE[1]]
-    assert Needs.of([Selector(ffc.ScannerFilter(instance_tag=("k", "v")))]).lookups(rows) == [ROW[1], BARE[1]]
-    assert Needs.of([Selector(None, results=True)]).lookups(rows) == [ROW[1], BARE[1]]
-
-
-def test_a_record_that_names_another_namespace_than_its_row_gives_nothing() -> None:
-    """The row's namespace counts, and no tag, no result; so for a record that cannot be read. None: the row alone."""
-    names = {str(ROW[1]), str(BARE[1])}
-    other = {name: Record("b", None, None) for name in names}
-    (own, known) = facts_of([ROW, BARE], other, names)
-    assert own == ("a", DISPUTED)
-    assert own[1] is DISPUTED
-    assert known == ("b", {})
-    assert facts_of([ROW, BARE], {}, names) == [("a", {}), None]
-    unread = {name: Record(None, None, None, readable=False) for name in names}
-    (own, known) = facts_of([ROW, BARE], unread, names)
-    assert own is not None
-    assert own[1] is DISPUTED
-    assert known is None
-    deep = {name: Record("a", '{"k": ' + "[" * 10_000, None) for name in names}
-    for facts in facts_of([ROW, BARE], deep, names):
-        assert facts is not None
-        assert facts[0] == "a"
-        assert facts[1] is UNREADABLE
-    payloads = [ffc.CompletionPayload(ffc.ExecutionId(done().execution_id), "success")]
-    for known, (plain, tagged, rich) in (
-        (("a", {}), (1, 0, 1)), (("a", UNREADABLE), (1, 0, 1)), (("a", DISPUTED), (1, 0, 0)), (None, (0, 0, 0)),
-    ):  # fmt: skip
-        assert len(Group(Selector(ffc.ScannerFilter("a"))).select(payloads, [known])) == plain
-        assert len(Group(Selector(ffc.ScannerFilter("a", ("k", "v")))).select(payloads, [known])) == tagged
-        assert len(Group(Selector(ffc.ScannerFilter("a"), results=True)).select(payloads, [known])) == rich
-
-
-@pytest.mark.parametrize(
-    ("text", "tags"),
-    [
-        (None, {}),
-        ("null", {}),
-        ('{"a": "b"}', {"a": "b"}),
-        ('{"n": 1.10, "l": ["a", 1], "o": {"x": null}, "t": true, "z": null, "s": "\\u00e9"}',
-         {"n": "1.10", "l": '["a", 1]', "o": '{"x": null}', "t": "true", "s": "é"}),
-        ("[1, 2]", {}),
-        ('{"d": ' + "[" * 5_000 + "]" * 5_000 + "}", None),
-    ],
-    ids=["none", "null", "strings", "others", "a list", "too deep"],
-)  # fmt: skip
-def test_tags_are_rendered_as_sql_renders_them(text: str | None, tags: dict[str, str] | None) -> None:
-    """One answer everywhere: what is no string counts with its JSON text; what cannot be decoded is unknown."""
-    assert tags_of(text) == tags
 
 
 async def test_a_tag_nested_too_deep_is_undecided_alone(server: PostgresWorld) -> None:
@@ -331,24 +248,6 @@ async def test_another_s_result_is_handed_to_nobody(server: PostgresWorld) -> No
         await stored.aclose()
 
 
-def test_a_question_about_results_shrinks_when_it_fails() -> None:
-    """By bytes; a single one that fails is given more time; quick answers make it larger again."""
-    budget = Budget()
-    assert budget.fit([1 << 20] * 5) == 1
-    assert budget.fit([None, 10, None]) == 3
-    assert budget.fit([1 << 30, 1]) == 1
-    assert budget.fit([]) == 0
-    budget.shrink(4)
-    assert budget.fit([1 << 18] * 5) == 2
-    budget.shrink(1)
-    budget.shrink(1)
-    assert budget.patience == 4
-    budget.grow(5.0)
-    assert (budget.patience, budget.fit([1 << 18] * 5)) == (1, 2)
-    budget.grow(0.1)
-    assert budget.fit([1 << 18] * 5) == 4
-
-
 async def test_results_come_in_pieces_bounded_by_bytes(server: PostgresWorld) -> None:
     """More than fit one question, live and stored, in order, with those that have none in between."""
     items = [done(namespace="a", result=None if n % 3 == 2 else bytes([n]) * 400_000) for n in range(12)]
@@ -422,31 +321,6 @@ async def test_ids_below_one_are_passed(database: PostgresWorld) -> None:
         async with ffc.subscribe(backend, cursor=ffc.StreamCursor.beginning()) as stream:
             await first(stream)
             await nothing(stream, done(), database)
-
-
-def test_a_history_is_compared_by_its_rows() -> None:
-    """Same rows, missing rows, other rows, none remembered, all of them newer than what there is."""
-
-    def rows(first: int, last: int, name: str) -> list[Row]:
-        return [(n, f"{name}{n}", "success", 0, None, None) for n in range(first, last + 1)]
-
-    def compared(newest: int, found: list[Row], remembered: list[Row]) -> int:
-        history = History()
-        history.remember([row[0] for row in remembered], remembered)
-        comparison = history.compare(newest, 20)
-        while comparison.after is not None:
-            after = comparison.after
-            comparison.page([row for row in found if row[0] > after][:3], 3)
-        return comparison.same_upto
-
-    old = rows(11, 20, "x")
-    assert compared(20, rows(1, 20, "x"), old) == 20
-    assert compared(15, rows(1, 15, "x"), old) == 15
-    assert compared(25, rows(1, 13, "x") + rows(14, 25, "y"), old) == 13
-    assert compared(30, rows(1, 30, "y"), old) == 0
-    assert compared(5, rows(1, 5, "x"), old) == 0
-    assert compared(0, [], old) == 0
-    assert compared(12, rows(1, 12, "y"), []) == 12
 
 
 # ── what a wake costs ────────────────────────────────────────────────────────────────────────────────────────────

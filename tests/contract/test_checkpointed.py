@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.backends.postgres import PostgresCheckpoints
-from ffcompletion.consumers.progress import Progress
 from tests.worlds import PostgresWorld, World, done, eventually, nothing
 
 ID = "{fp:7}:550e8400-e29b-41d4-a716-%012d"
@@ -43,21 +40,6 @@ class Kept:
 
 def test_kept_is_a_store() -> None:
     assert isinstance(Kept(), ffc.CheckpointStore)
-
-
-@given(st.lists(st.integers(0, 30), max_size=30), st.randoms())
-def test_progress_follows_the_oldest_that_is_not_done(order: list[int], random: Any) -> None:
-    """Whatever the order in which things are done: never beyond one that is not, and up to the end at the end."""
-    progress = Progress()
-    cursors = [ffc.StreamCursor.outbox(number + 1) for number in range(len(order))]
-    finishers = [progress.begin(cursor) for cursor in cursors]
-    left = list(range(len(order)))
-    random.shuffle(left)
-    while left:
-        finishers[left.pop()]()
-        at = min(left, default=len(order))
-        assert progress.cursor == (cursors[at - 1] if at else None)
-        assert progress.busy == bool(left)
 
 
 async def _refused(world: World) -> bool:

@@ -7,8 +7,6 @@ import gc
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import ffcompletion as ffc
 from ffcompletion.testing import Execution, Options, check_backend
@@ -143,38 +141,6 @@ async def test_one_that_is_dropped_is_noticed_and_released() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
     assert log == ["closed"]
-
-
-@given(st.integers(0x80, 0xFF), st.integers(1, 2**128 - 1))
-def test_cursors_of_a_family_survive_being_stored(prefix: int, position: int) -> None:
-    """And are taken for nobody else's."""
-    family = ffc.CursorFamily(prefix)
-    cursor = family.at(position)
-    for restored in ffc.StreamCursor.from_bytes(cursor.to_bytes()), ffc.StreamCursor.from_text(str(cursor)):
-        assert restored == cursor
-        assert family.position(restored) == position
-    assert cursor.event_id is None
-    assert cursor.stream_position is None
-    other = ffc.CursorFamily(0x80 + (prefix - 0x7F) % 0x80)
-    for foreign in other.at(position), ffc.StreamCursor.outbox(1), ffc.StreamCursor.stream(1, 1):
-        with pytest.raises(ffc.Validation, match="another backend"):
-            family.position(foreign)
-    assert family.position(ffc.StreamCursor.empty()) is None
-    assert family.position(ffc.StreamCursor.beginning()) == family.position(family.at(0)) == 0
-
-
-@pytest.mark.parametrize("prefix", [0, 1, 2, 0x7F, 0x100, -1])
-def test_the_wire_s_prefixes_are_nobody_s(prefix: int) -> None:
-    """Nor what is no byte."""
-    with pytest.raises(ffc.Validation, match="0x80 to 0xff"):
-        ffc.CursorFamily(prefix)
-
-
-@pytest.mark.parametrize("position", [-1, 2**128])
-def test_a_position_has_bounds(position: int) -> None:
-    """Those of its 16 bytes."""
-    with pytest.raises(ffc.Validation, match="outside"):
-        ffc.CursorFamily(0xA7).at(position)
 
 
 async def test_our_backends_refuse_them() -> None:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend, fetching, pages
-from ffcompletion.backends.postgres.facts import Needs
 from ffcompletion.contract.combining import AllOf, AnyOf, is_plain, namespaces_of
 from ffcompletion.delivery.hub import Selector
 from ffcompletion.foreign.filters import ForeignFilter, checked_filter
@@ -70,20 +69,6 @@ def test_which_filters_are_values() -> None:
     for foreign in Opaque(a), ffc.any_of(a, Opaque(b)), ffc.matching(lambda _n, _v: True):
         assert isinstance(checked_filter(foreign), ForeignFilter)
         assert namespaces_of(foreign) is None
-
-
-def test_tags_are_looked_up_of_the_namespaces_that_are_named() -> None:
-    """And of all, where one is for any."""
-    rows: list[Any] = [(n, f"{{fp:0}}:{n}", "success", 0, None, name) for n, name in enumerate([None, "a", "b", "c"])]
-
-    def asked(wanted: ffc.CompletionFilter) -> list[int]:
-        return [int(name.rpartition(":")[2]) for name in Needs.of([Selector(checked_filter(wanted))]).lookups(rows)]
-
-    tagged = ffc.ScannerFilter("a", ("k", "x"))
-    assert asked(ffc.any_of(tagged, ffc.ScannerFilter("b"))) == [0, 1, 2]
-    assert asked(ffc.all_of(tagged, ffc.any_of(ffc.ScannerFilter("a"), ffc.ScannerFilter("b")))) == [0, 1]
-    assert asked(ffc.any_of(tagged, ffc.ScannerFilter(None, ("k", "x")))) == [0, 1, 2, 3]
-    assert asked(ffc.any_of(ffc.ScannerFilter("a"), ffc.ScannerFilter("b"))) == [0]
 
 
 class Stored:

@@ -173,13 +173,6 @@ def test_filters_are_the_same_only_if_they_are_the_very_same_object() -> None:
     assert not hub.groups
 
 
-def test_our_own_filters_are_asked_first() -> None:
-    hub = Hub()
-    hub.attach(_Member(), Selector(checked_filter(Own())))
-    hub.attach(_Member(), Selector(ffc.ScannerFilter("a")))
-    assert [type(group.selector.filter) for group in hub.groups] == [ffc.ScannerFilter, ForeignFilter]
-
-
 class _Member:
     def deliver(self, batch: object, cursor: object) -> None:
         pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ import ffcompletion as ffc
 from ffcompletion.backends.postgres import snapshots
 from ffcompletion.backends.valkey import ValkeyBackend, index, lanes, replies, scanning, state
 from ffcompletion.backends.valkey.index import TerminalIndex
-from ffcompletion.backends.valkey.lanes import Lanes
 from tests.worlds import FLOW, Done, PostgresWorld, ValkeyWorld, World, done, eventually, first, member
 
 SOON = 0.1
@@ -78,29 +76,6 @@ async def test_a_set_of_lanes_that_somebody_replaces(valkey: ValkeyWorld) -> Non
             for lane in ("other", "default"):
                 await valkey.finish(item := done(flow_id=None), lane=lane, push=False)
                 assert (await first(stream, 10)).execution_id == item.execution_id
-
-
-def test_which_lanes_are_read(caplog: pytest.LogCaptureFixture) -> None:
-    """Named ones always, then those that were read before; a thousand at the most."""
-    caplog.set_level(logging.WARNING, "ffcompletion")
-    mine = Lanes(["named"])
-    mine.registered([], whole=True)
-    assert mine.names == ["named"]
-    mine.registered([b"b", b"a", b"\xff", b"", b"named", b"x" * 65], whole=True)
-    assert mine.names == ["a", "b", "named"]
-    mine.registered([b"%d" % number for number in range(2_000)], whole=False)
-    assert len(mine.names) == lanes.MOST_LANES + 1
-    assert {"a", "b", "named"} <= set(mine.names)
-    before = mine.names
-    # A page of them that holds others is no reason to read others.
-    mine.registered([b"%d" % number for number in range(2_000, 4_000)], whole=False)
-    assert mine.names == before
-    mine.registered([b"a"], whole=True)
-    assert mine.names == ["a", "named"]
-    assert len(caplog.messages) == 1
-    nobody = Lanes([])
-    nobody.registered([], whole=True)
-    assert nobody.names == ("default",)
 
 
 async def test_more_in_one_millisecond_than_a_page_holds(

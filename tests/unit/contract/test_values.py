@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 from binascii import crc_hqx
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import ffcompletion as ffc
+from ffcompletion.contract.payload import kind_of
 from tests import TESTS
 
 VECTORS = json.loads((TESTS / "data" / "ids.json").read_text())
@@ -174,7 +176,7 @@ def test_outcome_is_verbatim_and_kind_an_enum(wire: str, kind: ffc.Outcome) -> N
     """The wire's string stays; the enum knows the five and both spellings of failed."""
     payload = ffc.CompletionPayload(ffc.ExecutionId("{fp:7}:550e8400-e29b-41d4-a716-446655440000"), wire)
     assert payload.outcome == wire
-    assert payload.kind is kind
+    assert payload.kind is kind_of(wire) is kind
 
 
 def test_errors_form_a_tree_and_tell() -> None:
@@ -191,3 +193,96 @@ def test_errors_form_a_tree_and_tell() -> None:
         assert isinstance(error, ffc.EngineError)
         assert "why" in str(error)
     assert isinstance(leaves[3], ffc.Validation)
+
+
+def test_what_is_no_position_is_refused() -> None:
+    makers: list[Callable[[], object]] = [
+        lambda: ffc.StreamCursor.outbox(-1),
+        lambda: ffc.StreamCursor.outbox(2**63),
+        lambda: ffc.StreamCursor.stream(-1, 0),
+        lambda: ffc.StreamCursor.stream(0, 2**64),
+        lambda: ffc.StreamCursor.from_bytes(b"\x02" + b"\xff" * 8),
+        lambda: ffc.StreamCursor.from_bytes(b"\x03" + bytes(16)),
+    ]
+    for make in makers:
+        with pytest.raises(ffc.Validation, match="cursor"):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("cursor", "text", "event_id", "stream_position"),
+    [
+        (ffc.StreamCursor.empty(), "-", None, None),
+        (ffc.StreamCursor.outbox(258), "020000000000000102", 258, None),
+        (ffc.StreamCursor.stream(1, 2), "0100000000000000010000000000000002", None, (1, 2)),
+        (ffc.CursorFamily(0xA7).at(5), "a700000000000000000000000000000005", None, None),
+    ],
+)
+def test_each_layout_s_text(
+    cursor: ffc.StreamCursor, text: str, event_id: int | None, stream_position: tuple[int, int] | None
+) -> None:
+    assert str(cursor) == text
+    assert ffc.StreamCursor.from_text(f" {text.upper()}\n") == cursor
+    assert (cursor.event_id, cursor.stream_position) == (event_id, stream_position)
+
+
+@given(st.integers(0x80, 0xFF), st.integers(1, 2**128 - 1))
+@example(0xA7, 5)
+def test_cursors_of_a_family_survive_being_stored(prefix: int, position: int) -> None:
+    """And are taken for nobody else's."""
+    family = ffc.CursorFamily(prefix)
+    cursor = family.at(position)
+    for restored in ffc.StreamCursor.from_bytes(cursor.to_bytes()), ffc.StreamCursor.from_text(str(cursor)):
+        assert restored == cursor
+        assert family.position(restored) == position
+    assert cursor.event_id is None
+    assert cursor.stream_position is None
+    other = ffc.CursorFamily(0x80 + (prefix - 0x7F) % 0x80)
+    for foreign in other.at(position), ffc.StreamCursor.outbox(1), ffc.StreamCursor.stream(1, 1):
+        with pytest.raises(ffc.Validation, match="another backend"):
+            family.position(foreign)
+    assert family.position(ffc.StreamCursor.empty()) is None
+    assert family.position(ffc.StreamCursor.beginning()) == family.position(family.at(0)) == 0
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2, 0x7F, 0x100, -1])
+def test_the_wire_s_prefixes_are_nobody_s(prefix: int) -> None:
+    """Nor what is no byte."""
+    with pytest.raises(ffc.Validation, match="0x80 to 0xff"):
+        ffc.CursorFamily(prefix)
+
+
+@pytest.mark.parametrize("position", [-1, 2**128])
+def test_a_position_has_bounds(position: int) -> None:
+    """Those of its 16 bytes."""
+    with pytest.raises(ffc.Validation, match="outside"):
+        ffc.CursorFamily(0xA7).at(position)
+
+
+def test_new_ids_lie_where_their_flow_does() -> None:
+    """As the engine would place it; without a flow they spread."""
+    for flow, partition in VECTORS["flow_partition_of_256"].items():
+        assert ffc.ExecutionId.new(flow).partition == partition
+    made = [ffc.ExecutionId.new() for _ in range(64)]
+    assert len(set(made)) == 64
+    assert len({each.partition for each in made}) > 8
+    with pytest.raises(ffc.Validation, match="flow id: 'no flow' is not a UUID"):
+        ffc.ExecutionId.new("no flow")
+
+
+def test_a_flow_s_id_is_a_uuid_in_any_of_its_spellings() -> None:
+    bare = "550e8400-e29b-41d4-a716-446655440000"
+    for text in (bare, bare.replace("-", ""), f"{{{bare}}}", f"urn:uuid:{bare}"):
+        flow = ffc.FlowId.parse(text)
+        assert (flow, str(flow.uuid)) == (text, bare)
+
+
+@pytest.mark.parametrize(("digits", "partition"), [("+00000000065535", 65_535), ("00000", 0), ("7", 7)])
+def test_a_partition_s_zeros_count_for_nothing(digits: str, partition: int) -> None:
+    assert ffc.ExecutionId(f"{{fp:{digits}}}:550e8400-e29b-41d4-a716-446655440000").partition == partition
+
+
+def test_an_id_that_is_refused_is_not_repeated_at_length() -> None:
+    with pytest.raises(ffc.Validation) as caught:
+        ffc.ExecutionId("x" * 10_000)
+    assert len(str(caught.value)) < 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ffcompletion.backends.postgres.ahead import AHEAD_KEPT, Ahead
 
 
@@ -16,3 +18,19 @@ def test_of_ids_ahead_of_the_sequence_the_next_are_remembered() -> None:
     assert not ahead.awaited([5 + AHEAD_KEPT])
     ahead.forget(6)
     assert ahead.awaited([5, 6, 7]) == {7}
+
+
+def test_a_row_beyond_the_sequence_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """With what an operator needs to find who writes such ids."""
+    ahead = Ahead()
+    ahead.tell(9_000, 12)
+    ahead.tell(9_001, 12)
+    (line,) = caplog.messages
+    assert "a row with id 9000, and its sequence has given out ids up to 12" in line
+
+
+def test_where_none_are_ahead_nothing_is_forgotten() -> None:
+    ahead = Ahead()
+    ahead.forget(5)
+    ahead.remember([5])
+    assert ahead.awaited([5]) == {5}

@@ -247,6 +247,8 @@ def test_an_id_that_is_held_is_a_gap_up_to_it() -> None:
     assert (tracker.spans(), tracker.gaps[0].owners) == ([(11, 14)], None)
     assert tracker.admit([12, 12], 2.0) == [0, 1]
     assert tracker.spans() == [(11, 11), (13, 14)]
+    tracker.hold(16, 3.0)
+    assert tracker.spans() == [(11, 11), (13, 16)]
 
 
 def test_what_ended_ahead_of_a_follower_leaves_it_no_gap() -> None:
@@ -273,3 +275,52 @@ def test_a_gap_across_the_end_of_another_history_is_kept_up_to_there() -> None:
     tracker.rewind(2)
     # One whose id was given up, and who had it all the same.
     assert tracker.admit([1, 2], 2.0) == [0]
+    tracker.rewind(7)
+    assert (tracker.start, tracker.high, tracker.watermark) == (0, 2, 2)
+
+
+def test_gaps_below_the_end_of_another_history_are_kept_with_their_owners() -> None:
+    tracker = GapTracker(0)
+    tracker.admit([2], 0.0)
+    tracker.observe(["1/1"])
+    tracker.admit([5, 6, 8], 0.0)
+    tracker.rewind(4)
+    assert [(list(gap.spans), gap.owners) for gap in tracker.gaps] == [([(1, 1)], {"1/1"}), ([(3, 4)], None)]
+    tracker.rewind(2)
+    assert (tracker.spans(), tracker.high, tracker.watermark) == ([(1, 1)], 2, 0)
+
+
+def test_ids_that_nobody_looked_at_are_looked_for_once_when_they_are_announced() -> None:
+    """Below the floor an announcement is believed, of so many; above it what was held as a gap alone is new."""
+    tracker = GapTracker(5_000)
+    tracker.assume([(4_500, 4_502)], 0.0, floor=4_000)
+    assert (tracker.start, tracker.floor, tracker.watermark) == (5_000, 4_000, 4_499)
+    assert tracker.may_be_late([-1, 0, 40, 4_200, 4_501, 5_001]) == [40, 4_501]
+    assert tracker.admit([40, 4_501, 5_001], 1.0) == [0, 1, 2]
+    assert (tracker.may_be_late([40, 4_501]), tracker.admit([40, 4_501], 2.0)) == ([], [])
+    assert tracker.may_be_late(range(1, 4_000)) == [n for n in range(1, 1_001) if n != 40]
+    tracker.rewind(39)
+    assert tracker.may_be_late([40]) == []
+    tracker.admit([40], 3.0)
+    assert tracker.watermark == 40
+
+
+def test_an_announcement_is_late_where_its_row_was_missed() -> None:
+    """And nothing where it was seen, or is still to come."""
+    tracker = GapTracker(10)
+    assert tracker.may_be_late([]) == tracker.may_be_late([3, 10]) == []
+    tracker.admit([13], 0.0)
+    assert tracker.may_be_late([3, 12, 13, 14]) == [12]
+
+
+def test_a_server_that_was_restarted_is_asked_for_owners_anew() -> None:
+    """Their names mean nothing any more: nothing is decided by those of before."""
+    tracker = GapTracker(0)
+    tracker.admit([2], 0.0)
+    tracker.observe([])
+    spans = tracker.resolvable
+    tracker.forget_owners()
+    assert (tracker.resolvable, tracker.retire(spans), tracker.watermark) == ([], [], 0)
+    tracker.observe(["9/1"])
+    tracker.observe([])
+    assert tracker.retire(tracker.resolvable) == [(1, 1)]

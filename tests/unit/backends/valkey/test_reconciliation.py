@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from ffcompletion.backends.valkey import reconciliation
 from ffcompletion.backends.valkey.backlog import Backlog
-from ffcompletion.backends.valkey.reconciliation import Announced, Entry, Pace, Reconciliation, ServerTime
+from ffcompletion.backends.valkey.reconciliation import (
+    SLACK_MS,
+    Announced,
+    Candidate,
+    Entry,
+    Pace,
+    Reconciliation,
+    ServerTime,
+)
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.payload import CompletionPayload
 
@@ -209,3 +219,98 @@ def test_more_is_looked_into_where_little_is_found() -> None:
     assert backlog.look_into == 1_024
     backlog.looked(backlog.look_into, 600)
     assert backlog.look_into == 0
+
+
+def _begun(limit: int = 100) -> Reconciliation:
+    """The first pass is over: the server's time is START at 0 s."""
+    reconciler = Reconciliation(overlap_ms=OVERLAP, limit=limit)
+    begun = [reconciler.begun]
+    reconciler.begin(ServerTime(START, 0.0, 0.0))
+    reconciler.end()
+    assert [*begun, reconciler.begun] == [False, True]
+    return reconciler
+
+
+def test_an_announcement_explains_an_entry_that_is_not_younger() -> None:
+    """A younger one is doubtful, one that was not announced is news; and each is found once."""
+    reconciler = _begun()
+    reconciler.announced([_payload(IDS[0]), _payload(IDS[1])], 1.0)
+    reconciler.begin(ServerTime(START + 2_000, 2.0, 2.0))
+    entries = [(IDS[0], START + 1_000 + SLACK_MS), (IDS[1], START + 1_001 + SLACK_MS), (IDS[2], START + 900)]
+    found = [Candidate(*entries[1], doubtful=True), Candidate(*entries[2])]
+    assert reconciler.candidates(entries, 2.0) == found
+    assert reconciler.candidates(entries, 2.0) == found, "they were not dealt with"
+    reconciler.record(entries, [IDS[2]], START + 1_100, 2.0)
+    reconciler.end()
+    assert (reconciler.settled_ms, reconciler.since_ms, reconciler.recent) == (
+        START + 2_000,
+        START + 2_000 - OVERLAP,
+        (),
+    )
+    reconciler.begin(ServerTime(START + 3_000, 3.0, 3.0))
+    assert reconciler.candidates([*entries, (IDS[2], START + 901)], 3.0) == [Candidate(IDS[2], START + 901)]
+
+
+def test_an_announcement_that_comes_after_what_it_tells_of_was_found_is_passed_over_once() -> None:
+    """Within two seconds; another one is of another completion."""
+    for after_s, again in (1.9, []), (2.1, [_payload(IDS[0])]):
+        reconciler = _begun()
+        reconciler.begin(ServerTime(START + 1_000, 1.0, 1.0))
+        reconciler.record([(IDS[0], START + 500)], [IDS[0]], START + 500, 1.0)
+        reconciler.end()
+        both = [_payload(IDS[0]), _payload(OTHER)]
+        assert reconciler.announced(both, 1.0 + after_s) == [*again, both[1]]
+        assert reconciler.announced(both, 1.0 + after_s) == both
+
+
+def test_what_lies_ahead_of_a_clock_that_was_put_back_is_old() -> None:
+    """As far as it was settled before; what is written by the clock that counts now is news, and so is what lies beyond."""
+    reconciler = _begun()
+    now_ms = START - 3_600_000
+    reconciler.begin(ServerTime(now_ms, 10.0, 10.0))
+    entries = [(IDS[0], now_ms + SLACK_MS), (IDS[1], START), (IDS[2], START + 1)]
+    assert [each.execution_id for each in reconciler.candidates(entries, 10.0)] == [IDS[0], IDS[2]]
+
+
+def test_how_far_ahead_a_time_may_lie() -> None:
+    """Whatever clock was seen to go furthest; it is that of whoever writes, and nobody's word."""
+    reconciler = _begun()
+    assert reconciler.reach_ms(1.0) == START + 1_000 + OVERLAP + 1_000
+    reconciler.saw(START + 60_000)
+    assert reconciler.reach_ms(1.0) == START + 60_000 + OVERLAP + 1_000
+
+
+def test_announcements_that_are_forgotten_during_a_pass_are_not_forgotten_again_at_its_end() -> None:
+    reconciler = _begun(limit=1)
+    reconciler.announced([_payload(IDS[0])], 0.5)
+    reconciler.begin(ServerTime(START + 1_000, 1.0, 1.0))
+    assert reconciler.candidates([(IDS[0], START + 500)], 1.0) == []
+    for which in IDS[1:]:
+        reconciler.announced([_payload(which)], 1.5)
+    assert reconciler.candidates([(which, START + 1_200) for which in IDS[1:]], 1.5) == []
+    reconciler.end()
+    assert [batch.ids for batch in reconciler.recent] == [[which] for which in IDS[1:]]
+    reconciler.announced([], 1.6)
+    assert reconciler.recent[-1].ids == ()
+
+
+def test_entries_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond that some are found, and handed out, once more."""
+    monkeypatch.setattr(reconciliation, "_MOST_KNOWN", 1)
+    reconciler = _begun()
+    reconciler.begin(ServerTime(START + 1_000, 1.0, 1.0))
+    entries = [(which, START + 500) for which in IDS]
+    for entry in entries:
+        reconciler.record([entry], [], START + 500, 1.0)
+    assert [each.execution_id for each in reconciler.candidates(entries, 1.0)] == IDS[1:]
+
+
+def test_where_a_backlog_is_read_on() -> None:
+    """Further down when the server's clock went back; how many were given of one score holds for that score alone."""
+    backlog = Backlog(START, ())
+    backlog.skip = {"key": 3}
+    backlog.lower(START + 5)
+    backlog.missed([_payload(IDS[0])])
+    assert (backlog.since_ms, backlog.skip) == (START, {"key": 3})
+    backlog.lower(START - 50)
+    assert (backlog.since_ms, backlog.skip) == (START - 50, {})

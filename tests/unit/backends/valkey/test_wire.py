@@ -61,6 +61,9 @@ def test_cjson_s_escapes_and_bytes_that_are_no_utf8() -> None:
         json.dumps({"execution_id": E, "flow_id": F, "outcome": 1}).encode(),
         b'{"execution_id":"' + E.encode() + b'","flow_id":"' + F.encode() + b'"',
         b"\x80" * 100,
+        b'{"outcome":"\xff",',
+        json.dumps({"execution_id": E, "flow_id": F, "outcome": "x" * 257}).encode(),
+        json.dumps({"execution_id": "{fp:" + "0" * 300 + "}:" + E[-36:], "flow_id": F}).encode(),
         json.dumps({"execution_id": E, "flow_id": F, "outcome": "x" * 1_000_000}).encode(),
     ],
     ids=lambda raw: repr(raw[:24]),
@@ -167,3 +170,38 @@ def test_keys_are_double_tagged_and_the_tag_is_rebuilt() -> None:
     assert keys.core(plain) == f"ff:exec:{{fp:7}}:{plain}:core"
     assert keys.tags(odd) == f"ff:exec:{{fp:7}}:{odd}:tags"
     assert keys.result(ExecutionId("{fp:0}:550e8400-e29b-41d4-a716-446655440000")).startswith("ff:exec:{fp:0}:{fp:0}:")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param([AS_WRITTEN.replace(b"success", b'a\\"b')], id="more quotes"),
+        pytest.param([AS_WRITTEN[:-1]], id="no JSON"),
+        pytest.param([b'{"x":[1,{}', b"{}]," + AS_WRITTEN[1:]], id="two that make one"),
+        pytest.param([AS_WRITTEN.replace(F.encode(), F.replace("-", "").encode())], id="a shorter UUID"),
+        pytest.param([AS_WRITTEN.replace(F.encode(), b"\\u00e9" + b"0" * 35)], id="no ASCII"),
+        pytest.param([AS_WRITTEN.replace(F[8:9].encode(), b"0")], id="no hyphens"),
+        pytest.param([AS_WRITTEN.replace(b"{fp:223}", b"{fp:+7}")], id="another spelling"),
+        pytest.param([AS_WRITTEN.replace(b"{fp:223}", b"{fp:65536}")], id="no partition"),
+        pytest.param([AS_WRITTEN.replace(F.encode(), b"00000000-0000-0000-0000-000000000000")], id="no flow"),
+        pytest.param([AS_WRITTEN.replace(b"success", b"x" * 257)], id="a long outcome"),
+    ],
+)
+def test_one_that_is_written_in_another_way_changes_nothing_for_the_rest(odd: list[bytes]) -> None:
+    messages = [AS_WRITTEN, AS_WRITTEN, *odd, AS_WRITTEN, AS_WRITTEN]
+    found = decode_batch(messages)
+    assert found == [payload for raw in messages if (payload := decode(raw)) is not None]
+    assert found[:2] == found[-2:] == [decode(AS_WRITTEN)] * 2
+
+
+def test_few_and_many_are_decoded_alike() -> None:
+    for count in range(6):
+        assert decode_batch([AS_WRITTEN] * count) == [decode(AS_WRITTEN)] * count
+    assert decode_batch([b"{}"] * 5) == []
+
+
+def test_an_execution_without_a_flow() -> None:
+    """Our own producers name the nil UUID, because an announcement has to name one."""
+    payload = decode(AS_WRITTEN.replace(F.encode(), b"00000000-0000-0000-0000-000000000000"))
+    assert payload is not None
+    assert payload.flow_id is None

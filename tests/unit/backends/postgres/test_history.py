@@ -1,0 +1,95 @@
+"""Whether the outbox is still the one that was read."""
+
+from __future__ import annotations
+
+import pytest
+
+from ffcompletion.backends.postgres.history import History, Identity, Issue, Mark
+from ffcompletion.backends.postgres.rows import Row
+
+
+def rows(first: int, last: int, name: str = "x") -> list[Row]:
+    return [(n, f"{name}{n}", "success", 0, None, None) for n in range(first, last + 1)]
+
+
+def remembering(*batches: list[Row]) -> History:
+    history = History()
+    for batch in batches:
+        history.remember([row[0] for row in batch], batch)
+    return history
+
+
+OLD = rows(11, 20)
+
+
+@pytest.mark.parametrize(
+    ("newest", "found", "remembered", "same_upto"),
+    [
+        pytest.param(20, rows(1, 20), OLD, 20, id="the same"),
+        pytest.param(15, rows(1, 15), OLD, 15, id="a replica that lagged"),
+        pytest.param(25, rows(1, 13) + rows(14, 25, "y"), OLD, 13, id="another one from the fourteenth on"),
+        pytest.param(25, rows(1, 13) + rows(16, 25, "y"), OLD, 15, id="another one, with a gap before it"),
+        pytest.param(30, rows(1, 30, "y"), OLD, 0, id="another one"),
+        pytest.param(20, rows(11, 13, "y") + rows(14, 20), OLD, 0, id="another one below what is the same"),
+        pytest.param(5, rows(1, 5), OLD, 0, id="all that is remembered is newer"),
+        pytest.param(0, [], OLD, 0, id="it was emptied"),
+        pytest.param(12, rows(1, 12, "y"), [], 12, id="nothing is remembered"),
+    ],
+)
+def test_a_history_is_compared_by_its_rows(
+    newest: int, found: list[Row], remembered: list[Row], same_upto: int
+) -> None:
+    """A page after the other; the highest that was seen is 20."""
+    comparison = remembering(remembered).compare(newest, 20)
+    while (after := comparison.after) is not None:
+        comparison.page([row for row in found if row[0] > after][:3], 3)
+    assert comparison.same_upto == same_upto
+
+
+def test_what_was_handed_out_last_is_remembered() -> None:
+    """Ten thousand rows at the least, and not for ever."""
+    history = remembering(rows(1, 6_000), rows(6_001, 12_000), rows(12_001, 18_000))
+    assert history.witness(6_000) is None
+    assert history.witness(6_001) == (6_001, "x6001")
+    history.doubtful = True
+    history.forget()
+    assert (history.witness(18_000), history.doubtful) == (None, False)
+
+
+def test_the_witness_is_the_newest_row_at_or_before_a_position() -> None:
+    """Of those that say whose completion they are."""
+    history = remembering(rows(3, 3) + rows(5, 5), [(8, None, "success", 0, None, None)], rows(9, 9))
+    assert [history.witness(upto) for upto in (2, 4, 8, 100)] == [None, (3, "x3"), (5, "x5"), (9, "x9")]
+
+
+def test_the_sequence_tells_of_another_history() -> None:
+    """Another file or another outbox, or it has given out less than was seen; then it is doubtful until it was compared."""
+    here = Identity(outbox=1, sequence=2)
+    for told in (Issue(20, 1, 2), Issue(None, 1, 2)):
+        assert not History().replaced_by(told, here, 20)
+    for told in (Issue(19, 1, 2), Issue(20, 1, 3), Issue(20, 3, 2)):
+        history = History()
+        assert history.replaced_by(told, here, 20)
+        assert history.doubtful
+        assert history.replaced_by(Issue(20, 1, 2), here, 20)
+
+
+def test_marks() -> None:
+    """Their text, and what they tell."""
+    row = "{fp:7}:550e8400-e29b-41d4-a716-446655440000"
+    here = Mark.of(Identity("1", "system", 5, 16_384, 16_390), None)
+    mark = Mark(5, 16_384, 16_390, (42, row))
+    assert str(mark) == f"5.16384.16390:42={row}"
+    assert Mark.parse(str(mark)) == mark
+    assert Mark.parse(str(here)) == here
+    for text in ("", "outbox", "1.2", "1.2.3:", "1.2.3:4", "1.2.3:4=", "1.2.3:4=a b", "1.2.3:x=a"):
+        assert Mark.parse(text) is None
+    other = Mark(6, 16_384, 16_390)
+    assert mark.same(here, row) is True
+    assert mark.same(other, row) is True
+    assert mark.same(here, "{fp:7}:650e8400-e29b-41d4-a716-446655440000") is False
+    # Its row was trimmed.
+    assert mark.same(here, None) is True
+    assert mark.same(other, None) is False
+    assert here.same(here, None) is True
+    assert here.same(other, None) is None
