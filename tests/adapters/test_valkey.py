@@ -170,7 +170,7 @@ RULES = {line.split()[2]: line.split() for line in OPERATIONS.splitlines() if li
 async def test_the_rights_in_the_readme_suffice(
     valkey: ValkeyWorld, user: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Line by line: push alone; filters and results; and what is found in the index."""
+    """Line by line: push alone; filters and results; what is found in the index; and all of it."""
     await valkey.command(*RULES[user], "resetpass", ">password")
     options: ValkeyOptions = {"username": user, "password": "password", "reconcile_interval": 0.3}
     item, solo = done(namespace="a", result=b"r"), done(namespace="a", flow_id=None)
@@ -183,10 +183,10 @@ async def test_the_rights_in_the_readme_suffice(
             async with stream:
                 await valkey.finish(item)
                 assert (await first(stream)).execution_id == item.execution_id
-                if user == "reconciled":
+                if user in ("reconciled", "consumer"):
                     await valkey.finish(solo)
                     assert (await first(stream)).execution_id == solo.execution_id
-                if user == "waiting":
+                if user in ("waiting", "consumer"):
                     assert (
                         await ffc.wait_for_completion(backend, item.execution_id, result=True)
                     ).payload_bytes == b"r"
@@ -198,7 +198,7 @@ async def test_the_rights_in_the_readme_suffice(
                 assert backend.stats().state is ffc.BackendState.LIVE
     finally:
         await valkey.command("ACL", "DELUSER", user)
-    assert ("reconciling is off" in caplog.text) == (user != "reconciled")
+    assert ("reconciling is off" in caplog.text) == (user not in ("reconciled", "consumer"))
 
 
 async def test_without_an_echo_channel_a_ping_has_to_do(valkey: ValkeyWorld) -> None:

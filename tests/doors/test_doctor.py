@@ -467,7 +467,7 @@ async def test_a_valkey_that_is_well(valkey_url: str) -> None:
     findings = await examine(valkey_url)
     assert exit_status(findings) == 0, [it for it in findings if it.verdict not in (OK, NOTE)]
     assert {"connection", "TLS", "version", "role", "cluster", "clocks", "announcements", "filters", "results", "reconciling",
-            "waiting", "lengths", "lanes", "output buffers", "eviction"} == {it.check for it in findings}  # fmt: skip
+            "waiting", "lengths", "tags' sizes", "lanes", "output buffers", "eviction"} == {it.check for it in findings}  # fmt: skip
 
 
 _ALL = "+ping +info +time +subscribe +publish +hget +hmget +hgetall +get +sscan +zrange"
@@ -486,6 +486,7 @@ _CHANNELS = "&ff:dag:completions &ffcompletion:echo:*"
         (f"{_ALL} {_CHANNELS} {_KEYS} -hgetall", "waiting", WARNING),
         (f"{_ALL} {_CHANNELS} {_KEYS} -info", "version", NOTE),
         (f"{_ALL} {_CHANNELS} {_KEYS}", "lengths", NOTE),
+        (f"{_ALL} {_CHANNELS} {_KEYS}", "tags' sizes", NOTE),
     ],
 )
 async def test_a_right_that_the_acl_withholds(valkey_url: str, rules: str, check: str, verdict: Verdict) -> None:
@@ -522,7 +523,9 @@ async def test_a_server_that_is_full_or_a_cluster_that_is_down_is_not_a_lack_of_
         assert f"valkey-cli -h {host} -p {port} CONFIG SET maxclients" in it.remedy
         for each in held:
             each.close()
-    with embedded.valkey("--cluster-enabled", "yes") as server:
+    # By itself its second port lies 10,000 above the first, where there may be none.
+    (bus,) = free_ports(1)
+    with embedded.valkey("--cluster-enabled", "yes", "--cluster-port", str(bus)) as server:
         findings = {it.check: it for it in await examine(f"{server.url}?cluster=true")}
         assert findings["cluster"].remedy == f"valkey-cli --cluster check {server.url.removeprefix('valkey://')}"
         assert {it.remedy for it in findings.values() if "CLUSTERDOWN" in it.found} == {""}

@@ -42,9 +42,9 @@ _RIGHTS: Final[tuple[tuple[str, Verdict, tuple[tuple[str, ...], ...], str], ...]
                           ("SSCAN", "ff:flow:{fp:0}:00000000-0000-0000-0000-000000000000:members", "0")),
      "+hgetall +hmget +sscan %R~ff:exec:* %R~ff:flow:*"),
     # Without them what is long is taken to see that it is, or taken in small portions.
-    ("lengths", NOTE, (("HSTRLEN", f"{_EXECUTION}:core", "namespace"), ("STRLEN", f"{_EXECUTION}:result"),
-                       ("HLEN", f"{_EXECUTION}:tags"), ("MEMORY", "USAGE", f"{_EXECUTION}:tags")),
-     "+hstrlen +strlen +hlen +memory|usage %R~ff:exec:*"),
+    ("lengths", NOTE, (("HSTRLEN", f"{_EXECUTION}:core", "x"), ("STRLEN", f"{_EXECUTION}:result")), "+hstrlen +strlen %R~ff:exec:*"),
+    ("tags' sizes", NOTE, (("HLEN", f"{_EXECUTION}:tags"), ("MEMORY", "USAGE", f"{_EXECUTION}:tags")),
+     "+hlen +memory|usage %R~ff:exec:*"),
 )  # fmt: skip
 
 

@@ -45,3 +45,9 @@ def test_what_is_sound_is_read() -> None:
     assert [replies.partition_count(reply) for reply in (b"16", b"0", b"70000", None)] == [16, 256, 256, 256]
     assert replies.flow_of(FLOW) == FLOW
     assert replies.flow_of("") is None
+
+
+def test_a_command_that_takes_too_long_is_named_without_its_arguments() -> None:
+    """They may hold anything; whoever catches it can still ask which they were."""
+    found = replies.TooSlowError(["ZRANGE", "a key of somebody's"])
+    assert (str(found), found.command) == ("ZRANGE took too long", ["ZRANGE", "a key of somebody's"])
