@@ -53,10 +53,15 @@ async def test_the_log_says_why_the_server_ended_a_session(
             await own.sql(ended_by)
         # No poll comes in between to find the connection that reads ended first.
         async with PostgresBackend(as_app(server), poll_interval=30) as backend, ffc.subscribe(backend):
-            if ended_by is None:
-                await own.drop_connections()
-            await eventually(lambda: "reconnecting" in caplog.text)
+            # Where something was just being asked, that finds it out, and is told less.
+            for times in range(1, 6):
+                if ended_by is None:
+                    await own.drop_connections()
+                await eventually(lambda times=times: caplog.text.count("reconnecting (") >= times)
+                await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE)
+                if words in caplog.text:
+                    break
     finally:
         await own.sql("ALTER ROLE app RESET ALL")
-    (line, *_) = [record.getMessage() for record in caplog.records if "reconnecting" in record.getMessage()]
-    assert words in line, line
+    lines = [record.getMessage() for record in caplog.records if "reconnecting" in record.getMessage()]
+    assert any(words in line for line in lines), lines
