@@ -116,9 +116,15 @@ class Watch:
         self._unread.set()
 
     async def _run(self) -> None:
+        asking = None
+        if isinstance(self._backend, Backend):
+            asking = asyncio.create_task(self._ask_why(self._backend), name="ffcompletion-waiting-why")
         try:
-            stream = await self._subscribed()
+            stream = await self._backend.subscribe_completions()
             try:
+                # Nothing is awaited for it here: whoever is cancelled then has a stream to close.
+                if asking is not None:
+                    asking.cancel()
                 self._fault = None
                 self._live.set()
                 async with asyncio.TaskGroup() as group:
@@ -140,14 +146,6 @@ class Watch:
             self._live.set()
             self.stay()
             _forget(self)
-
-    async def _subscribed(self) -> CompletionStream:
-        asking = None
-        if isinstance(self._backend, Backend):
-            asking = asyncio.create_task(self._ask_why(self._backend), name="ffcompletion-waiting-why")
-        try:
-            return await self._backend.subscribe_completions()
-        finally:
             if asking is not None:
                 asking.cancel()
                 await asyncio.wait([asking])

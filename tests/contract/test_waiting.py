@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -552,3 +553,18 @@ async def test_an_unexpected_failure_of_one_wait_is_not_anothers() -> None:
         with pytest.raises(ffc.Transport, match="nobody there"):
             await ffc.wait_for_completion(backend, UNKNOWN)
     assert not watch._watches
+
+
+async def test_a_wait_that_is_cancelled_at_any_point_leaves_no_stream() -> None:
+    """Also between the stream's coming and its first use."""
+    for turns in range(20):
+        async with ffc.MemoryBackend() as backend:
+            id_ = ffc.ExecutionId.new()
+            backend.submit(id_)
+            waiting = asyncio.ensure_future(ffc.wait_for_completion(backend, id_))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await eventually(lambda backend=backend: backend.stats().streams == 0)
+            gc.collect()
