@@ -106,9 +106,13 @@ def check_cursor(cursor: object) -> None:
 
 def check_partitions(partitions: Collection[int]) -> None:
     """Raises ``Validation`` for none at all, for any that no id can have, and for what are no numbers."""
-    if not partitions:
-        raise Validation("partitions", "none are given, so nothing would ever arrive")
+    given: object = partitions
     try:
+        if not isinstance(given, Collection):
+            # An iterator is used up by the first look at it.
+            raise TypeError
+        if not partitions:
+            raise Validation("partitions", "none are given, so nothing would ever arrive")
         lowest, highest = operator.index(min(partitions)), operator.index(max(partitions))
     except TypeError:
         raise Validation("partitions", "a list, set or range of whole numbers is needed") from None

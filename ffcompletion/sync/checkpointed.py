@@ -40,9 +40,12 @@ class Checkpointed:
         self._loop.run(lambda: self._inner.__aexit__(kind, error, trace))
 
     def __iter__(self) -> Self:
+        """Begin a loop. What an earlier one had in hand when it was left is not processed, and comes again first."""
+        self._loop.call(self._inner.__aiter__)
         return self
 
     def __next__(self) -> CompletionPayload:
+        """The next completion; the one before is processed then, so one thread at a time may ask."""
         completion = self._loop.run(lambda: _next(self._inner))
         if completion is None:
             raise StopIteration
