@@ -8,6 +8,7 @@ import inspect
 import time
 
 import pytest
+from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.contract.protocols import Backend
@@ -230,6 +231,7 @@ def test_what_is_inherited_unwritten_is_missing() -> None:
         pass
 
     class Enough(ffc.ResumableCompletionBackend):
+        @override
         async def subscribe_completions(self, /) -> ffc.CompletionStream:
             raise NotImplementedError
 
