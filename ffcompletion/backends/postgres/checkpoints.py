@@ -73,13 +73,15 @@ class PostgresCheckpoints(AsyncClosing):
         self._closed = False
         # Names that are ours alone, as long as the connection holds.
         self._leases: set[str] = set()
+        # Those that another took while there was no connection.
+        self._lost: set[str] = set()
 
     async def acquire(self, name: str, /, *, wait: bool) -> None:
         """Take an advisory lock of the connection, which the server gives up with it, however that ends.
 
         Where another has it: wait, or raise ``Unavailable``. A connection that breaks is made again and takes the lock
-        again; where another was faster, loading and saving raise ``Unavailable``. Locks need a session of their own: not
-        through a pooler in transaction mode.
+        again; where another was faster, loading and saving under this name raise ``Unavailable`` until it is released.
+        Locks need a session of their own: not through a pooler in transaction mode.
         """
 
         async def acquire(conn: Connection) -> bool:
@@ -99,6 +101,9 @@ class PostgresCheckpoints(AsyncClosing):
         if name not in self._leases:
             return
         self._leases.discard(name)
+        if name in self._lost:
+            self._lost.discard(name)
+            return
         if self._closed or self._conn is None:
             return
 
@@ -121,10 +126,13 @@ class PostgresCheckpoints(AsyncClosing):
         """What was saved last under this name; None if nothing ever was."""
 
         async def load(conn: Connection) -> tuple[bytes, str, str] | None:
+            if name in self._lost:
+                return None
             cursor = await conn.execute(_LOAD.format(self._table), (name,), prepare=False)
             return await cursor.fetchone()
 
         row = await self._connected("load a checkpoint", load)
+        self._check_lease(name)
         if row is None:
             return None
         return Checkpoint(cursor=StreamCursor.from_bytes(row[0]), backend=row[1], selection=row[2])
@@ -134,9 +142,16 @@ class PostgresCheckpoints(AsyncClosing):
         values = (name, checkpoint.cursor.to_bytes(), checkpoint.backend, checkpoint.selection)
 
         async def save(conn: Connection) -> None:
-            await conn.execute(_SAVE.format(self._table), values, prepare=False)
+            if name not in self._lost:
+                await conn.execute(_SAVE.format(self._table), values, prepare=False)
 
         await self._connected("save a checkpoint", save)
+        self._check_lease(name)
+
+    def _check_lease(self, name: str) -> None:
+        # Behind the use, which may have had to connect again; and the others that the store keeps are not concerned.
+        if name in self._lost:
+            raise self._leased(name)
 
     async def stored(self) -> Sequence[StoredCheckpoint]:
         """All of them, by name; none where there is no table, which is not made for this."""
@@ -203,9 +218,10 @@ class PostgresCheckpoints(AsyncClosing):
                     conn = await self._target.connect()
                 with deadline(conn, self._timeout_s):
                     await self._make_table(conn)
-                    for name in self._leases:
+                    # One that was lost stays it: its position may be behind that of whoever had it meanwhile.
+                    for name in self._leases - self._lost:
                         if not await self._locked(conn, name):
-                            raise self._leased(name)
+                            self._lost.add(name)
                 self._conn = conn
             with deadline(conn, self._timeout_s):
                 return await work(conn)
