@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar, final
@@ -97,20 +98,23 @@ class PostgresCheckpoints(AsyncClosing):
             await asyncio.sleep(_LEASE_S)
 
     async def release(self, name: str, /) -> None:
-        """Give it up. Idempotent."""
+        """Give it up; where the server cannot be asked, with the connection. Idempotent."""
         if name not in self._leases:
             return
         self._leases.discard(name)
         if name in self._lost:
             self._lost.discard(name)
             return
-        if self._closed or self._conn is None:
-            return
 
         async def release(conn: Connection) -> None:
             await conn.execute(_UNLOCK, (self._lock_of(name),), prepare=False)
 
-        await self._connected("give up a lease", release)
+        async with self._turn:
+            if self._closed or self._conn is None or self._conn.closed:
+                return
+            # A failure closes the connection, and whoever has an error of its own to raise is not to be held up.
+            with contextlib.suppress(psycopg.Error, OSError):
+                await self._attempt("give up a lease", release)
 
     async def _locked(self, conn: Connection, name: str) -> bool:
         cursor = await conn.execute(_LOCK, (self._lock_of(name),), prepare=False)
