@@ -16,7 +16,7 @@ from ffcompletion.backends.postgres.connection import Connection, Target, abando
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.names import checked, in_statement, quoted
 from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore, StoredCheckpoint
-from ffcompletion.contract.closing import AsyncClosing
+from ffcompletion.contract.closing import AsyncClosing, Closing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.loops import running_loop
@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 
 
 @final
-class PostgresCheckpoints(AsyncClosing):
+class PostgresCheckpoints(AsyncClosing, Closing):
     """Checkpoints by name in one table, which is made when it is first used. Not one of the engine's tables.
 
     ``conninfo``: a ``postgresql://`` URL or any libpq connection string, of whichever database is to keep them.
@@ -254,6 +254,11 @@ class PostgresCheckpoints(AsyncClosing):
     @override
     async def aclose(self) -> None:
         """Close the connection. Idempotent."""
+        self.close()
+
+    @override
+    def close(self) -> None:
+        """The same, without waiting: for code that blocks, which uses the store in ``with``."""
         self._closed = True
         conn, self._conn = self._conn, None
         if conn is None:
