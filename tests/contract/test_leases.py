@@ -336,6 +336,24 @@ async def test_a_lease_that_was_lost_is_that_name_s_alone(postgres18_url: str) -
     await world.close()
 
 
+async def test_giving_up_a_lease_hides_nobody_s_error(postgres18_url: str) -> None:
+    """Where the server is gone by then, so is the lease; and no other connection is made for it."""
+    world = PostgresWorld(18, postgres18_url)
+    passwords = ["of the one connection"]
+    async with (
+        MemoryBackend() as backend,
+        PostgresCheckpoints(world.url, table="leased_last", password=passwords.pop) as store,
+    ):
+        with pytest.raises(ZeroDivisionError):
+            async with ffc.checkpointed(backend, store, "a", lease="raise"):
+                await world.drop_connections()
+                raise ZeroDivisionError
+        assert not passwords
+        async with PostgresCheckpoints(world.url, table="leased_last") as another:
+            await another.acquire("a", wait=False)
+    await world.close()
+
+
 async def test_a_store_that_cannot_lease_says_so() -> None:
     """Rather than run without."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar, final
@@ -15,7 +16,7 @@ from ffcompletion.backends.postgres.connection import Connection, Target, abando
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.names import checked, in_statement, quoted
 from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore, StoredCheckpoint
-from ffcompletion.contract.closing import AsyncClosing
+from ffcompletion.contract.closing import AsyncClosing, Closing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.loops import running_loop
@@ -43,7 +44,7 @@ _T = TypeVar("_T")
 
 
 @final
-class PostgresCheckpoints(AsyncClosing):
+class PostgresCheckpoints(AsyncClosing, Closing):
     """Checkpoints by name in one table, which is made when it is first used. Not one of the engine's tables.
 
     ``conninfo``: a ``postgresql://`` URL or any libpq connection string, of whichever database is to keep them.
@@ -97,20 +98,23 @@ class PostgresCheckpoints(AsyncClosing):
             await asyncio.sleep(_LEASE_S)
 
     async def release(self, name: str, /) -> None:
-        """Give it up. Idempotent."""
+        """Give it up; where the server cannot be asked, with the connection. Idempotent."""
         if name not in self._leases:
             return
         self._leases.discard(name)
         if name in self._lost:
             self._lost.discard(name)
             return
-        if self._closed or self._conn is None:
-            return
 
         async def release(conn: Connection) -> None:
             await conn.execute(_UNLOCK, (self._lock_of(name),), prepare=False)
 
-        await self._connected("give up a lease", release)
+        async with self._turn:
+            if self._closed or self._conn is None or self._conn.closed:
+                return
+            # A failure closes the connection, and whoever has an error of its own to raise is not to be held up.
+            with contextlib.suppress(psycopg.Error, OSError):
+                await self._attempt("give up a lease", release)
 
     async def _locked(self, conn: Connection, name: str) -> bool:
         cursor = await conn.execute(_LOCK, (self._lock_of(name),), prepare=False)
@@ -250,6 +254,11 @@ class PostgresCheckpoints(AsyncClosing):
     @override
     async def aclose(self) -> None:
         """Close the connection. Idempotent."""
+        self.close()
+
+    @override
+    def close(self) -> None:
+        """The same, without waiting: for code that blocks, which uses the store in ``with``."""
         self._closed = True
         conn, self._conn = self._conn, None
         if conn is None:
