@@ -34,17 +34,6 @@ async def server(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
         yield made
 
 
-async def cancel(world: PostgresWorld, *items: Done) -> int:
-    """As the engine cancels: the record is terminal, and no row is written. When that was, in ms."""
-    names = [item.execution_id[4:].partition("}:") for item in items]
-    rows = await world.sql(
-        f"UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', terminal_at_ms = {NOW}, cancellation_reason = 'asked'"
-        " WHERE (partition_key, execution_id) IN (SELECT * FROM unnest(%s::smallint[], %s::uuid[])) RETURNING terminal_at_ms",
-        ([name[0] for name in names], [name[2] for name in names]),
-    )
-    return int(rows[-1][0])
-
-
 async def finish(world: PostgresWorld, item: Done) -> None:
     """As the engine finishes: record and row, with one time, in one transaction."""
     partition, _, bare = item.execution_id[4:].partition("}:")
@@ -84,7 +73,7 @@ async def test_each_of_a_thousand_cancels_is_seen_once(server: PostgresWorld) ->
             cursor = (await first(stream)).cursor
             await first(filtered)
             for start in range(0, 1_000, 250):
-                await cancel(server, *items[start : start + 250])
+                await server.cancels(*items[start : start + 250])
             got = await some(stream, 1_000, 30)
             assert {p.execution_id for p in got} == {item.execution_id for item in items}
             assert {p.outcome for p in got} == {"cancelled"}
@@ -121,7 +110,7 @@ async def test_what_ends_while_a_look_is_under_way_has_its_row(
         async with ffc.subscribe(backend, A) as stream, ffc.subscribe(backend, A, results=True) as rich:
             await eventually(lambda: len(items) == 6)
             await server.begins(silent := done(namespace="a"))
-            await cancel(server, silent)
+            await server.cancels(silent)
             for each in (stream, rich):
                 got = {(item.execution_id, item.outcome) for item in await some(each, 7)}
                 assert got == {*((item.execution_id, "success") for item in items), (silent.execution_id, "cancelled")}
@@ -144,7 +133,7 @@ async def test_a_partition_that_somebody_fills_holds_up_no_look(
             # One more page of its many records, alone or beside what the next look has asked for by now.
             pages += 1
             if not ended_at:
-                await cancel(server, item)
+                await server.cancels(item)
                 ended_at = pages
             await asyncio.sleep(0.1)
         return await read(self, conn, lookups, plan, piece)
@@ -174,7 +163,7 @@ async def test_what_has_a_row_is_not_found_again_and_a_replay_is_new(server: Pos
         for _ in range(2):
             await server.begins(item)
             await asyncio.sleep(0.02)
-            at_ms = await cancel(server, item)
+            at_ms = await server.cancels(item)
             again = await first(stream)
             assert (again.execution_id, again.outcome, again.produced_at_ms) == (item.execution_id, "cancelled", at_ms)
         assert backend.stats().reconciled == 2
@@ -190,7 +179,7 @@ async def test_a_row_that_comes_later_for_the_same_completion_is_not_delivered_a
     )
     async with PostgresBackend(server.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
         await server.begins(item)
-        at_ms = await cancel(server, item)
+        at_ms = await server.cancels(item)
         assert (await first(stream)).execution_id == item.execution_id
         await server.sql(row, (partition, bare, at_ms))
         await nothing(stream, done(), server)
@@ -205,7 +194,7 @@ async def test_a_row_whose_record_was_found_first_and_is_anothers_is_delivered(s
     async with PostgresBackend(server.url, reconcile_interval=0.1) as backend:
         async with ffc.subscribe(backend, A) as mine, ffc.subscribe(backend, ffc.ScannerFilter("b")) as theirs:
             await server.begins(item)
-            at_ms = await cancel(server, item)
+            at_ms = await server.cancels(item)
             assert (await first(theirs)).produced_at_ms == at_ms
             await eventually(lambda: mine.stats().filtered == 1)
             partition, _, bare = item.execution_id[4:].partition("}:")
@@ -243,7 +232,7 @@ async def test_a_slow_consumer_gets_all_of_it_and_memory_is_bounded(server: Post
     async with PostgresBackend(server.url, reconcile_interval=0.1, buffer_size=5) as backend:
         async with ffc.subscribe(backend) as slow, ffc.subscribe(backend) as quick:
             reading = asyncio.ensure_future(some(quick, 60, 30))
-            await cancel(server, *items)
+            await server.cancels(*items)
             assert {p.execution_id for p in await reading} == {item.execution_id for item in items}
             assert slow.stats().buffered <= 5
             got = [p.execution_id for p in await some(slow, 60, 30)]
@@ -285,7 +274,7 @@ async def test_nothing_is_looked_for_where_it_is_turned_off_or_our_own_producer_
     item = done()
     await server.begins(item)
     async with PostgresBackend(server.url, reconcile_interval=0) as backend, ffc.subscribe(backend) as stream:
-        await cancel(server, item)
+        await server.cancels(item)
         await asyncio.sleep(0.3)
         await nothing(stream, done(), server)
     name = f"own_{uuid.uuid4().hex}"
@@ -297,7 +286,7 @@ async def test_nothing_is_looked_for_where_it_is_turned_off_or_our_own_producer_
             own = PostgresWorld(18, url)
             async with PostgresBackend(url, reconcile_interval=0.05) as backend, ffc.subscribe(backend) as stream:
                 await own.begins(item)
-                await cancel(own, item)
+                await own.cancels(item)
                 await asyncio.sleep(0.3)
                 marker = done()
                 other = await own.connect(autocommit=False)
@@ -322,7 +311,7 @@ async def test_a_fault_while_looking_is_tried_again(server: PostgresWorld, caplo
     await server.begins(item)
     async with PostgresBackend(server.url, reconcile_interval=0.2) as backend, ffc.subscribe(backend) as stream:
         await server.drop_connections()
-        await cancel(server, item)
+        await server.cancels(item)
         await server.drop_connections()
         assert (await first(stream, 20)).execution_id == item.execution_id
         await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE)
@@ -370,7 +359,7 @@ async def test_what_was_not_found_before_a_restart_is_found_after_it(server: Pos
     item, later = done(), done()
     await server.begins(item)
     async with PostgresBackend(server.url, reconcile_interval=30) as backend, ffc.subscribe(backend) as stream:
-        at_ms = await cancel(server, item)
+        at_ms = await server.cancels(item)
         partition, _, bare = later.execution_id[4:].partition("}:")
         await server.sql(
             "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
