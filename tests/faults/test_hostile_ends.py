@@ -12,7 +12,7 @@ from ffcompletion.backends.postgres import PostgresBackend, fetching, silent_rea
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.postgres.queries import Query
-from tests.worlds import Done, PostgresWorld, ValkeyWorld, done, eventually, first, some
+from tests.worlds import PostgresWorld, ValkeyWorld, done, eventually, first, some
 
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 A = ffc.ScannerFilter("a")
