@@ -30,7 +30,7 @@ def checkpointed(
     The cursor is stored behind the consumer, at most every ``save_interval`` seconds: only what the loop's body has
     ended for, and everything before it. So each completion is processed at least once, and the last few again after a
     crash. The one in hand when the loop is left, by ``break`` as by an error, counts as not processed, unless
-    ``commit()`` was called. ``run`` processes several at once.
+    ``commit()`` was called: the next loop begins with it. ``run`` processes several at once; a loop is one task's.
 
     - ``start``: where to begin if nothing is stored yet; None is from now, and stored at once.
     - ``filter``, ``partitions``, ``results``: as for ``subscribe``. A checkpoint that was stored for others, or for

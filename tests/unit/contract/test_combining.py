@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -202,6 +204,48 @@ def test_an_answer_that_is_no_bool_withholds() -> None:
     for wanted in ffc.any_of(odd, NO), ffc.all_of(odd, YES):
         with pytest.raises(TypeError, match="a part answered a int"):
             wanted.matches("a", None)
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """A filter of an untyped caller's: what it says to whether it admits everything."""
+
+    says: object
+    tag_key: str | None = None
+
+    def is_noop(self) -> bool:
+        return self.says  # type: ignore[return-value]  # the point
+
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        return core_namespace == "a"
+
+
+@pytest.mark.parametrize("says", ["no", 1, object(), None, ()])
+def test_what_does_not_say_in_a_bool_that_it_admits_everything_does_not(says: object) -> None:
+    """Or a stream of one tenant's would be everybody's."""
+    odd = Whole(says)
+    for wanted in ffc.any_of(YES, odd), ffc.all_of(odd, Whole(says)), ffc.any_of(ffc.all_of(odd, Whole(True)), YES):
+        with pytest.raises(TypeError, match="is_noop"):
+            wanted.is_noop()
+    assert ffc.any_of(ffc.ScannerFilter.NOOP, odd).is_noop()
+    assert not ffc.all_of(YES, odd).is_noop()
+
+
+@pytest.mark.parametrize("raised", [SystemExit, asyncio.CancelledError, GeneratorExit])
+def test_whatever_a_part_raises_another_may_decide(raised: type[BaseException]) -> None:
+    """In any order; a person at the keyboard alone is not held up."""
+
+    def leave(_namespace: str | None, _value: str | None) -> bool:
+        raise raised
+
+    part = ffc.matching(leave)
+    assert ffc.any_of(part, YES).matches("a", None)
+    assert ffc.any_of(YES, part).matches("a", None)
+    assert not ffc.all_of(part, NO).matches("a", None)
+    with pytest.raises(raised):
+        ffc.any_of(part, NO).matches("a", None)
+    raised = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        ffc.any_of(part, YES).matches("a", None)
 
 
 def test_which_namespaces_may_be_admitted() -> None:
