@@ -26,22 +26,21 @@ async def handle(completion: ffc.CompletionPayload) -> None:
 
 async def work(url: str, tenant: str, worker: int, workers: int, state: Path) -> None:
     store = ffc.FileCheckpoints(state / f"worker-{worker}.checkpoint")
-    async with ffc.connect(url) as backend:
-        # A stop signal closes the backend: its stream ends, `run` finishes what is in hand, the position is stored.
-        loop = asyncio.get_running_loop()
-        stopping: list[asyncio.Task[None]] = []
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(sign, lambda: stopping.append(asyncio.ensure_future(backend.aclose())))
-        async with ffc.checkpointed(
+    async with (
+        ffc.connect(url) as backend,
+        ffc.checkpointed(
             backend,
             store,
             "worker-pool",
             ffc.ScannerFilter(tenant),
             start=ffc.StreamCursor.beginning(),
             partitions=range(worker, 65_536, workers),
-        ) as completions:
-            await completions.run(handle, concurrency=8)
-        await asyncio.gather(*stopping)
+        ) as completions,
+    ):
+        # What is in hand is finished, the position is stored, and `run` returns.
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(sign, completions.stop)
+        await completions.run(handle, concurrency=8)
 
 
 if __name__ == "__main__":

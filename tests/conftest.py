@@ -129,6 +129,15 @@ async def postgres(request: pytest.FixtureRequest) -> AsyncGenerator[PostgresWor
 
 
 @pytest.fixture
+async def engine(engine18_url: str) -> AsyncGenerator[PostgresWorld]:
+    """The engine's own tables: in ours nothing ends without a row, and an id is one row's."""
+    async with PostgresWorld(18, engine18_url) as made:
+        await made.reset()
+        yield made
+        await made.reset()
+
+
+@pytest.fixture
 async def valkey(valkey_url: str) -> AsyncGenerator[ValkeyWorld]:
     made = ValkeyWorld(valkey_url)
     await made.reset()

@@ -108,6 +108,9 @@ def _settled(conn: Connected) -> Generator[None]:
     """One transaction, and for its length alone what it needs: a pooler gives the session to others."""
     with conn.transaction():
         # Each statement sees what others have committed before it; and bytes are read as the triggers read them.
-        run(conn, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL bytea_output = 'hex'")
-        run(conn, f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
+        run(
+            conn,
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL bytea_output = 'hex';"
+            f" SET LOCAL lock_timeout = '{LOCK_MS}ms'",
+        )
         yield

@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ffcompletion import attaching
 from ffcompletion.attaching import Definition, attach_sql, detach_sql, load_preset, preset, preset_names
 from ffcompletion.cli.running import run_plainly
-from ffcompletion.contract.errors import Validation
 
 __all__ = ["register"]
 
@@ -133,10 +132,12 @@ def _detach(
     def work() -> int:
         if sql:
             inside = schema or "public"
-            found = [each.definition for each in attaching.attached(url, schema=inside) if each.definition.name == name]
-            if not found:
-                raise Validation("name", f"{name!r} is not attached here")
-            typer.echo(detach_sql(found[0], schema=inside), nl=False)
+            there = {each.definition.name: each.definition for each in attaching.attached(url, schema=inside)}
+            if name not in there:
+                from ffcompletion.attaching import naming  # noqa: PLC0415  # loads the driver
+
+                raise naming.not_attached(name, there)
+            typer.echo(detach_sql(there[name], schema=inside), nl=False)
             return 0
         attaching.detach(url, name, schema=schema)
         typer.echo(f"{name} is detached")

@@ -66,7 +66,8 @@ class FileCheckpoints:
         self._lease: int | None = None
 
     async def acquire(self, name: str, /, *, wait: bool) -> None:
-        """Lock ``<path>.lock``, which stays there; the system unlocks it when the process ends, however it does.
+        """Lock ``<path>.lock``, which stays there: whoever removes it lets a second one in. The system unlocks it when the
+        process ends, however it does (and what it has forked meanwhile, which has the file open, too).
 
         Where another holds it, in this process too: wait, or raise ``Unavailable``. On a network's file system a lock
         is as good as that is.

@@ -15,6 +15,7 @@ from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream
+from ffcompletion.foreign.awaiting import called
 
 __all__ = ["GeneratorStream", "stream_of"]
 
@@ -75,7 +76,7 @@ class _Pump:
             while True:
                 await self._wanted.wait()
                 self._wanted.clear()
-                self._items.append(await self._generator.__anext__())
+                self._items.append(await called("the stream", self._generator.__anext__))
                 self._changed.set()
         except StopAsyncIteration:
             pass

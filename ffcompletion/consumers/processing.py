@@ -9,10 +9,11 @@ from typing import Final, Self, final
 
 from ffcompletion.consumers.handling import ended_saver, handled, set_within
 from ffcompletion.consumers.histories import check_owner, owner_of
+from ffcompletion.consumers.inhand import InHand, Work
 from ffcompletion.consumers.progress import Processed, Progress
 from ffcompletion.consumers.selection import former_selection_text, selection_text, stored_checkpoint
 from ffcompletion.consumers.shards import position_of
-from ffcompletion.consumers.subscribing import check_cursor, open_stream
+from ffcompletion.consumers.subscribing import check_cursor, check_partitions, open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease, LeasingStore
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable, Validation
@@ -69,6 +70,8 @@ class Checkpointed:
         self._store = store
         self._name = check_text("checkpoint", "the name", name)
         self._filter = wanted
+        if partitions is not None:
+            check_partitions(partitions)
         self._selection = selection_text(wanted, partitions, selection)
         self._former = former_selection_text(wanted, partitions, selection)
         self._lease = lease
@@ -78,7 +81,7 @@ class Checkpointed:
         self._results = results
         self._interval_s = save_interval
         self._progress = Progress()
-        self._finish: Callable[[], None] | None = None
+        self._hand = InHand()
         self._saved: StreamCursor | None = None
         self._stream: CompletionStream | None = None
         self._saver: asyncio.Task[None] | None = None
@@ -92,6 +95,8 @@ class Checkpointed:
 
     async def __aenter__(self) -> Self:
         running_loop("checkpointed")
+        if self._stream is not None:
+            raise Unavailable("checkpointed", "its `async with` block has begun before; each needs one of its own")
         leasing = self._leasing()
         if leasing is not None:
             await called("lease a checkpoint", lambda: leasing.acquire(self._name, wait=self._lease == "wait"))
@@ -152,12 +157,15 @@ class Checkpointed:
                 await self._give_back()
 
     def __aiter__(self) -> Self:
+        """Begin a loop. What an earlier one had in hand when it was left is not processed, and comes again first."""
+        self._hand.put_back()
         return self
 
     async def __anext__(self) -> CompletionPayload:
-        self._done_in_hand()
-        completion, self._finish = await self._next()
-        return completion
+        """The next completion; the one before is processed then, so one task at a time may ask (else ``Unavailable``)."""
+        if self._hand.done():
+            self._dirty.set()
+        return self._hand.take(await self._next())
 
     @property
     def lag(self) -> Lag:
@@ -172,7 +180,7 @@ class Checkpointed:
 
     async def commit(self) -> None:
         """Everything yielded so far is processed, the completion in hand too; returns when that is stored."""
-        self._done_in_hand()
+        self._hand.commit()
         await self._save()
 
     def stop(self, *, drain: bool = True) -> None:
@@ -207,6 +215,7 @@ class Checkpointed:
         goes to ``failed``, with the last error; once that has returned it counts as done. Without ``failed`` (and where
         that raises) the error cancels the others and is raised here: nothing is skipped.
         """
+        self._hand.put_back()
         concurrency, attempts = check_count("concurrency", concurrency), check_count("attempts", attempts)
         slots = asyncio.Semaphore(concurrency)
         processed = given_up = 0
@@ -239,12 +248,14 @@ class Checkpointed:
         await self._save()
         return Processed(processed=processed, failed=given_up, cursor=self._saved)
 
-    async def _next(self) -> tuple[CompletionPayload, Callable[[], None]]:
+    async def _next(self) -> Work:
         self._raise_failure()
         if self._stream is None or self._leaving.is_set():
             raise Unavailable("checkpointed", "use it inside its `async with` block")
         if self._stopped:
             raise StopAsyncIteration
+        if (again := self._hand.again()) is not None:
+            return again
         try:
             completion = await self._stream.__anext__()
         except StopAsyncIteration:
@@ -252,13 +263,11 @@ class Checkpointed:
             raise
         if completion.cursor is None:
             raise Unavailable("checkpointed", "the stream's completions carry no cursor")
-        return completion, self._progress.begin(completion.cursor, completion.produced_at_ms)
-
-    def _done_in_hand(self) -> None:
-        finish, self._finish = self._finish, None
-        if finish is not None:
-            finish()
-            self._dirty.set()
+        finish = self._progress.begin(completion.cursor, completion.produced_at_ms)
+        if self._stopped:
+            # Stopped as it came: it is not done, and comes again next time.
+            raise StopAsyncIteration
+        return completion, finish
 
     def _raise_failure(self) -> None:
         if self._failed is not None:

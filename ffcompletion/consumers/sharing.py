@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import warnings
 from collections import deque
-from typing import Final, Self, final
+from typing import TYPE_CHECKING, Final, Self, final
 
 from typing_extensions import override
 
@@ -18,7 +18,7 @@ from ffcompletion.contract.errors import ResourceExhausted, Unavailable, Validat
 from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.numbers import check_count
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionBackend, CompletionStream
+from ffcompletion.contract.protocols import CompletionBackend, CompletionStream, Subscription
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 
 __all__ = ["Broadcast", "BroadcastStream", "broadcast"]
@@ -224,3 +224,7 @@ class Broadcast(CompletionBackend, AsyncClosing):
         for queue in tuple(self._queues):
             queue.end(error)
         self._queues.clear()
+
+
+if TYPE_CHECKING:
+    _: type[Subscription] = BroadcastStream

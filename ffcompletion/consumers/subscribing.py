@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import AsyncGenerator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final, overload
+from typing import TYPE_CHECKING, Final, overload
 
 from typing_extensions import Unpack
 
@@ -23,6 +23,9 @@ from ffcompletion.contract.protocols import (
     Subscription,
 )
 
+if TYPE_CHECKING:
+    from ffcompletion.consumers.sharing import Broadcast
+
 __all__ = ["MOST_PARTITIONS", "check_cursor", "check_partitions", "open_stream", "subscribe"]
 
 MOST_PARTITIONS: Final = 65_536
@@ -34,6 +37,12 @@ def subscribe(
     backend: Backend,
     filter: CompletionFilter | None = None,  # the contract's own word
     **options: Unpack[SubscribeOptions],
+) -> AbstractAsyncContextManager[Subscription]: ...
+@overload
+def subscribe(
+    backend: Broadcast,
+    filter: CompletionFilter | None = None,  # the contract's own word
+    **options: Unpack[PartitionOptions],
 ) -> AbstractAsyncContextManager[Subscription]: ...
 @overload
 def subscribe(
@@ -54,7 +63,8 @@ def subscribe(
 ) -> AbstractAsyncContextManager[CompletionStream]:
     """A stream for an ``async with`` block: picks the backend's method, and closes the stream when the block ends.
 
-    A ``Backend`` (what ``connect`` returns) gives a ``Subscription``, with ``stats()`` and ``cursor``.
+    A ``Backend`` (what ``connect`` returns) gives a ``Subscription``, with ``stats()`` and ``cursor``; so does what
+    ``broadcast`` shares.
 
     - ``filter``: None or a no-op admits everything.
     - ``cursor``: where to resume; the backend must be resumable, else ``Unavailable``.
@@ -106,14 +116,25 @@ def check_cursor(cursor: object) -> None:
 
 def check_partitions(partitions: Collection[int]) -> None:
     """Raises ``Validation`` for none at all, for any that no id can have, and for what are no numbers."""
+    _check_collection(partitions)
     if not partitions:
         raise Validation("partitions", "none are given, so nothing would ever arrive")
     try:
         lowest, highest = operator.index(min(partitions)), operator.index(max(partitions))
     except TypeError:
-        raise Validation("partitions", "a list, set or range of whole numbers is needed") from None
+        raise _no_partitions() from None
     if lowest < 0 or highest >= MOST_PARTITIONS:
         raise Validation("partitions", f"{lowest} to {highest} is not within 0 to {MOST_PARTITIONS - 1}")
+
+
+def _check_collection(partitions: object) -> None:
+    # An iterator would be used up by the first look at it.
+    if not isinstance(partitions, Collection):
+        raise _no_partitions()
+
+
+def _no_partitions() -> Validation:
+    return Validation("partitions", "a list, set or range of whole numbers is needed")
 
 
 async def _open(

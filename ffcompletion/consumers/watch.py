@@ -6,12 +6,14 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Final, final
 
 from ffcompletion.consumers.waitlist import Wait, Waitlist
 from ffcompletion.contract.errors import EngineError, StateUnknown, Unavailable
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.protocols import Backend, CompletionBackend, CompletionStream, ExecutionReader
+from ffcompletion.foreign.awaiting import called
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Watch", "watching"]
@@ -175,7 +177,11 @@ class Watch:
                 if self._unanswered_since is None:
                     self._unanswered_since = self.loop.time()
                 try:
-                    found = await reader.describe_executions(ids, result=waitlist.wants_result(ids))
+                    # Whatever would end this task in silence is an error of theirs: the waits would never be answered.
+                    found = await called(
+                        "reading stored state",
+                        partial(reader.describe_executions, ids, result=waitlist.wants_result(ids)),
+                    )
                 except Unavailable:
                     raise
                 except EngineError as exc:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ffcompletion.contract.protocols import CompletionBackend
+from ffcompletion.contract.protocols import Backend, CompletionBackend
 
 __all__ = ["assert_completion_backend"]
 
 # Method -> how many positional arguments a caller passes.
 _METHODS: Final = {"subscribe_completions": 0, "subscribe_completions_filtered": 1}
+# What a class that inherits a Protocol has where it wrote nothing: they do nothing, and return None.
+_UNWRITTEN: Final = (
+    CompletionBackend.subscribe_completions,
+    Backend.subscribe_completions,
+    Backend.subscribe_completions_filtered,
+)
 
 
 def _is_coroutine_function(method: object) -> bool:
@@ -53,7 +59,10 @@ def assert_completion_backend(obj: object) -> None:
     faults: list[str] = []
     for name, positional in _METHODS.items():
         method: object = getattr(obj, name, None)
-        fault = f"{name} is missing" if method is None else _fault(name, method, positional)
+        if method is None or getattr(method, "__func__", None) in _UNWRITTEN:
+            fault: str | None = f"{name} is missing"
+        else:
+            fault = _fault(name, method, positional)
         if fault is not None:
             faults.append(fault)
     if not faults and not isinstance(obj, CompletionBackend):

@@ -26,8 +26,8 @@ class AnyOf(msgspec.Struct, frozen=True):
     """The one tag that its parts want to see."""
 
     def is_noop(self, /) -> bool:
-        """Whether one of the parts admits everything."""
-        return any(part.is_noop() for part in self.parts)
+        """Whether one of the parts admits everything. Raises ``TypeError`` where one does not say so in a bool."""
+        return any(_admits_everything(part) for part in self.parts)
 
     def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
         """Whether a part says yes. Raises what a part raised where none does: then it is undecided."""
@@ -44,8 +44,8 @@ class AllOf(msgspec.Struct, frozen=True):
     """The one tag that its parts want to see."""
 
     def is_noop(self, /) -> bool:
-        """Whether all of the parts admit everything."""
-        return all(part.is_noop() for part in self.parts)
+        """Whether all of the parts admit everything. Raises ``TypeError`` where one does not say so in a bool."""
+        return all(_admits_everything(part) for part in self.parts)
 
     def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
         """Whether no part says no. Raises what a part raised where none does: then it is undecided."""
@@ -144,6 +144,18 @@ def namespaces_of(wanted: CompletionFilter) -> frozenset[str] | None:
     return first.union(*rest) if isinstance(wanted, AnyOf) else first.intersection(*rest)
 
 
+def _admits_everything(part: CompletionFilter) -> bool:
+    # The coroutine of an `async def is_noop` is true, too, and everybody's completions would be let in.
+    answer = _said(part.is_noop)
+    if isinstance(answer, bool):
+        return answer
+    raise TypeError(f"a part's is_noop() answered a {type(answer).__name__}, which is no bool")
+
+
+def _said(question: Callable[[], object]) -> object:
+    return question()
+
+
 def _asked(
     question: Callable[[str | None, str | None], object], core_namespace: str | None, tag_value: str | None
 ) -> object:
@@ -155,11 +167,13 @@ def _decided(
     parts: Iterable[CompletionFilter], deciding: bool, core_namespace: str | None, tag_value: str | None
 ) -> bool:
     """``deciding`` if one part says so, the contrary if all say that; else raises what one of them raised."""
-    failure: Exception | None = None
+    failure: BaseException | None = None
     for part in parts:
         try:
             answer = _asked(part.matches, core_namespace, tag_value)
-        except Exception as exc:  # noqa: BLE001  # another part may decide it
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:  # noqa: BLE001  # another part may decide it; and no plain call cancels or exits
             failure = exc
             continue
         if answer is deciding:
@@ -176,19 +190,22 @@ def _flat(filters: tuple[CompletionFilter, ...], kind: type[AnyOf | AllOf]) -> t
     if not filters:
         raise Validation("filter", "no filter is given")
     found: list[CompletionFilter] = []
+    # Only what is ours is compared by value.
+    values, others = set[ScannerFilter](), set[int]()
     for item in filters:
         if not callable(getattr(type(item), "matches", None)):
             # Untyped callers: a namespace, or a list of filters.
             raise Validation("filter", f"a {type(item).__name__} is none")
         for part in item.parts if isinstance(item, AnyOf | AllOf) and type(item) is kind else (item,):
-            # Only what is ours is compared by value.
-            if not any(part is known or (_ours(part) and _ours(known) and part == known) for known in found):
+            if isinstance(part, ScannerFilter):
+                known = part in values
+                values.add(part)
+            else:
+                known = id(part) in others
+                others.add(id(part))
+            if not known:
                 found.append(part)
     return tuple(found)
-
-
-def _ours(part: CompletionFilter) -> bool:
-    return type(part) is ScannerFilter
 
 
 def _merged(parts: tuple[CompletionFilter, ...]) -> tuple[CompletionFilter, ...]:

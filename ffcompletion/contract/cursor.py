@@ -152,7 +152,7 @@ class CursorFamily(msgspec.Struct, frozen=True):
     prefix: int
 
     def __post_init__(self) -> None:
-        if self.prefix not in _FAMILIES:
+        if type(self.prefix) is not int or self.prefix not in _FAMILIES:
             raise Validation(
                 "cursor", f"a family's prefix is 0x80 to 0xff, not {self.prefix!r}; the rest is the wire's"
             )
@@ -162,8 +162,8 @@ class CursorFamily(msgspec.Struct, frozen=True):
 
         Raises ``Validation`` for another.
         """
-        if not 0 <= position < 1 << 128:
-            raise Validation("cursor", f"position {position} is outside 0 … 2**128 - 1")
+        if type(position) is not int or not 0 <= position < 1 << 128:
+            raise Validation("cursor", f"position {position!r:.40} is outside 0 … 2**128 - 1, or no whole number")
         return StreamCursor(self.prefix, position)
 
     def position(self, cursor: StreamCursor, /) -> int | None:

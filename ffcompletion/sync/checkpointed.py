@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Self, TypeVar, final
 from ffcompletion.consumers.processing import Checkpointed as AsyncCheckpointed
 from ffcompletion.consumers.progress import Processed
 from ffcompletion.contract.errors import Validation
+from ffcompletion.contract.numbers import check_count
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import Lag
 from ffcompletion.sync.loop import LoopThread
@@ -31,18 +33,32 @@ class Checkpointed:
         self._inner = inner
 
     def __enter__(self) -> Self:
-        self._loop.run(self._inner.__aenter__)
+        # The loop outlives the backend, should that be closed in here: the position is still to be stored, and a lease
+        # to be given back.
+        self._loop.enter()
+        try:
+            self._loop.run(self._inner.__aenter__)
+        except BaseException:
+            self._loop.leave()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.run(lambda: self._inner.__aexit__(kind, error, trace))
+        try:
+            self._loop.run(lambda: self._inner.__aexit__(kind, error, trace))
+        finally:
+            if os.getpid() == self._loop.pid:
+                self._loop.leave()
 
     def __iter__(self) -> Self:
+        """Begin a loop. What an earlier one had in hand when it was left is not processed, and comes again first."""
+        self._loop.call(self._inner.__aiter__)
         return self
 
     def __next__(self) -> CompletionPayload:
+        """The next completion; the one before is processed then, so one thread at a time may ask."""
         completion = self._loop.run(lambda: _next(self._inner))
         if completion is None:
             raise StopIteration
@@ -78,12 +94,13 @@ class Checkpointed:
         Arguments, answer and errors of the asynchronous ``run``. Handlers are plain functions: ``Validation`` for one that
         is asynchronous or a generator, whose body nobody would run; or, where only its answer tells, the item has failed.
         """
+        concurrency = check_count("concurrency", concurrency)
         for name, given in (("handler", handler), ("failed", failed)):
             if _is_not_plain(given):
                 raise Validation(
                     name, "it is asynchronous or a generator, and would never run; a plain function is needed"
                 )
-        with ThreadPoolExecutor(max(1, concurrency), thread_name_prefix="ffcompletion-work") as threads:
+        with ThreadPoolExecutor(concurrency, thread_name_prefix="ffcompletion-work") as threads:
 
             async def handled(completion: CompletionPayload) -> None:
                 await asyncio.get_running_loop().run_in_executor(threads, _called, "handler", handler, completion)
@@ -116,7 +133,11 @@ def _is_not_plain(given: object) -> bool:
 
 
 def _called(name: str, function: Callable[[_T], object], argument: _T) -> None:
-    answer = function(argument)
+    try:
+        answer = function(argument)
+    except StopIteration as exc:
+        # Nothing that is waited for can raise it, and the run would never end.
+        raise RuntimeError(f"the {name} raised StopIteration") from exc
     if inspect.isawaitable(answer) or inspect.isgenerator(answer) or inspect.isasyncgen(answer):
         if inspect.iscoroutine(answer):
             answer.close()

@@ -131,6 +131,7 @@ async def test_a_name_that_nothing_is_attached_under(server: str) -> None:
             'ffcompletion wait "$1" --attached report 1 --timeout 20',
             'ffcompletion wait "$1" --attached report 1 --missing wait --timeout 20',
             'ffcompletion detach "$1" report',
+            'ffcompletion detach "$1" report --sql',
         ]
 
         async def all_say(message: str, scripts: list[str]) -> None:

@@ -21,27 +21,13 @@ from ffcompletion.contract.protocols import ResumableBackend
 from tests.worlds import Done, PostgresWorld, done, eventually, first, insert, nothing, some
 
 
-@pytest.fixture(scope="session")
-def postgres18_url(engine18_url: str) -> str:
-    """The engine's tables as they are."""
-    return engine18_url
-
-
 @pytest.fixture
-async def server(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
-    """One version is enough here, and no other stream is open."""
-    async with PostgresWorld(18, postgres18_url) as made:
-        await made.reset()
-        yield made
-
-
-@pytest.fixture
-async def database(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
+async def database(engine18_url: str) -> AsyncGenerator[PostgresWorld]:
     """A database of its own, whose tables can be altered; dropped afterwards."""
     name = f"live_{uuid.uuid4().hex}"
-    async with await AsyncConnection.connect(postgres18_url, autocommit=True) as conn:
+    async with await AsyncConnection.connect(engine18_url, autocommit=True) as conn:
         await conn.execute(f"CREATE DATABASE {name}".encode())
-        url = postgres18_url.replace("/postgres?", f"/{name}?")
+        url = engine18_url.replace("/postgres?", f"/{name}?")
         async with await AsyncConnection.connect(url, autocommit=True) as own:
             # Plain tables are quick to make, and the wire asks for no more.
             await own.execute(PLAIN.encode())
@@ -70,19 +56,19 @@ CREATE TRIGGER ff_notify AFTER INSERT ON ff_completion_event FOR EACH ROW EXECUT
 # ── hints ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_flood_of_false_announcements_delivers_nothing_old(server: PostgresWorld) -> None:
+async def test_a_flood_of_false_announcements_delivers_nothing_old(engine: PostgresWorld) -> None:
     """Ids of before the stream, of nobody, far above the newest, a deleted row: nothing comes of them, and no fault."""
-    await server.announce(*[done() for _ in range(50)])
-    async with server.backend() as backend, ffc.subscribe(backend) as stream:
-        ((newest,),) = await server.sql("SELECT max(event_id) FROM ff_completion_event")
+    await engine.announce(*[done() for _ in range(50)])
+    async with engine.backend() as backend, ffc.subscribe(backend) as stream:
+        ((newest,),) = await engine.sql("SELECT max(event_id) FROM ff_completion_event")
         for query in (
             "SELECT pg_notify('ff_completion', n::text) FROM generate_series(1, 20000) n",
             f"SELECT pg_notify('ff_completion', ({newest} + 1000000 + n)::text) FROM generate_series(1, 50) n",
             "SELECT pg_notify('ff_completion', repeat('9', 5000))",
             "SELECT pg_notify('ff_completion', '9223372036854775807')",
         ):
-            await server.sql(query)
-        gone = await server.connect(autocommit=False)
+            await engine.sql(query)
+        gone = await engine.connect(autocommit=False)
         await insert(gone, done())
         await gone.execute(
             "DELETE FROM ff_completion_event WHERE event_id = (SELECT max(event_id) FROM ff_completion_event)"
@@ -90,7 +76,7 @@ async def test_a_flood_of_false_announcements_delivers_nothing_old(server: Postg
         await gone.commit()
         await gone.close()
         for _ in range(3):
-            await nothing(stream, done(), server)
+            await nothing(stream, done(), engine)
         stats = backend.stats()
         assert (stats.reconnects, stats.state) == (0, ffc.BackendState.LIVE)
         await eventually(lambda: backend.stats().held == 0)
@@ -102,12 +88,12 @@ ROW: Row = (1, "{fp:0}:x", "success", 0, None, "a")
 BARE: Row = (2, "{fp:0}:y", "success", 0, None, None)
 
 
-async def test_a_tag_nested_too_deep_is_undecided_alone(server: PostgresWorld) -> None:
+async def test_a_tag_nested_too_deep_is_undecided_alone(engine: PostgresWorld) -> None:
     """The batch goes on, live and stored, and asking for that record's state is answered."""
     wanted = ffc.ScannerFilter(instance_tag=("k", "v"))
     poison, good = done(), done(tags={"k": "v"})
-    async with server.backend() as backend, ffc.subscribe(backend, wanted) as stream:
-        conn = await server.connect(autocommit=False)
+    async with engine.backend() as backend, ffc.subscribe(backend, wanted) as stream:
+        conn = await engine.connect(autocommit=False)
         partition, _, bare = poison.execution_id[4:].partition("}:")
         text = '{"tags": {"deep": ' + "[" * 2_000 + "]" * 2_000 + "}}"
         await conn.execute(
@@ -127,18 +113,18 @@ async def test_a_tag_nested_too_deep_is_undecided_alone(server: PostgresWorld) -
         assert found.is_terminal
 
 
-async def test_unfiltered_streams_never_wait_for_records(server: PostgresWorld) -> None:
+async def test_unfiltered_streams_never_wait_for_records(engine: PostgresWorld) -> None:
     """The records' table is locked: unfiltered go on, filtered are withheld, counted, and get all of it in order."""
     wanted = ffc.ScannerFilter("a")
-    async with server.backend(read_timeout=1.0) as backend:
+    async with engine.backend(read_timeout=1.0) as backend:
         async with ffc.subscribe(backend) as plain, ffc.subscribe(backend, wanted) as mine:
             items = [done(namespace="a") for _ in range(5)]
             for item in items:
-                await server.begins(item)
-            locking = await server.connect(autocommit=False)
+                await engine.begins(item)
+            locking = await engine.connect(autocommit=False)
             await locking.execute("LOCK TABLE ff_exec_core IN ACCESS EXCLUSIVE MODE")
             for item in items:
-                conn = await server.connect()
+                conn = await engine.connect()
                 await insert(conn, item, core=False)
                 await conn.close()
             assert [p.execution_id for p in await some(plain, 5)] == [item.execution_id for item in items]
@@ -166,17 +152,17 @@ async def nothing_yet(stream: ffc.CompletionStream) -> None:
         await asyncio.wait_for(stream.__anext__(), 0.2)
 
 
-async def test_a_filtered_stream_that_joins_while_others_wait_gets_each_once(server: PostgresWorld) -> None:
+async def test_a_filtered_stream_that_joins_while_others_wait_gets_each_once(engine: PostgresWorld) -> None:
     """It joins at the lane's place: what waits there comes once, by the lane or from what is stored."""
     wanted = ffc.ScannerFilter("a")
     items = [done(namespace="a") for _ in range(6)]
-    async with server.backend(read_timeout=1.0) as backend, ffc.subscribe(backend, wanted) as mine:
+    async with engine.backend(read_timeout=1.0) as backend, ffc.subscribe(backend, wanted) as mine:
         for item in items:
-            await server.begins(item)
-        ((newest,),) = await server.sql("SELECT coalesce(max(event_id), 0) FROM ff_completion_event")
-        locking = await server.connect(autocommit=False)
+            await engine.begins(item)
+        ((newest,),) = await engine.sql("SELECT coalesce(max(event_id), 0) FROM ff_completion_event")
+        locking = await engine.connect(autocommit=False)
         await locking.execute("LOCK TABLE ff_exec_core IN ACCESS EXCLUSIVE MODE")
-        conn = await server.connect()
+        conn = await engine.connect()
         for item in items[:3]:
             await insert(conn, item, core=False)
         await eventually(lambda: backend.stats().waiting == 3)
@@ -198,7 +184,7 @@ async def test_a_filtered_stream_that_joins_while_others_wait_gets_each_once(ser
 
 
 async def test_what_waits_too_long_for_records_is_bounded(
-    server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+    engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its streams go on from what is stored; nothing is lost, nothing repeated."""
     from ffcompletion.backends.postgres import filtering
@@ -206,12 +192,12 @@ async def test_what_waits_too_long_for_records_is_bounded(
     monkeypatch.setattr(filtering, "_WAITING", 20)
     wanted = ffc.ScannerFilter("a")
     items = [done(namespace="a") for _ in range(60)]
-    async with server.backend(read_timeout=1.0) as backend, ffc.subscribe(backend, wanted) as mine:
+    async with engine.backend(read_timeout=1.0) as backend, ffc.subscribe(backend, wanted) as mine:
         for item in items:
-            await server.begins(item)
-        locking = await server.connect(autocommit=False)
+            await engine.begins(item)
+        locking = await engine.connect(autocommit=False)
         await locking.execute("LOCK TABLE ff_exec_core IN ACCESS EXCLUSIVE MODE")
-        conn = await server.connect()
+        conn = await engine.connect()
         for item in items:
             await insert(conn, item, core=False)
         await conn.close()
@@ -221,10 +207,10 @@ async def test_what_waits_too_long_for_records_is_bounded(
         await locking.close()
         assert [p.execution_id for p in await some(mine, 60, 20)] == [item.execution_id for item in items]
         await eventually(lambda: not mine.stats().catching_up)
-        await nothing(mine, done(namespace="a"), server)
+        await nothing(mine, done(namespace="a"), engine)
 
 
-async def test_another_s_result_is_handed_to_nobody(server: PostgresWorld) -> None:
+async def test_another_s_result_is_handed_to_nobody(engine: PostgresWorld) -> None:
     """A row of the attacker's namespace for an execution whose record is the victim's: undecided, live and stored."""
     theirs = ffc.ScannerFilter("attacker")
     item = done(namespace="victim", result=b"secret", tags={"k": "v"})
@@ -233,12 +219,12 @@ async def test_another_s_result_is_handed_to_nobody(server: PostgresWorld) -> No
         "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, namespace, occurred_at_ms)"
         " VALUES (%s, %s, 'success', 'attacker', 0)"
     )
-    async with server.backend() as backend:
+    async with engine.backend() as backend:
         live = await backend.subscribe_completions_filtered(theirs, results=True)
-        await server.announce(item)
-        await server.sql(row, (partition, bare))
+        await engine.announce(item)
+        await engine.sql(row, (partition, bare))
         last = done(namespace="attacker", result=b"own")
-        await server.announce(last)
+        await engine.announce(last)
         assert (await first(live)).payload_bytes == b"own"
         assert live.stats().undecided == 1
         stored = await resumable(backend).subscribe_completions_from(ffc.StreamCursor.beginning(), theirs, results=True)
@@ -248,13 +234,13 @@ async def test_another_s_result_is_handed_to_nobody(server: PostgresWorld) -> No
         await stored.aclose()
 
 
-async def test_results_come_in_pieces_bounded_by_bytes(server: PostgresWorld) -> None:
+async def test_results_come_in_pieces_bounded_by_bytes(engine: PostgresWorld) -> None:
     """More than fit one question, live and stored, in order, with those that have none in between."""
     items = [done(namespace="a", result=None if n % 3 == 2 else bytes([n]) * 400_000) for n in range(12)]
-    async with server.backend() as backend:
+    async with engine.backend() as backend:
         live = await backend.subscribe_completions(results=True)
         filtered = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"), results=True)
-        conn = await server.connect(autocommit=False)
+        conn = await engine.connect(autocommit=False)
         for item in items:
             await insert(conn, item)
         await conn.commit()
@@ -341,12 +327,12 @@ async def test_an_idle_stream_asks_the_sequence_and_not_the_partitions(database:
         assert (await first(stream)).execution_id == item.execution_id
 
 
-async def test_no_plan_joins_or_goes_parallel_whatever_the_statistics_say(server: PostgresWorld) -> None:
+async def test_no_plan_joins_or_goes_parallel_whatever_the_statistics_say(engine: PostgresWorld) -> None:
     """The texts that run at a wake: probes by key, on tables that nobody has analyzed and on ones that somebody has."""
     from ffcompletion.backends.postgres.queries import Queries
 
     queries = Queries(None)
-    conn = await server.connect()
+    conn = await engine.connect()
     for number in range(2):
         if number:
             await conn.execute("ANALYZE ff_completion_event")
@@ -371,18 +357,18 @@ async def test_no_plan_joins_or_goes_parallel_whatever_the_statistics_say(server
     await conn.close()
 
 
-async def test_questions_leave_a_caller_s_own_pool_as_it_was(server: PostgresWorld) -> None:
+async def test_questions_leave_a_caller_s_own_pool_as_it_was(engine: PostgresWorld) -> None:
     """No setting of ours stays on its connections."""
     from psycopg_pool import AsyncConnectionPool
 
     kwargs = {"autocommit": True}
-    async with AsyncConnectionPool(server.url, min_size=1, max_size=3, kwargs=kwargs, open=False) as pool:
+    async with AsyncConnectionPool(engine.url, min_size=1, max_size=3, kwargs=kwargs, open=False) as pool:
         async with (
-            PostgresBackend(server.url, pool=pool) as backend,
+            PostgresBackend(engine.url, pool=pool) as backend,
             ffc.subscribe(backend, ffc.ScannerFilter("a")) as stream,
         ):
             item: Done = done(namespace="a")
-            await server.announce(item)
+            await engine.announce(item)
             assert (await first(stream)).execution_id == item.execution_id
         for _ in range(3):
             async with pool.connection() as conn:
@@ -396,18 +382,18 @@ class Signed(AsyncConnection[DictRow]):
     """As one that fetches a token before it connects."""
 
 
-async def test_a_caller_s_own_pool_may_read_rows_as_it_likes(server: PostgresWorld) -> None:
+async def test_a_caller_s_own_pool_may_read_rows_as_it_likes(engine: PostgresWorld) -> None:
     """Rows as dicts, placeholders of the server's own kind, a class of connection of one's own: all works, and stays so."""
     from psycopg_pool import AsyncConnectionPool
 
     kwargs = {"autocommit": True, "row_factory": dict_row, "cursor_factory": AsyncRawCursor}
     wanted, item = ffc.ScannerFilter("a", ("k", "v")), done(namespace="a", tags={"k": "v"}, result=b"r")
     async with AsyncConnectionPool(
-        server.url, min_size=1, max_size=3, kwargs=kwargs, connection_class=Signed, open=False
+        engine.url, min_size=1, max_size=3, kwargs=kwargs, connection_class=Signed, open=False
     ) as pool:
-        async with ffc.connect(server.url, pool=pool) as backend:
+        async with ffc.connect(engine.url, pool=pool) as backend:
             async with ffc.subscribe(backend, wanted, results=True) as stream:
-                await server.announce(item)
+                await engine.announce(item)
                 got = await first(stream)
                 assert (got.execution_id, got.payload_bytes) == (item.execution_id, b"r")
                 assert got.cursor is not None
@@ -435,13 +421,13 @@ def test_what_is_no_pool_for_this_is_refused_at_once() -> None:
             ffc.connect("postgresql://x/y", pool=odd)
 
 
-async def test_bytes_that_are_no_text_cost_their_row_alone(postgres18_url: str) -> None:
+async def test_bytes_that_are_no_text_cost_their_row_alone(engine18_url: str) -> None:
     """A database without an encoding: such a row is skipped and counted, such a record is undecided."""
     name = f"ascii_{uuid.uuid4().hex}"
-    async with await AsyncConnection.connect(postgres18_url, autocommit=True) as conn:
+    async with await AsyncConnection.connect(engine18_url, autocommit=True) as conn:
         await conn.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'".encode())
         try:
-            url = postgres18_url.replace("/postgres?", f"/{name}?")
+            url = engine18_url.replace("/postgres?", f"/{name}?")
             with psycopg.connect(url, autocommit=True) as own:
                 own.execute(PLAIN.encode())
             world = PostgresWorld(18, f"{url}&client_encoding=UTF8")
@@ -459,7 +445,7 @@ async def test_bytes_that_are_no_text_cost_their_row_alone(postgres18_url: str) 
 
 
 async def test_a_large_transaction_that_commits_late_is_read_in_order(
-    server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+    engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Looking its rows up id by id takes an older server a millisecond for each, and everybody waits for that."""
     asked: list[int] = []
@@ -471,8 +457,8 @@ async def test_a_large_transaction_that_commits_late_is_read_in_order(
 
     monkeypatch.setattr(Session, "read_issued", read_issued)
     count, sparse = 3_000, 40
-    async with server.backend() as backend, ffc.subscribe(backend) as stream:
-        large = await server.connect(autocommit=False)
+    async with engine.backend() as backend, ffc.subscribe(backend) as stream:
+        large = await engine.connect(autocommit=False)
         text = (
             "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
             " SELECT n %% 256, gen_random_uuid(), 'success', 1700000000000 FROM generate_series(1, %s) n"
@@ -481,8 +467,8 @@ async def test_a_large_transaction_that_commits_late_is_read_in_order(
         for _ in range(sparse):
             # Far apart from each other: in order they would be read with all that lies in between.
             await large.execute(text, (1,))
-            await server.sql("SELECT nextval('ff_completion_event_event_id_seq') FROM generate_series(1, 200)")
-        await server.announce(item := done())
+            await engine.sql("SELECT nextval('ff_completion_event_event_id_seq') FROM generate_series(1, 200)")
+        await engine.announce(item := done())
         assert (await first(stream)).execution_id == item.execution_id
         await eventually(lambda: backend.stats().held > count)
         await large.commit()

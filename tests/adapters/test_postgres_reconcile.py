@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend, reconciler, unread
+from ffcompletion.backends.postgres import PostgresBackend, changes, reconciler, unread
 from ffcompletion.backends.postgres.silent_reading import SilentReading
 from ffcompletion.producers import install
 from tests.worlds import Done, PostgresWorld, done, eventually, first, insert, nothing, some
 
-
-@pytest.fixture(scope="session")
-def postgres18_url(engine18_url: str) -> str:
-    """The engine's tables as they are."""
-    return engine18_url
-
-
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 A = ffc.ScannerFilter("a")
-
-
-@pytest.fixture
-async def server(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
-    async with PostgresWorld(18, postgres18_url) as made:
-        await made.reset()
-        yield made
-
-
-async def cancel(world: PostgresWorld, *items: Done) -> int:
-    """As the engine cancels: the record is terminal, and no row is written. When that was, in ms."""
-    names = [item.execution_id[4:].partition("}:") for item in items]
-    rows = await world.sql(
-        f"UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', terminal_at_ms = {NOW}, cancellation_reason = 'asked'"
-        " WHERE (partition_key, execution_id) IN (SELECT * FROM unnest(%s::smallint[], %s::uuid[])) RETURNING terminal_at_ms",
-        ([name[0] for name in names], [name[2] for name in names]),
-    )
-    return int(rows[-1][0])
 
 
 async def finish(world: PostgresWorld, item: Done) -> None:
@@ -60,11 +35,11 @@ async def finish(world: PostgresWorld, item: Done) -> None:
     await conn.close()
 
 
-async def test_each_of_a_thousand_cancels_is_seen_once(server: PostgresWorld) -> None:
+async def test_each_of_a_thousand_cancels_is_seen_once(engine: PostgresWorld) -> None:
     """By an unfiltered stream, a filtered one, and one that is resumed afterwards; strangers' are not."""
     items = [done(namespace="a" if number % 2 else "b", flow_id=None) for number in range(1_000)]
     mine = {item.execution_id for item in items if item.namespace == "a"}
-    conn = await server.connect(autocommit=False)
+    conn = await engine.connect(autocommit=False)
     for item in items:
         partition, _, bare = item.execution_id[4:].partition("}:")
         await conn.execute(
@@ -74,17 +49,17 @@ async def test_each_of_a_thousand_cancels_is_seen_once(server: PostgresWorld) ->
         )
     await conn.commit()
     await conn.close()
-    async with PostgresBackend(server.url, reconcile_interval=0.2) as backend:
+    async with PostgresBackend(engine.url, reconcile_interval=0.2) as backend:
         async with ffc.subscribe(backend) as stream, ffc.subscribe(backend, A) as filtered:
             marker = done(namespace="a")
-            await server.sql(
+            await engine.sql(
                 f"INSERT INTO ff_completion_event (partition_key, execution_id, outcome, namespace, occurred_at_ms)"
                 f" VALUES (1, '{marker.execution_id.partition('}:')[2]}', 'success', 'a', {NOW})"
             )
             cursor = (await first(stream)).cursor
             await first(filtered)
             for start in range(0, 1_000, 250):
-                await cancel(server, *items[start : start + 250])
+                await engine.cancels(*items[start : start + 250])
             got = await some(stream, 1_000, 30)
             assert {p.execution_id for p in got} == {item.execution_id for item in items}
             assert {p.outcome for p in got} == {"cancelled"}
@@ -92,17 +67,17 @@ async def test_each_of_a_thousand_cancels_is_seen_once(server: PostgresWorld) ->
             assert {p.execution_id for p in await some(filtered, 500, 30)} == mine
             assert backend.stats().reconciled == 1_000
             await asyncio.sleep(0.5)
-            await nothing(stream, done(), server)
+            await nothing(stream, done(), engine)
             assert filtered.stats().buffered == 0
             await eventually(lambda: filtered.stats().filtered == 500 + 1)
         async with ffc.subscribe(backend, A, cursor=cursor) as resumed:
             assert {p.execution_id for p in await some(resumed, 500, 30)} == mine
             await asyncio.sleep(0.5)
-            await nothing(resumed, done(namespace="a"), server)
+            await nothing(resumed, done(namespace="a"), engine)
 
 
 async def test_what_ends_while_a_look_is_under_way_has_its_row(
-    server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+    engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long it takes: nobody is told that it failed. Live, and for who wants results, which are read apart."""
     items: list[Done] = []
@@ -112,46 +87,48 @@ async def test_what_ends_while_a_look_is_under_way_has_its_row(
         # Between what a look begins with and its first page, and again before the next one.
         if len(items) < 6:
             items.append(item := done(namespace="a"))
-            await server.begins(item)
-            await finish(server, item)
+            await engine.begins(item)
+            await finish(engine, item)
         return await read(self, *values)
 
     monkeypatch.setattr(SilentReading, "read", later)
-    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend:
+    async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend:
         async with ffc.subscribe(backend, A) as stream, ffc.subscribe(backend, A, results=True) as rich:
             await eventually(lambda: len(items) == 6)
-            await server.begins(silent := done(namespace="a"))
-            await cancel(server, silent)
+            await engine.begins(silent := done(namespace="a"))
+            await engine.cancels(silent)
             for each in (stream, rich):
                 got = {(item.execution_id, item.outcome) for item in await some(each, 7)}
                 assert got == {*((item.execution_id, "success") for item in items), (silent.execution_id, "cancelled")}
 
 
 async def test_a_partition_that_somebody_fills_holds_up_no_look(
-    server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+    engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long its pages take: what ends elsewhere is looked for between two of them."""
     monkeypatch.setattr(unread, "_MOST_ROWS", 32)
     monkeypatch.setattr(reconciler, "_TURN_S", 0.05)
+    # Looking at everything is not to become so dear, on a busy machine, that partitions wait until they are counted.
+    monkeypatch.setattr(changes, "_DEAR_S", 60.0)
     item, pages, ended_at = done(namespace="a"), 0, 0
     read = SilentReading.read
 
     async def counted(self: SilentReading, conn: Any, lookups: Any, plan: Any, piece: Sequence[unread.Mark]) -> object:
         nonlocal pages, ended_at
-        if [mark.key for mark in piece] == [5]:
-            # Its records are many, and nothing else is left in this look.
+        if any(mark.key == 5 and mark.after for mark in piece):
+            # One more page of its many records, alone or beside what the next look has asked for by now.
             pages += 1
             if not ended_at:
-                await cancel(server, item)
+                await engine.cancels(item)
                 ended_at = pages
             await asyncio.sleep(0.1)
         return await read(self, conn, lookups, plan, piece)
 
     monkeypatch.setattr(SilentReading, "read", counted)
-    await server.begins(item)
-    async with PostgresBackend(server.url, reconcile_interval=0.2) as backend:
+    await engine.begins(item)
+    async with PostgresBackend(engine.url, reconcile_interval=0.2) as backend:
         async with ffc.subscribe(backend, A) as stream:
-            await server.sql(
+            await engine.sql(
                 "INSERT INTO ff_exec_core (partition_key, execution_id, lane_id, lifecycle_phase, terminal_at_ms, raw_fields)"
                 f" SELECT 5, gen_random_uuid(), 'default', 'cancelled', {NOW}, '{{\"namespace\":\"mallory\"}}'"
                 " FROM generate_series(1, 2000)"
@@ -160,25 +137,25 @@ async def test_a_partition_that_somebody_fills_holds_up_no_look(
     assert pages - ended_at <= 6
 
 
-async def test_what_has_a_row_is_not_found_again_and_a_replay_is_new(server: PostgresWorld) -> None:
+async def test_what_has_a_row_is_not_found_again_and_a_replay_is_new(engine: PostgresWorld) -> None:
     """A row and a record of one time are one completion; ended again after a replay, without a row, is another."""
     item = done()
-    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
-        await server.begins(item)
-        await finish(server, item)
+    async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        await engine.begins(item)
+        await finish(engine, item)
         assert (await first(stream)).outcome == "success"
         await asyncio.sleep(0.4)
-        await nothing(stream, done(), server)
+        await nothing(stream, done(), engine)
         for _ in range(2):
-            await server.begins(item)
+            await engine.begins(item)
             await asyncio.sleep(0.02)
-            at_ms = await cancel(server, item)
+            at_ms = await engine.cancels(item)
             again = await first(stream)
             assert (again.execution_id, again.outcome, again.produced_at_ms) == (item.execution_id, "cancelled", at_ms)
         assert backend.stats().reconciled == 2
 
 
-async def test_a_row_that_comes_later_for_the_same_completion_is_not_delivered_again(server: PostgresWorld) -> None:
+async def test_a_row_that_comes_later_for_the_same_completion_is_not_delivered_again(engine: PostgresWorld) -> None:
     """It counts as filtered; a later one of another time is another completion."""
     item = done()
     partition, _, bare = item.execution_id[4:].partition("}:")
@@ -186,28 +163,28 @@ async def test_a_row_that_comes_later_for_the_same_completion_is_not_delivered_a
         "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
         " VALUES (%s, %s, 'cancelled', %s)"
     )
-    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
-        await server.begins(item)
-        at_ms = await cancel(server, item)
+    async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        await engine.begins(item)
+        at_ms = await engine.cancels(item)
         assert (await first(stream)).execution_id == item.execution_id
-        await server.sql(row, (partition, bare, at_ms))
-        await nothing(stream, done(), server)
+        await engine.sql(row, (partition, bare, at_ms))
+        await nothing(stream, done(), engine)
         assert stream.stats().filtered == 1
-        await server.sql(row, (partition, bare, at_ms + 60_000))
+        await engine.sql(row, (partition, bare, at_ms + 60_000))
         assert (await first(stream)).execution_id == item.execution_id
 
 
-async def test_a_row_whose_record_was_found_first_and_is_anothers_is_delivered(server: PostgresWorld) -> None:
+async def test_a_row_whose_record_was_found_first_and_is_anothers_is_delivered(engine: PostgresWorld) -> None:
     """The end that a filter did not admit takes nothing away from the tenant that the row names."""
     item = done(namespace="b", flow_id=None)
-    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend:
+    async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend:
         async with ffc.subscribe(backend, A) as mine, ffc.subscribe(backend, ffc.ScannerFilter("b")) as theirs:
-            await server.begins(item)
-            at_ms = await cancel(server, item)
+            await engine.begins(item)
+            at_ms = await engine.cancels(item)
             assert (await first(theirs)).produced_at_ms == at_ms
             await eventually(lambda: mine.stats().filtered == 1)
             partition, _, bare = item.execution_id[4:].partition("}:")
-            await server.sql(
+            await engine.sql(
                 "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, namespace, occurred_at_ms)"
                 " VALUES (%s, %s, 'success', 'a', %s)",
                 (partition, bare, at_ms),
@@ -215,16 +192,16 @@ async def test_a_row_whose_record_was_found_first_and_is_anothers_is_delivered(s
             assert (await first(mine)).execution_id == item.execution_id
 
 
-async def test_results_of_what_ended_in_silence(server: PostgresWorld) -> None:
+async def test_results_of_what_ended_in_silence(engine: PostgresWorld) -> None:
     """A failure at the reclaim cap: terminal, no row; with its result for who asks, by tag, and by its right outcome."""
     item, expired = done(namespace="a", tags={"k": "v"}, result=b"r"), done(namespace="a", tags={"k": "v"})
     wanted = ffc.ScannerFilter("a", ("k", "v"))
-    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend:
+    async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend:
         async with ffc.subscribe(backend, wanted, results=True) as stream:
             for each, reason in ((item, None), (expired, "attempt_timeout")):
-                await server.begins(each)
+                await engine.begins(each)
                 partition, _, bare = each.execution_id[4:].partition("}:")
-                await server.sql(
+                await engine.sql(
                     f"UPDATE ff_exec_core SET lifecycle_phase = 'terminal', terminal_at_ms = {NOW}, result = %s,"
                     " cancellation_reason = %s WHERE partition_key = %s AND execution_id = %s",
                     (each.result, reason, partition, bare),
@@ -233,28 +210,28 @@ async def test_results_of_what_ended_in_silence(server: PostgresWorld) -> None:
             assert got == {item.execution_id: ("failed", b"r"), expired.execution_id: ("expired", None)}
 
 
-async def test_a_slow_consumer_gets_all_of_it_and_memory_is_bounded(server: PostgresWorld) -> None:
+async def test_a_slow_consumer_gets_all_of_it_and_memory_is_bounded(engine: PostgresWorld) -> None:
     """More than fit its buffer: at its own pace, each once, while another has them at once."""
     items = [done() for _ in range(60)]
     for item in items:
-        await server.begins(item)
-    async with PostgresBackend(server.url, reconcile_interval=0.1, buffer_size=5) as backend:
+        await engine.begins(item)
+    async with PostgresBackend(engine.url, reconcile_interval=0.1, buffer_size=5) as backend:
         async with ffc.subscribe(backend) as slow, ffc.subscribe(backend) as quick:
             reading = asyncio.ensure_future(some(quick, 60, 30))
-            await cancel(server, *items)
+            await engine.cancels(*items)
             assert {p.execution_id for p in await reading} == {item.execution_id for item in items}
             assert slow.stats().buffered <= 5
             got = [p.execution_id for p in await some(slow, 60, 30)]
             assert sorted(got) == sorted(item.execution_id for item in items)
-            await nothing(slow, done(), server)
+            await nothing(slow, done(), engine)
 
 
 async def test_a_missing_right_or_index_is_told_once_and_nothing_is_missed(
-    server: PostgresWorld, caplog: pytest.LogCaptureFixture
+    engine: PostgresWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without the lanes' table, or an index that leads to them, whole partitions are read."""
-    await server.sql("DROP SCHEMA IF EXISTS bare CASCADE; DROP ROLE IF EXISTS looker")
-    await server.sql(
+    await engine.sql("DROP SCHEMA IF EXISTS bare CASCADE; DROP ROLE IF EXISTS looker")
+    await engine.sql(
         "CREATE SCHEMA bare; CREATE ROLE looker LOGIN; GRANT USAGE ON SCHEMA bare TO looker;"
         "CREATE TABLE bare.ff_completion_event (LIKE public.ff_completion_event INCLUDING ALL);"
         "CREATE TABLE bare.ff_exec_core (LIKE public.ff_exec_core INCLUDING DEFAULTS);"
@@ -262,10 +239,10 @@ async def test_a_missing_right_or_index_is_told_once_and_nothing_is_missed(
         "GRANT SELECT ON bare.ff_completion_event, bare.ff_exec_core TO looker"
     )
     try:
-        url = server.url.replace("postgres@", "looker@", 1)
+        url = engine.url.replace("postgres@", "looker@", 1)
         async with PostgresBackend(url, schema="bare", reconcile_interval=0.1) as backend:
             async with ffc.subscribe(backend) as stream:
-                await server.sql(
+                await engine.sql(
                     "INSERT INTO bare.ff_exec_core (partition_key, execution_id, lifecycle_phase, terminal_at_ms)"
                     f" VALUES (7, gen_random_uuid(), 'cancelled', {NOW})"
                 )
@@ -273,29 +250,29 @@ async def test_a_missing_right_or_index_is_told_once_and_nothing_is_missed(
         for what in ('GRANT SELECT ON "bare"."ff_lane_registry"', "no index on the records'"):
             assert sum(what in line for line in caplog.messages) == 1
     finally:
-        await server.sql("DROP SCHEMA bare CASCADE; DROP ROLE looker")
+        await engine.sql("DROP SCHEMA bare CASCADE; DROP ROLE looker")
 
 
 async def test_nothing_is_looked_for_where_it_is_turned_off_or_our_own_producer_writes(
-    postgres18_url: str, server: PostgresWorld
+    engine18_url: str, engine: PostgresWorld
 ) -> None:
     """``reconcile_interval=0``; and in our own tables nothing ends without a row."""
     item = done()
-    await server.begins(item)
-    async with PostgresBackend(server.url, reconcile_interval=0) as backend, ffc.subscribe(backend) as stream:
-        await cancel(server, item)
+    await engine.begins(item)
+    async with PostgresBackend(engine.url, reconcile_interval=0) as backend, ffc.subscribe(backend) as stream:
+        await engine.cancels(item)
         await asyncio.sleep(0.3)
-        await nothing(stream, done(), server)
+        await nothing(stream, done(), engine)
     name = f"own_{uuid.uuid4().hex}"
-    url = postgres18_url.replace("/postgres?", f"/{name}?")
-    async with await AsyncConnection.connect(postgres18_url, autocommit=True) as conn:
+    url = engine18_url.replace("/postgres?", f"/{name}?")
+    async with await AsyncConnection.connect(engine18_url, autocommit=True) as conn:
         await conn.execute(f"CREATE DATABASE {name}".encode())
         try:
             await install(url)
             own = PostgresWorld(18, url)
             async with PostgresBackend(url, reconcile_interval=0.05) as backend, ffc.subscribe(backend) as stream:
                 await own.begins(item)
-                await cancel(own, item)
+                await own.cancels(item)
                 await asyncio.sleep(0.3)
                 marker = done()
                 other = await own.connect(autocommit=False)
@@ -314,14 +291,14 @@ def test_an_interval_that_is_no_number_of_seconds_is_refused(interval: float) ->
         PostgresBackend("postgresql://localhost/x", reconcile_interval=interval)
 
 
-async def test_a_fault_while_looking_is_tried_again(server: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_while_looking_is_tried_again(engine: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
     """The connections are cut: one line, and the next look finds it."""
     item = done()
-    await server.begins(item)
-    async with PostgresBackend(server.url, reconcile_interval=0.2) as backend, ffc.subscribe(backend) as stream:
-        await server.drop_connections()
-        await cancel(server, item)
-        await server.drop_connections()
+    await engine.begins(item)
+    async with PostgresBackend(engine.url, reconcile_interval=0.2) as backend, ffc.subscribe(backend) as stream:
+        await engine.drop_connections()
+        await engine.cancels(item)
+        await engine.drop_connections()
         assert (await first(stream, 20)).execution_id == item.execution_id
         await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE)
 
@@ -330,7 +307,7 @@ async def test_a_fault_while_looking_is_tried_again(server: PostgresWorld, caplo
 
 
 async def test_what_the_server_counts_late_is_found_as_well(
-    server: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+    engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that is in a transaction has not told what it wrote in the one before; by then, other looks are over."""
     monkeypatch.setattr("ffcompletion.backends.postgres.changes._DEAR_LOOKS", 0)
@@ -346,10 +323,10 @@ async def test_what_the_server_counts_late_is_found_as_well(
         )
 
     for item in items:
-        await server.begins(item)
+        await engine.begins(item)
     # What a connection writes is told at once, and then once a second at the most.
-    one, other = await server.connect(), await server.connect()
-    async with PostgresBackend(server.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+    one, other = await engine.connect(), await engine.connect()
+    async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as stream:
         await asyncio.sleep(1.1)
         await cancel_on(one, told)
         await cancel_on(one, untold)
@@ -363,14 +340,14 @@ async def test_what_the_server_counts_late_is_found_as_well(
 
 
 @pytest.mark.parametrize("ahead_ms", [0, 10**12])
-async def test_what_was_not_found_before_a_restart_is_found_after_it(server: PostgresWorld, ahead_ms: int) -> None:
+async def test_what_was_not_found_before_a_restart_is_found_after_it(engine: PostgresWorld, ahead_ms: int) -> None:
     """Rows that come later move the position, and one of them says that it is of the future."""
     item, later = done(), done()
-    await server.begins(item)
-    async with PostgresBackend(server.url, reconcile_interval=30) as backend, ffc.subscribe(backend) as stream:
-        at_ms = await cancel(server, item)
+    await engine.begins(item)
+    async with PostgresBackend(engine.url, reconcile_interval=30) as backend, ffc.subscribe(backend) as stream:
+        at_ms = await engine.cancels(item)
         partition, _, bare = later.execution_id[4:].partition("}:")
-        await server.sql(
+        await engine.sql(
             "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
             " VALUES (%s, %s, 'success', %s)",
             (partition, bare, at_ms + 5_000 + ahead_ms),
@@ -378,7 +355,7 @@ async def test_what_was_not_found_before_a_restart_is_found_after_it(server: Pos
         got = await first(stream)
         assert got.execution_id == later.execution_id
     async with (
-        PostgresBackend(server.url, reconcile_interval=0.2) as again,
+        PostgresBackend(engine.url, reconcile_interval=0.2) as again,
         ffc.subscribe(again, cursor=got.cursor) as resumed,
     ):
         found = await first(resumed)

@@ -47,3 +47,35 @@ async def test_on_every_server_a_stream_gets_what_its_filter_admits(world: World
                 async with asyncio.timeout(0.05):
                     await anext(stream)
             await stream.aclose()
+
+
+class Later:
+    """A filter of an untyped caller's, asynchronous by mistake."""
+
+    tag_key = None
+
+    async def is_noop(self) -> bool:
+        return False
+
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        return core_namespace == "a"
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'Later.is_noop' was never awaited:RuntimeWarning")
+async def test_a_part_that_does_not_say_whether_it_admits_everything_is_refused() -> None:
+    """Alone as among others: what it admits is never everybody's."""
+    later: ffc.CompletionFilter = Later()  # type: ignore[assignment]  # the point
+    async with ffc.connect("memory://") as backend:
+        for wanted in later, ffc.any_of(ffc.ScannerFilter("a"), later), ffc.all_of(later, ffc.ScannerFilter.NOOP):
+            for opening in ffc.subscribe(backend, wanted), ffc.subscribe(backend, wanted, cursor=ffc.StreamCursor()):
+                with pytest.raises(ffc.Validation, match="is_noop"):
+                    async with opening:
+                        pass
+            with pytest.raises(ffc.Validation, match="is_noop"):
+                await backend.subscribe_completions_filtered(wanted)
+        wanted = ffc.all_of(ffc.ScannerFilter("a"), later)
+        async with ffc.subscribe(backend, wanted) as stream:
+            for namespace in "ba":
+                backend.emit(done().execution_id, namespace=namespace)
+            await anext(stream)
+            assert (stream.stats().delivered, stream.stats().filtered) == (1, 1)

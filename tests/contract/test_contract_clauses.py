@@ -8,6 +8,7 @@ import inspect
 import time
 
 import pytest
+from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.contract.protocols import Backend
@@ -218,6 +219,33 @@ async def test_clause_7_assertion_and_counters(world: World) -> None:
             assert (stats.state, stats.streams, stats.received) == (ffc.BackendState.LIVE, 1, 2)
         assert backend.stats().state is ffc.BackendState.IDLE
     assert backend.stats().state is ffc.BackendState.CLOSED
+
+
+def test_what_is_inherited_unwritten_is_missing() -> None:
+    """Of a Protocol's methods only the refusing of filters does something by itself."""
+
+    class Nothing(ffc.CompletionBackend):
+        pass
+
+    class All(ffc.Backend):
+        pass
+
+    class Enough(ffc.ResumableCompletionBackend):
+        @override
+        async def subscribe_completions(self, /) -> ffc.CompletionStream:
+            raise NotImplementedError
+
+    unwritten: list[type] = [Nothing, All, Enough]
+    faults = []
+    for kind in unwritten:
+        try:
+            ffc.assert_completion_backend(kind())
+        except TypeError as exc:
+            faults.append(str(exc))
+    assert faults == [
+        "Nothing is no CompletionBackend: subscribe_completions is missing",
+        "All is no CompletionBackend: subscribe_completions is missing; subscribe_completions_filtered is missing",
+    ]
 
 
 async def test_a_closed_backend_ends_its_streams_and_refuses_new_ones(world: World) -> None:

@@ -101,6 +101,21 @@ async def test_an_end_and_an_error_are_the_stream_s() -> None:
     assert log == ["closed", "closed"]
 
 
+@pytest.mark.parametrize("raised", [asyncio.CancelledError(), SystemExit(3)])
+async def test_what_would_end_a_task_in_silence_is_an_error_of_the_stream(raised: BaseException) -> None:
+    """An end that nobody asked for: it was not the consumer who cancelled."""
+
+    async def leaves() -> AsyncIterator[ffc.CompletionPayload]:
+        yield ffc.CompletionPayload(ID, "success")
+        raise raised
+
+    async with ffc.stream_of(leaves()) as stream:
+        await anext(stream)
+        for _ in range(2):
+            with pytest.raises(ffc.Unavailable, match=type(raised).__name__):
+                await anext(stream)
+
+
 async def test_closing_ends_the_generator_and_every_wait() -> None:
     """Whether it has begun, waits, or is in the middle."""
     log: list[str] = []

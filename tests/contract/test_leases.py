@@ -303,6 +303,73 @@ async def test_a_lease_that_was_lost_with_its_connection(postgres18_url: str) ->
     await world.close()
 
 
+async def test_a_lease_is_of_the_table_however_it_is_named(postgres18_url: str) -> None:
+    """With its schema or without: two replicas may be configured otherwise, and write the same row."""
+    table = f"leased_{uuid.uuid4().hex}"
+    async with (
+        PostgresCheckpoints(postgres18_url, table=table) as found,
+        PostgresCheckpoints(postgres18_url, table=table, schema="public") as named,
+        PostgresCheckpoints(postgres18_url, table=f"{table}_2") as another,
+    ):
+        await found.acquire("a", wait=False)
+        with pytest.raises(ffc.Unavailable, match="another consumer"):
+            await named.acquire("a", wait=False)
+        await another.acquire("a", wait=False)
+        await found.release("a")
+        await named.acquire("a", wait=False)
+
+
+async def test_a_lease_that_was_lost_is_that_name_s_alone(postgres18_url: str) -> None:
+    """The store's others go on; the lost one stays lost until it is released, whoever has it meanwhile."""
+    world = PostgresWorld(18, postgres18_url)
+    first, later = (ffc.Checkpoint(cursor=ffc.StreamCursor.outbox(n), backend="", selection="") for n in (1, 2))
+    async with (
+        PostgresCheckpoints(world.url, table="leased_many") as one,
+        PostgresCheckpoints(world.url, table="leased_many") as two,
+    ):
+        for name in "ab":
+            await one.acquire(name, wait=False)
+            await one.save(name, first)
+        await world.drop_connections()
+        await two.acquire("a", wait=False)
+        await two.save("a", later)
+        await one.save("b", later)
+        assert await one.load("b") == later
+        for use in one.save("a", first), one.load("a"):
+            with pytest.raises(ffc.Unavailable, match="another consumer runs 'a'"):
+                await use
+        await two.release("a")
+        await world.drop_connections()
+        # Nobody has it now; but the position that is kept is the other's.
+        with pytest.raises(ffc.Unavailable, match="another consumer runs 'a'"):
+            await one.save("a", first)
+        await one.save("b", later)
+        with pytest.raises(ffc.Unavailable, match="another consumer runs 'b'"):
+            await two.acquire("b", wait=False)
+        await one.release("a")
+        await one.acquire("a", wait=False)
+        assert await one.load("a") == later
+    await world.close()
+
+
+async def test_giving_up_a_lease_hides_nobody_s_error(postgres18_url: str) -> None:
+    """Where the server is gone by then, so is the lease; and no other connection is made for it."""
+    world = PostgresWorld(18, postgres18_url)
+    passwords = ["of the one connection"]
+    async with (
+        MemoryBackend() as backend,
+        PostgresCheckpoints(world.url, table="leased_last", password=passwords.pop) as store,
+    ):
+        with pytest.raises(ZeroDivisionError):
+            async with ffc.checkpointed(backend, store, "a", lease="raise"):
+                await world.drop_connections()
+                raise ZeroDivisionError
+        assert not passwords
+        async with PostgresCheckpoints(world.url, table="leased_last") as another:
+            await another.acquire("a", wait=False)
+    await world.close()
+
+
 async def test_a_store_that_cannot_lease_says_so() -> None:
     """Rather than run without."""
 
@@ -367,3 +434,26 @@ async def test_positions_of_earlier_versions_are_read(
         with pytest.raises(ffc.Validation, match="stored for"):
             async with ffc.checkpointed(backend, store, "a", ffc.ScannerFilter("another")):
                 pass
+
+
+async def test_a_position_that_was_stored_by_a_former_class_s_name(store: ffc.FileCheckpoints) -> None:
+    """Is gone on with where the caller says so, and stored by what was said from then on."""
+    wanted = ffc.matching(lambda namespace, _: namespace != "b")
+    former = "app.filters.NotB"
+    async with MemoryBackend() as backend:
+        first = backend.emit(ID % 1)
+        assert first.cursor is not None
+        await store.save(
+            "a", ffc.Checkpoint(cursor=first.cursor, backend="MemoryBackend", selection=f"{former} partitions=[7]")
+        )
+        for selection, partitions in ("not b", [7]), (former, [8]):
+            with pytest.raises(ffc.Validation, match=r"stored for app\.filters\.NotB"):
+                async with ffc.checkpointed(backend, store, "a", wanted, selection=selection, partitions=partitions):
+                    pass
+        second = backend.emit(ID % 2, namespace="a")
+        async with ffc.checkpointed(backend, store, "a", wanted, selection=former, partitions=[7]) as completions:
+            assert (await anext(completions)).execution_id == second.execution_id
+            await completions.commit()
+    kept = await store.load("a")
+    assert kept is not None
+    assert json.loads(kept.selection) == {"filter": former, "partitions": [7]}

@@ -20,6 +20,7 @@ from ffcompletion.testing import strategies as ffst
 from tests import TESTS
 from tests.contract.test_conformance import PostgresAnnouncer, _ValkeyAnnouncer
 from tests.decoders import everything
+from tests.unit.contract.test_combining import VALUES, Raises, filters, said
 from tests.worlds import PostgresWorld, ValkeyWorld, some
 
 CORPUS = TESTS / "data" / "corpus"
@@ -140,6 +141,35 @@ def test_the_backend_decides_as_matches_does(
             assert [(c.execution_id.partition, c.execution_id.uuid) for c in got] == [
                 (item.execution_id.partition, item.execution_id.uuid) for item in (*expected, marker)
             ]
+
+    server.do(run())
+
+
+# None that is empty: what announces for these tests writes that as none.
+NAMES = st.sampled_from([None, "a", "b"])
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(filters(NAMES), st.lists(st.tuples(NAMES, VALUES), max_size=8))
+@example(ffc.all_of(ffc.any_of(ffc.ScannerFilter("a"), Raises()), Raises()), [("a", "x"), ("b", None)])
+def test_the_backend_decides_as_filters_made_of_filters_do(
+    server: _Server, wanted: ffc.CompletionFilter, facts: list[tuple[str | None, str | None]]
+) -> None:
+    """What they say yes to is delivered, and what they cannot tell is not, somebody's predicate among them."""
+    wanted = ffc.any_of(wanted, ffc.ScannerFilter("marker"))
+    items = [
+        Execution(execution_id=ffc.ExecutionId.new(), namespace=name, tags={} if value is None else {"k": value})
+        for name, value in (*facts, ("marker", None))
+    ]
+    expected = {item.execution_id for item in items if said(wanted, item.namespace, item.tags.get("k")) is True}
+
+    async def run() -> None:
+        if server.world is not None:
+            await server.world.reset()
+        async with ffc.subscribe(server.backend, wanted) as stream:
+            await server.announcer.announce(*items)
+            assert {completion.execution_id for completion in await some(stream, len(expected))} == expected
+            assert stream.stats().delivered == len(expected)
 
     server.do(run())
 

@@ -492,7 +492,7 @@ class _Reads(_Listens):
 
     async def describe_executions(self, execution_ids: Sequence[str], /, *, result: bool = False) -> Any:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return [answer] * len(execution_ids)
 
@@ -514,6 +514,11 @@ async def test_a_read_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture
     backend = _Reads(RuntimeError("a bug of theirs"))
     with pytest.raises(RuntimeError, match="bug of theirs"):
         await soon(ffc.wait_for_completion(backend, UNKNOWN))
+    # What would end the asking in silence is no cancelling of the wait.
+    for raised in asyncio.CancelledError(), SystemExit(3):
+        backend = _Reads(raised)
+        with pytest.raises(ffc.Unavailable, match=type(raised).__name__):
+            await soon(ffc.wait_for_completion(backend, UNKNOWN))
 
 
 async def test_outcome_and_result_are_of_one_read() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import ffcompletion as ffc
+from ffcompletion.backends.postgres import PostgresCheckpoints
 from tests import TESTS
 from tests.worlds import Done, MemoryWorld, PostgresWorld, ValkeyWorld, World, done, member
 from tests.worlds.forking import Interpreter
@@ -139,6 +140,27 @@ def test_a_thread_that_is_slow_holds_no_more_than_a_stream_may(postgres18_url: s
                 assert [id_ for id_ in repeated if id_ in rest] == rest
     finally:
         plain.close()
+
+
+def test_a_table_of_checkpoints_is_closed_by_code_that_blocks(postgres18_url: str) -> None:
+    """With its lease; and an error of the block's own comes out, whatever has become of the store."""
+    plain = Plain(PostgresWorld(18, postgres18_url))
+    items = [done() for _ in range(3)]
+    with plain.backend() as backend:
+        plain.do(plain.world.announce(*items))
+        for number in range(2):
+            store = PostgresCheckpoints(postgres18_url, table="blocking")
+            with store, pytest.raises(ZeroDivisionError):
+                with backend.checkpointed(store, "a", start=ffc.StreamCursor.beginning(), lease="raise") as completions:
+                    assert next(completions).execution_id == items[number].execution_id
+                    next(completions)
+                    if number:
+                        store.close()
+                    raise ZeroDivisionError
+            store.close()
+            with pytest.raises(ffc.Unavailable, match="the store is closed"), backend.checkpointed(store, "a"):
+                pass
+    plain.close()
 
 
 def test_threads_take_turns_at_one_stream(plain: Plain) -> None:

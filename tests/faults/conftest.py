@@ -1,4 +1,4 @@
-"""What several modules share: a Postgres that may be restarted and whose roles have passwords, and the engine's own tables."""
+"""What several modules share: a Postgres that may be restarted and whose roles have passwords."""
 
 from __future__ import annotations
 
@@ -24,12 +24,3 @@ async def own(server: Server) -> AsyncGenerator[PostgresWorld]:
     async with PostgresWorld(18, server.url) as made:
         await made.reset()
         yield made
-
-
-@pytest.fixture
-async def engine(engine18_url: str) -> AsyncGenerator[PostgresWorld]:
-    """The engine's own tables: in ours nothing ends without a row, and an id is one row's."""
-    async with PostgresWorld(18, engine18_url) as made:
-        await made.reset()
-        yield made
-        await made.reset()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 
+import psycopg
 import pytest
 
 import ffcompletion as ffc
 from ffcompletion import embedded
 from ffcompletion.backends.postgres import PostgresBackend
+from ffcompletion.backends.postgres.errors import LastWords
 from tests.faults.test_field_postgres import as_app
 from tests.worlds import PostgresWorld, done, eventually, first
 from tests.worlds.servers import PASSWORD
@@ -36,32 +38,60 @@ async def test_a_wait_that_finds_a_stream_being_mended_says_what_keeps_it(
         assert (await first(stream)).execution_id == item.execution_id
 
 
+# All of them, or none that waits for notifications.
+_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ffcompletion'"
+_END_READING = f"{_END} AND query NOT LIKE 'LISTEN%'"
+
+
 @pytest.mark.parametrize(
-    ("ended_by", "words"),
+    ("poll_interval", "setting", "end", "words"),
     [
-        ("ALTER ROLE app SET idle_session_timeout = '300ms'", "idle-session timeout"),
-        (None, "administrator command"),
+        (0.2, "RESET ALL", _END_READING, "administrator command"),
+        (0.2, "RESET ALL", _END, "administrator command"),
+        (30, "RESET ALL", _END, "administrator command"),
+        # Of the sessions that come after those.
+        (30, "SET idle_session_timeout = '150ms'", _END, "idle-session timeout"),
     ],
+    ids=["reading is ended", "both are", "both are, and nothing is read", "both are idle"],
 )
 async def test_the_log_says_why_the_server_ended_a_session(
-    own: PostgresWorld, server: embedded.Server, caplog: pytest.LogCaptureFixture, ended_by: str | None, words: str
+    own: PostgresWorld,
+    server: embedded.Server,
+    caplog: pytest.LogCaptureFixture,
+    poll_interval: float,
+    setting: str,
+    end: str,
+    words: str,
 ) -> None:
-    """What it said last, not that the connection was closed unexpectedly."""
+    """What it said last, not that the connection was closed unexpectedly, whichever connection finds out first."""
     caplog.set_level(logging.INFO, "ffcompletion")
     try:
-        if ended_by is not None:
-            await own.sql(ended_by)
-        # No poll comes in between to find the connection that reads ended first.
-        async with PostgresBackend(as_app(server), poll_interval=30) as backend, ffc.subscribe(backend):
-            # Where something was just being asked, that finds it out, and is told less.
-            for times in range(1, 6):
-                if ended_by is None:
-                    await own.drop_connections()
-                await eventually(lambda times=times: caplog.text.count("reconnecting (") >= times)
-                await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE)
-                if words in caplog.text:
-                    break
+        async with PostgresBackend(as_app(server), poll_interval=poll_interval) as backend, ffc.subscribe(backend):
+            await own.sql(f"ALTER ROLE app {setting}")
+            await own.sql(end)
+            await eventually(lambda: "reconnecting (" in caplog.text and words in caplog.text)
     finally:
         await own.sql("ALTER ROLE app RESET ALL")
-    lines = [record.getMessage() for record in caplog.records if "reconnecting" in record.getMessage()]
-    assert any(words in line for line in lines), lines
+    assert "unexpectedly" not in caplog.text
+
+
+async def test_last_words_are_heard_where_nothing_is_asked_and_no_longer_when_it_is_given_back(
+    own: PostgresWorld,
+) -> None:
+    """They stand in for an error that says less, and for no other."""
+    heard, given_back = [await own.connect() for _ in range(2)]
+    words, none = LastWords(heard), LastWords(given_back)
+    none.stop()
+    none.stop()
+    less, more = psycopg.OperationalError("consuming input failed"), psycopg.errors.QueryCanceled("a limit")
+    for conn in (heard, given_back):
+        await own.sql(f"SELECT pg_terminate_backend({conn.info.backend_pid}, 10000)")
+        with pytest.raises(psycopg.OperationalError):
+            while True:
+                conn.pgconn.consume_input()
+                conn.pgconn.notifies()
+        conn.pgconn.finish()
+    assert isinstance(words.instead_of(less), psycopg.errors.AdminShutdown)
+    assert words.instead_of(more) is more
+    assert words.instead_of(own_error := ValueError()) is own_error
+    assert none.instead_of(less) is less

@@ -111,15 +111,7 @@ async def test_postgres_holds_what_it_may_and_no_more(postgres: PostgresWorld) -
         ):
             async with watched(live, tenant):
                 await postgres.announce(*early)
-                await postgres.sql(
-                    "UPDATE ff_exec_core c SET lifecycle_phase = 'cancelled',"
-                    " terminal_at_ms = (extract(epoch FROM clock_timestamp()) * 1000)::bigint, result = v.result"
-                    " FROM unnest(%s::uuid[], %s::bytea[]) AS v(id, result) WHERE c.execution_id = v.id",
-                    (
-                        [item.execution_id.partition("}:")[2] for item in silent],
-                        [item.result for item in silent],
-                    ),
-                )
+                await postgres.cancels(*silent)
                 await eventually(lambda: live.stats().overflows > 0 and tenant.stats().overflows > 0)
                 beginning = ffc.StreamCursor.beginning()
                 async with ffc.subscribe(backend, cursor=beginning, results=True) as resumed:
@@ -188,11 +180,7 @@ async def test_a_result_that_is_held_alone_is_read_beside_none(
         page = await read(*args)
         if page:
             states.extend(source._standing.state for source in sources)
-            await postgres.sql(
-                "UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', result = %s,"
-                " terminal_at_ms = (extract(epoch FROM clock_timestamp()) * 1000)::bigint WHERE execution_id = %s",
-                (silent.result, silent.execution_id.partition("}:")[2]),
-            )
+            await postgres.cancels(silent)
             await eventually(lambda: bool(offered))
             was_read = True
         return page

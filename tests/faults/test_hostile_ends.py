@@ -12,7 +12,7 @@ from ffcompletion.backends.postgres import PostgresBackend, fetching, silent_rea
 from ffcompletion.backends.postgres.connection import Connection
 from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.postgres.queries import Query
-from tests.worlds import Done, PostgresWorld, ValkeyWorld, done, eventually, first, some
+from tests.worlds import PostgresWorld, ValkeyWorld, done, eventually, first, some
 
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 A = ffc.ScannerFilter("a")
@@ -28,15 +28,6 @@ async def flood(
         " jsonb_build_object('namespace', 'hostile', 'tags', jsonb_build_object('k', repeat('x', %s::int)))"
         " FROM generate_series(1, %s) n",
         (tags, count),
-    )
-
-
-async def cancel(world: PostgresWorld, *items: Done, result: bytes | None = None) -> None:
-    """As the engine cancels: the record is terminal, and no row is written."""
-    await world.sql(
-        f"UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', terminal_at_ms = {NOW}, result = %s"
-        " WHERE execution_id = ANY(%s::uuid[])",
-        (result, [item.execution_id.partition("}:")[2] for item in items]),
     )
 
 
@@ -77,7 +68,7 @@ async def test_more_ends_than_a_page_holds(engine: PostgresWorld, plain: bool, m
         for table in ("ff_completion_event", "ff_exec_core", "ff_lane_registry"):
             await engine.sql(f"CREATE TABLE one_table.{table} (LIKE public.{table} INCLUDING ALL)")
     try:
-        mine = [done(namespace="a") for _ in range(40)]
+        mine = [done(namespace="a", result=b"r") for _ in range(40)]
         for item in mine:
             await world.begins(item)
         wanted = sorted(item.execution_id for item in mine)
@@ -93,7 +84,7 @@ async def test_more_ends_than_a_page_holds(engine: PostgresWorld, plain: bool, m
                     assert (await first(each)).execution_id == marker.execution_id
                 cursor = stream.cursor
                 await flood(world, 60, partition="7")
-                await cancel(world, *mine, result=b"r")
+                await world.cancels(*mine)
                 await flood(world, 60)
                 got = await asyncio.gather(ids(stream, 40), ids(rich, 40), ids(everything, 160))
                 assert got[0] == got[1] == wanted
@@ -120,7 +111,7 @@ async def test_heavy_ends_are_read_a_megabyte_at_a_time(engine: PostgresWorld, m
     async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend:
         async with ffc.subscribe(backend, A) as stream, ffc.subscribe(backend) as everything:
             await flood(engine, 400, tags=16_000)
-            await cancel(engine, mine)
+            await engine.cancels(mine)
             assert (await first(stream, 20)).execution_id == mine.execution_id
             assert len(set(await ids(everything, 401))) == 401
     assert 1 << 19 < max(answers.bytes) < (1 << 20) + (1 << 15)
@@ -139,9 +130,9 @@ async def test_slow_results_hold_up_nobodys_look(engine: PostgresWorld, monkeypa
         return dict(await real(asking, conn, names, seconds))
 
     monkeypatch.setattr(Lookups, "results", results)
-    slow_ones = [done(namespace="slow") for _ in range(3)]
+    slow_ones = [done(namespace="slow", result=b"s") for _ in range(3)]
     slow_ids = {item.execution_id for item in slow_ones}
-    rounds = [[done(namespace="a") for _ in range(8)] for _ in range(3)]
+    rounds = [[done(namespace="a", result=b"r") for _ in range(8)] for _ in range(3)]
     for item in [*slow_ones, *(item for items in rounds for item in items)]:
         await engine.begins(item)
     async with PostgresBackend(engine.url, reconcile_interval=0.1, buffer_size=4) as backend:
@@ -150,17 +141,17 @@ async def test_slow_results_hold_up_nobodys_look(engine: PostgresWorld, monkeypa
             ffc.subscribe(backend, A, results=True) as rich,
             ffc.subscribe(backend, A) as stream,
         ):
-            await cancel(engine, *slow_ones, result=b"s")
+            await engine.cancels(*slow_ones)
             await eventually(lambda: bool(asked))
             for items in rounds:
-                await cancel(engine, *items, result=b"r")
+                await engine.cancels(*items)
                 wanted = sorted(item.execution_id for item in items)
                 assert await ids(stream, 8) == await ids(rich, 8) == wanted
             assert slow.stats().delivered == 0
             go_on.set()
             assert {(p.execution_id, p.payload_bytes) for p in await some(slow, 3)} == {(id_, b"s") for id_ in slow_ids}
             go_on.clear()
-            await cancel(engine, *slow_ones, result=b"s")
+            await engine.cancels(*slow_ones)
             before = len(asked)
             await eventually(lambda: len(asked) > before)
             started = asyncio.get_running_loop().time()
@@ -181,7 +172,7 @@ async def test_ends_of_the_future_hide_none_of_the_present(engine: PostgresWorld
             for items in (early, late):
                 await flood(engine, 300, f"{NOW} + ({ahead})", partition="n %% 3")
                 await flood(engine, 20, "-9223372036854775808", partition="n %% 3")
-                await cancel(engine, *items)
+                await engine.cancels(*items)
                 for each in (stream, rich):
                     assert await ids(each, 5) == sorted(item.execution_id for item in items)
             await asyncio.sleep(0.3)

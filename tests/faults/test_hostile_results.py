@@ -93,12 +93,7 @@ async def test_ends_without_a_row_reach_those_first_who_want_no_result(
         await postgres.begins(item)
     async with postgres.backend(reconcile_interval=0.1) as backend:
         async with ffc.subscribe(backend, A, results=True) as slow, ffc.subscribe(backend, A) as stream:
-            await postgres.sql(
-                "UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', result = 'r',"
-                " terminal_at_ms = (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-                " WHERE execution_id = ANY(%s::uuid[])",
-                ([item.execution_id.partition("}:")[2] for item in items],),
-            )
+            await postgres.cancels(*items)
             mine = {item.execution_id for item in items}
             assert {p.execution_id for p in await some(stream, 3)} == mine
             assert slow.stats().delivered == 0

@@ -45,11 +45,7 @@ async def _ends(world: World, items: Sequence[Done], *, silently: bool = False) 
     elif isinstance(world, PostgresWorld) and silently:
         for item in items:
             await world.begins(item)
-        await world.sql(
-            "UPDATE ff_exec_core SET lifecycle_phase = 'cancelled', result = 'r',"
-            " terminal_at_ms = (extract(epoch FROM clock_timestamp()) * 1000)::bigint WHERE execution_id = ANY(%s::uuid[])",
-            ([item.execution_id.partition("}:")[2] for item in items],),
-        )
+        await world.cancels(*items)
     else:
         await world.announce(*items)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend, commands, connection, index
+from ffcompletion.backends.valkey.options import Options
 from tests.worlds import ValkeyWorld, done, first
 from tests.worlds.proxy import Proxy
 
@@ -42,14 +43,21 @@ class Slow(Proxy):
         await super()._serve(reader, writer)
 
 
-@asynccontextmanager
-async def slow(valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[ValkeyBackend]:
+@contextmanager
+def link(valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A URL that leads over one."""
     host, port = valkey.url.split("//")[1].split("/")[0].split(":")
     monkeypatch.setattr(connection, "_REQUEST_MS", REQUEST_MS)
     for module in (commands, index):
         monkeypatch.setattr(module, "_QUICK_S", REQUEST_MS / 8_000)
     with Slow((host, int(port))) as proxy:
-        async with ValkeyBackend(f"valkey://127.0.0.1:{proxy.port}", reconcile_interval=0.1) as backend:
+        yield f"valkey://127.0.0.1:{proxy.port}"
+
+
+@asynccontextmanager
+async def slow(valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[ValkeyBackend]:
+    with link(valkey, monkeypatch) as url:
+        async with ValkeyBackend(url, reconcile_interval=0.1) as backend:
             yield backend
 
 
@@ -74,7 +82,7 @@ async def test_entries_of_which_each_takes_its_time(valkey: ValkeyWorld, monkeyp
         for number in range(4):
             await valkey.command("ZADD", INDEX % 9, at, f"{number}" * 60_000)
         # One that takes longer than a question may.
-        await valkey.command("ZADD", INDEX % 9, at, "x" * 200_000)
+        await valkey.command("ZADD", INDEX % 9, at, "x" * 400_000)
         item = done(namespace="a", flow_id=None)
         await valkey.finish(item, push=False)
         waits: list[float] = []
@@ -105,10 +113,28 @@ async def test_a_result_that_takes_longer_than_a_question(valkey: ValkeyWorld, m
         plain = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
         large = done(namespace="mallory", result=b"x" * 400_000)
         many = [done(namespace="a", result=b"%d" % number * 40_000) for number in range(8)]
-        await valkey.announce(large, *many)
+        for item in (large, *many):
+            await valkey.write(item)
+        # Near enough together that their results are asked for in one question.
+        await asyncio.gather(*(valkey.publish(item) for item in (large, *many)))
         for _ in many:
             assert (await first(plain)).payload_bytes is None
         for stream, expected in ((everything, [large, *many]), (its, many)):
             for item in expected:
                 got = await first(stream)
                 assert (got.execution_id, got.payload_bytes) == (item.execution_id, item.result)
+
+
+async def test_what_takes_its_time_among_much_that_does_not(
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for in one question with it, that does not take away the time that it needs."""
+    many = [("GET", f"key {number}") for number in range(40)]
+    value = b"x" * 400_000
+    await valkey.command("SET", "large", value)
+    with link(valkey, monkeypatch) as url:
+        asked = commands.Commands(Options.from_url(url), patient=True)
+        try:
+            assert await asked.execute([*many, ("GET", "large"), *many]) == [*[None] * 40, value, *[None] * 40]
+        finally:
+            await asked.aclose()

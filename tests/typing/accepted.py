@@ -51,6 +51,8 @@ async def a_backend_of_ones_own(store: ffc.CheckpointStore) -> None:
             async with await shared.subscribe_completions() as one:
                 assert_type(one.stats(), ffc.StreamStats)
                 assert_type(one.cursor, ffc.StreamCursor | None)
+            async with ffc.subscribe(shared, partitions=range(0, 9, 2)) as another:
+                assert_type(another, ffc.Subscription)
     assert_type(await ffc.wait_for_completion(backend, "x"), ffc.CompletionPayload)
     async with ffc.checkpointed(resumable, store, "name") as completions:
         async for done in completions:

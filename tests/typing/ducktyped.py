@@ -171,7 +171,7 @@ async def everywhere() -> None:
             assert_type(done, ffc.CompletionPayload)
         async with ffc.broadcast(await backend.subscribe_completions(), overflow="fail") as shared:
             async with ffc.subscribe(shared) as one:
-                assert_type(one, ffc.CompletionStream)
+                assert_type(one, ffc.Subscription)
     async with ffc.subscribe(Plain()) as a_stream:
         assert_type(a_stream, ffc.CompletionStream)
     async with ffc.subscribe(Full(), results=True) as full:

@@ -133,7 +133,7 @@ async def many_processes(backend: ffc.Backend, worker: int) -> None:
         assert_type(await anext(mine), ffc.CompletionPayload)
     async with ffc.subscribe(backend) as stream, ffc.broadcast(stream, overflow="drop") as shared:
         async with ffc.subscribe(shared) as one:
-            assert_type(one, ffc.CompletionStream)
+            assert_type(one, ffc.Subscription)
             assert_type(await anext(aiter(one)), ffc.CompletionPayload)
         async with await shared.subscribe_completions() as another:
             assert_type(another.stats(), ffc.StreamStats)

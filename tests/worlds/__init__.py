@@ -216,6 +216,18 @@ class PostgresWorld(World):
                 await insert(conn, item, core=False)
         await conn.close()
 
+    async def cancels(self, *items: Done) -> int:
+        """As the engine cancels: from now on the records are terminal, and no row is written. When that was, in ms."""
+        names = [item.execution_id[4:].partition("}:") for item in items]
+        rows = await self.sql(
+            "UPDATE ff_exec_core c SET lifecycle_phase = 'cancelled', cancellation_reason = 'asked', result = v.result,"
+            " terminal_at_ms = (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+            " FROM unnest(%s::smallint[], %s::uuid[], %s::bytea[]) AS v(key, id, result)"
+            " WHERE c.partition_key = v.key AND c.execution_id = v.id RETURNING c.terminal_at_ms",
+            ([name[0] for name in names], [name[2] for name in names], [item.result for item in items]),
+        )
+        return int(rows[-1][0])
+
     @override
     async def joins(self, flow: str, *items: Done) -> None:
         for item in items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar, final
@@ -15,7 +16,7 @@ from ffcompletion.backends.postgres.connection import Connection, Target, abando
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.names import checked, in_statement, quoted
 from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore, StoredCheckpoint
-from ffcompletion.contract.closing import AsyncClosing
+from ffcompletion.contract.closing import AsyncClosing, Closing
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.loops import running_loop
@@ -35,15 +36,17 @@ _SAVE: Final = sql.SQL(
     "INSERT INTO {} AS kept (name, cursor, backend, selection) VALUES (%s, %s, %s, %s) ON CONFLICT (name) DO UPDATE"
     " SET cursor = excluded.cursor, backend = excluded.backend, selection = excluded.selection, saved_at = now()"
 )
-_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
-_UNLOCK: Final = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
+# Of the table itself, however it was named: with its schema, or found on the search path.
+_KEY: Final = "(hashtextextended('ffcompletion ' || %s::regclass::oid || ' ' || %s, 0))"
+_LOCK: Final = "SELECT pg_try_advisory_lock" + _KEY
+_UNLOCK: Final = "SELECT pg_advisory_unlock" + _KEY
 # Seconds between looks at a lock that another holds.
 _LEASE_S: Final = 0.5
 _T = TypeVar("_T")
 
 
 @final
-class PostgresCheckpoints(AsyncClosing):
+class PostgresCheckpoints(AsyncClosing, Closing):
     """Checkpoints by name in one table, which is made when it is first used. Not one of the engine's tables.
 
     ``conninfo``: a ``postgresql://`` URL or any libpq connection string, of whichever database is to keep them.
@@ -73,13 +76,15 @@ class PostgresCheckpoints(AsyncClosing):
         self._closed = False
         # Names that are ours alone, as long as the connection holds.
         self._leases: set[str] = set()
+        # Those that another took while there was no connection.
+        self._lost: set[str] = set()
 
     async def acquire(self, name: str, /, *, wait: bool) -> None:
         """Take an advisory lock of the connection, which the server gives up with it, however that ends.
 
         Where another has it: wait, or raise ``Unavailable``. A connection that breaks is made again and takes the lock
-        again; where another was faster, loading and saving raise ``Unavailable``. Locks need a session of their own: not
-        through a pooler in transaction mode.
+        again; where another was faster, loading and saving under this name raise ``Unavailable`` until it is released.
+        Locks need a session of their own: not through a pooler in transaction mode.
         """
 
         async def acquire(conn: Connection) -> bool:
@@ -95,24 +100,27 @@ class PostgresCheckpoints(AsyncClosing):
             await asyncio.sleep(_LEASE_S)
 
     async def release(self, name: str, /) -> None:
-        """Give it up. Idempotent."""
+        """Give it up; where the server cannot be asked, with the connection. Idempotent."""
         if name not in self._leases:
             return
         self._leases.discard(name)
-        if self._closed or self._conn is None:
+        if name in self._lost:
+            self._lost.discard(name)
             return
 
         async def release(conn: Connection) -> None:
-            await conn.execute(_UNLOCK, (self._lock_of(name),), prepare=False)
+            await conn.execute(_UNLOCK, (self._shown_table, name), prepare=False)
 
-        await self._connected("give up a lease", release)
+        async with self._turn:
+            if self._closed or self._conn is None or self._conn.closed:
+                return
+            # A failure closes the connection, and whoever has an error of its own to raise is not to be held up.
+            with contextlib.suppress(psycopg.Error, OSError):
+                await self._attempt("give up a lease", release)
 
     async def _locked(self, conn: Connection, name: str) -> bool:
-        cursor = await conn.execute(_LOCK, (self._lock_of(name),), prepare=False)
+        cursor = await conn.execute(_LOCK, (self._shown_table, name), prepare=False)
         return await cursor.fetchone() == (True,)
-
-    def _lock_of(self, name: str) -> str:
-        return f"ffcompletion {self._shown_table} {name}"
 
     def _leased(self, name: str) -> Unavailable:
         return Unavailable("lease", f"another consumer runs {name!r} with {self._shown_table}")
@@ -121,10 +129,13 @@ class PostgresCheckpoints(AsyncClosing):
         """What was saved last under this name; None if nothing ever was."""
 
         async def load(conn: Connection) -> tuple[bytes, str, str] | None:
+            if name in self._lost:
+                return None
             cursor = await conn.execute(_LOAD.format(self._table), (name,), prepare=False)
             return await cursor.fetchone()
 
         row = await self._connected("load a checkpoint", load)
+        self._check_lease(name)
         if row is None:
             return None
         return Checkpoint(cursor=StreamCursor.from_bytes(row[0]), backend=row[1], selection=row[2])
@@ -134,9 +145,16 @@ class PostgresCheckpoints(AsyncClosing):
         values = (name, checkpoint.cursor.to_bytes(), checkpoint.backend, checkpoint.selection)
 
         async def save(conn: Connection) -> None:
-            await conn.execute(_SAVE.format(self._table), values, prepare=False)
+            if name not in self._lost:
+                await conn.execute(_SAVE.format(self._table), values, prepare=False)
 
         await self._connected("save a checkpoint", save)
+        self._check_lease(name)
+
+    def _check_lease(self, name: str) -> None:
+        # Behind the use, which may have had to connect again; and the others that the store keeps are not concerned.
+        if name in self._lost:
+            raise self._leased(name)
 
     async def stored(self) -> Sequence[StoredCheckpoint]:
         """All of them, by name; none where there is no table, which is not made for this."""
@@ -203,9 +221,10 @@ class PostgresCheckpoints(AsyncClosing):
                     conn = await self._target.connect()
                 with deadline(conn, self._timeout_s):
                     await self._make_table(conn)
-                    for name in self._leases:
+                    # One that was lost stays it: its position may be behind that of whoever had it meanwhile.
+                    for name in self._leases - self._lost:
                         if not await self._locked(conn, name):
-                            raise self._leased(name)
+                            self._lost.add(name)
                 self._conn = conn
             with deadline(conn, self._timeout_s):
                 return await work(conn)
@@ -234,6 +253,11 @@ class PostgresCheckpoints(AsyncClosing):
     @override
     async def aclose(self) -> None:
         """Close the connection. Idempotent."""
+        self.close()
+
+    @override
+    def close(self) -> None:
+        """The same, without waiting: for code that blocks, which uses the store in ``with``."""
         self._closed = True
         conn, self._conn = self._conn, None
         if conn is None:

@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo, TransactionStatus
 from typing_extensions import override
 
-from ffcompletion.backends.postgres.errors import last_words
+from ffcompletion.backends.postgres.errors import LastWords
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN, LIMIT
 from ffcompletion.contract.errors import Validation
@@ -233,13 +233,7 @@ class Listener:
         self._inbox = inbox
         self.echo_channel: Final = f"ffcompletion_echo_{secrets.token_hex(8)}"
         self._pump: asyncio.Task[None] | None = None
-        self._last_words: psycopg.OperationalError | None = None
-        conn.add_notice_handler(self._told)
-
-    def _told(self, said: psycopg.errors.Diagnostic) -> None:
-        """Why a server ends a session that asks nothing comes as a notice; all that the driver then finds is the end."""
-        if said.severity_nonlocalized in ("FATAL", "PANIC"):
-            self._last_words = last_words(said.sqlstate, said.message_primary)
+        self.last_words: Final = LastWords(conn)
 
     async def start(self, seconds: float) -> None:
         """LISTEN, and pump from then on. Raises driver errors."""
@@ -256,9 +250,9 @@ class Listener:
                     inbox.echoed(note.payload)
                 else:
                     inbox.announced(note.payload)
-            inbox.ended(self._last_words or psycopg.OperationalError("the connection was closed"))
+            inbox.ended(self.last_words.instead_of(psycopg.OperationalError("the connection was closed")))
         except Exception as exc:  # noqa: BLE001  # whatever it is: the supervisor must know that nothing is heard
-            inbox.ended(self._last_words if self._last_words is not None and isinstance(exc, psycopg.Error) else exc)
+            inbox.ended(self.last_words.instead_of(exc))
 
     async def aclose(self) -> None:
         """Stop at once, whatever the server does."""

@@ -66,7 +66,7 @@ def rights(
     role = quoted(user)
     for name in ("ff_completion_event", "ff_exec_core"):
         found = [row for row in tables if row[1] == name]
-        near = [row for row in found if row[7] or schema is not None or not row[3]]
+        near = [row for row in found if row[6] or schema is not None or not row[3]]
         if not near:
             elsewhere = found[0][2] if found else None
             remedy = (
@@ -77,8 +77,7 @@ def rights(
             more = f"; there is one in schema {elsewhere}" if elsewhere else ""
             findings.append(Finding(f"table {name}", FAILURE, f"not in {where}{more}", remedy))
             continue
-        oid, _, space, usage, select, secured, owner_forced, _ = near[0]
-        del owner_forced
+        oid, _, space, usage, select, secured, _ = near[0]
         table = quoted(space, name)
         if not usage:
             findings.append(

@@ -18,10 +18,10 @@ SERVER: Final[LiteralString] = (
     " pg_backend_pid(), current_user::text, extract(epoch FROM clock_timestamp())::float8"
 )
 
-# oid, name, schema, may use the schema, may read, policies apply, forced, on the search path. What is on it comes first.
+# oid, name, schema, may use the schema, may read, policies apply, on the search path. What is on it comes first.
 TABLES: Final[LiteralString] = (
     "SELECT c.oid::bigint, c.relname::text, n.nspname::text, has_schema_privilege(n.oid, 'USAGE'),"
-    " has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), c.relforcerowsecurity, pg_table_is_visible(c.oid)"
+    " has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), pg_table_is_visible(c.oid)"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE c.relname IN ('ff_completion_event', 'ff_exec_core') AND c.relkind IN ('r', 'p')"
     " AND (%s::text IS NULL OR n.nspname = %s::text) ORDER BY pg_table_is_visible(c.oid) DESC, n.nspname"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Final, final
+from typing import Any, Final, final
 
 import psycopg
 
@@ -13,13 +14,13 @@ from ffcompletion.contract.errors import EngineError, ResourceExhausted, Transpo
 
 __all__ = [
     "INSTALL",
+    "LastWords",
     "PoolBusy",
     "PoolOver",
     "driver_errors",
     "first_line",
     "is_refusal",
     "kind_of",
-    "last_words",
     "may_pass",
     "translated",
 ]
@@ -83,8 +84,32 @@ def translated(exc: psycopg.Error, shown: str, op: str) -> EngineError:
     return Unavailable(op, text) if state[:2] in _WILL_NOT_PASS else Transport(shown, text)
 
 
-def last_words(state: str | None, text: str | None) -> psycopg.OperationalError:
-    """The error that a server's last notice on a connection is."""
+@final
+class LastWords:
+    """Listens on a connection for why the server ends it: where nothing is being asked, that comes as a notice, and all
+    that the driver then finds is the end.
+    """
+
+    def __init__(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        self._conn = conn
+        self._said: psycopg.OperationalError | None = None
+        conn.add_notice_handler(self._told)
+
+    def _told(self, said: psycopg.errors.Diagnostic) -> None:
+        if said.severity_nonlocalized in ("FATAL", "PANIC"):
+            self._said = _last_words(said.sqlstate, said.message_primary)
+
+    def instead_of(self, exc: Exception) -> Exception:
+        """What the server said, where it said why it ends, and the driver does not."""
+        return self._said if self._said is not None and isinstance(exc, psycopg.Error) and not exc.sqlstate else exc
+
+    def stop(self) -> None:
+        """Listen no more: the connection may be somebody else's."""
+        with contextlib.suppress(ValueError):
+            self._conn.remove_notice_handler(self._told)
+
+
+def _last_words(state: str | None, text: str | None) -> psycopg.OperationalError:
     try:
         kind = psycopg.errors.lookup(state or "")
     except KeyError:

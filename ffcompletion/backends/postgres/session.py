@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 
 from ffcompletion.backends.postgres.connection import Connection, Listener, Target, deadline, is_direct, shut_down
-from ffcompletion.backends.postgres.errors import INSTALL, first_line
+from ffcompletion.backends.postgres.errors import INSTALL, LastWords, first_line
 from ffcompletion.backends.postgres.fetching import fetch_outbox
 from ffcompletion.backends.postgres.history import Identity, Issue
 from ffcompletion.backends.postgres.holders import HOLDERS, Holder
@@ -45,6 +45,7 @@ class Session:
         self._numbered_by = 0
         self._timeout_s = patience_s
         self._conn = conn
+        self._last_words = LastWords(conn)
         self._relations: list[int] = []
         self._xmaxes: list[int] = []
         self._core_plain = False
@@ -249,6 +250,11 @@ class Session:
             return False
         return True
 
+    def cause(self, exc: Exception) -> Exception:
+        """Why this session ended, of which this was found: what the server said of it, on either connection."""
+        told = self._last_words.instead_of(exc)
+        return told if self.listener is None else self.listener.last_words.instead_of(told)
+
     async def aclose(self) -> None:
         """Give everything back, without waiting for the server. No task may be waiting on its connections."""
         listener, self.listener = self.listener, None
@@ -256,6 +262,7 @@ class Session:
             if listener is not None:
                 await listener.aclose()
         finally:
+            self._last_words.stop()
             await self.pool.putconn(self._conn)
 
     def abort(self) -> None:

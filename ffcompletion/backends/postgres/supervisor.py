@@ -252,6 +252,7 @@ class Supervisor:
             self._counters.interruptions += self._connection.flowing
         session, self._session = self._session, None
         if session is not None:
+            exc = session.cause(exc)
             session.abort()
         shown = self._settings.target.shown
         fault = translated(exc, shown, "reading") if isinstance(exc, psycopg.Error) else exc

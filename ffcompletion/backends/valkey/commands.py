@@ -41,7 +41,7 @@ class Commands:
     """A client, made when first needed and made anew when it fails."""
 
     def __init__(self, options: Options, *, patient: bool = False, lengths: Lengths | None = None) -> None:
-        """``patient``: for what may be large. A command that was too slow may take twice as long the next time.
+        """``patient``: for what may be large. A command that was too slow is put again, and may take twice as long each time.
         ``lengths``: what is known of the server's fields already.
         """
         self._options = options
@@ -77,12 +77,12 @@ class Commands:
                 # A server that is away is nobody's fault, and is not asked for less and less.
                 await self._answer(await self._connected(), [("PING",)])
                 if len(piece) == 1:
+                    # In this same question: what is quick in the next one would take the time away again that it needs.
+                    longer = min(self._longest, self._patience * 2)
                     # What can be asked for in pieces is not given more time, nor the memory that it would take.
-                    if not _is_divisible(piece[0]):
-                        self._patience = min(self._longest, self._patience * 2)
-                    if again or _is_divisible(piece[0]):
+                    if _is_divisible(piece[0]) or (again and longer == self._patience):
                         raise TooSlowError(piece[0]) from None
-                    again = True
+                    again, self._patience = True, longer
             else:
                 again = False
                 self._paced(len(piece), time.monotonic() - started)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -39,19 +41,24 @@ class Answers(msgspec.Struct, frozen=True):
         return self.answer  # type: ignore[return-value]  # the point
 
 
-LEAVES: st.SearchStrategy[ffc.CompletionFilter] = st.one_of(
-    st.builds(ffc.ScannerFilter, NAMES, st.one_of(st.none(), st.tuples(st.just("k"), st.sampled_from(["x", "y"])))),
-    st.just(Raises()),
-    st.just(ffc.matching(lambda namespace, _: namespace != "a")),
-    st.just(ffc.matching(lambda _, value: value == "x", tag_key="k", unknown=True)),
-)
-FILTERS: st.SearchStrategy[ffc.CompletionFilter] = st.recursive(
-    LEAVES,
-    lambda inner: st.tuples(st.sampled_from([ffc.any_of, ffc.all_of]), st.lists(inner, min_size=1, max_size=3)).map(
-        lambda made: made[0](*made[1])
-    ),
-    max_leaves=6,
-)
+def filters(names: st.SearchStrategy[str | None]) -> st.SearchStrategy[ffc.CompletionFilter]:
+    """Made of one another, of ``ScannerFilter``s for these namespaces, of predicates, and of one that cannot tell."""
+    leaves: st.SearchStrategy[ffc.CompletionFilter] = st.one_of(
+        st.builds(ffc.ScannerFilter, names, st.one_of(st.none(), st.tuples(st.just("k"), st.sampled_from(["x", "y"])))),
+        st.just(Raises()),
+        st.just(ffc.matching(lambda namespace, _: namespace != "a")),
+        st.just(ffc.matching(lambda _, value: value == "x", tag_key="k", unknown=True)),
+    )
+    return st.recursive(
+        leaves,
+        lambda inner: st.tuples(st.sampled_from([ffc.any_of, ffc.all_of]), st.lists(inner, min_size=1, max_size=3)).map(
+            lambda made: made[0](*made[1])
+        ),
+        max_leaves=6,
+    )
+
+
+FILTERS = filters(NAMES)
 
 
 def said(wanted: ffc.CompletionFilter, namespace: str | None, value: str | None) -> bool | None:
@@ -194,6 +201,14 @@ def test_parts_are_kept_once_and_those_of_others_only_compared_by_what_they_are(
     assert (made.tag_key, ffc.all_of(one, other).tag_key) == ("k", None)
 
 
+def test_of_thousands_of_tenants() -> None:
+    """As many steps as there are parts, or a quarter of a minute would be spent on the event loop."""
+    tenants = [ffc.ScannerFilter(f"tenant-{number}") for number in range(30_000)]
+    made = ffc.any_of(*tenants, *tenants)
+    assert isinstance(made, AnyOf)
+    assert made.parts == tuple(tenants)
+
+
 def test_an_answer_that_is_no_bool_withholds() -> None:
     """Unless another part decides it."""
     odd = Answers(1)
@@ -202,6 +217,48 @@ def test_an_answer_that_is_no_bool_withholds() -> None:
     for wanted in ffc.any_of(odd, NO), ffc.all_of(odd, YES):
         with pytest.raises(TypeError, match="a part answered a int"):
             wanted.matches("a", None)
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """A filter of an untyped caller's: what it says to whether it admits everything."""
+
+    says: object
+    tag_key: str | None = None
+
+    def is_noop(self) -> bool:
+        return self.says  # type: ignore[return-value]  # the point
+
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        return core_namespace == "a"
+
+
+@pytest.mark.parametrize("says", ["no", 1, object(), None, ()])
+def test_what_does_not_say_in_a_bool_that_it_admits_everything_does_not(says: object) -> None:
+    """Or a stream of one tenant's would be everybody's."""
+    odd = Whole(says)
+    for wanted in ffc.any_of(YES, odd), ffc.all_of(odd, Whole(says)), ffc.any_of(ffc.all_of(odd, Whole(True)), YES):
+        with pytest.raises(TypeError, match="is_noop"):
+            wanted.is_noop()
+    assert ffc.any_of(ffc.ScannerFilter.NOOP, odd).is_noop()
+    assert not ffc.all_of(YES, odd).is_noop()
+
+
+@pytest.mark.parametrize("raised", [SystemExit, asyncio.CancelledError, GeneratorExit])
+def test_whatever_a_part_raises_another_may_decide(raised: type[BaseException]) -> None:
+    """In any order; a person at the keyboard alone is not held up."""
+
+    def leave(_namespace: str | None, _value: str | None) -> bool:
+        raise raised
+
+    part = ffc.matching(leave)
+    assert ffc.any_of(part, YES).matches("a", None)
+    assert ffc.any_of(YES, part).matches("a", None)
+    assert not ffc.all_of(part, NO).matches("a", None)
+    with pytest.raises(raised):
+        ffc.any_of(part, NO).matches("a", None)
+    raised = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        ffc.any_of(part, YES).matches("a", None)
 
 
 def test_which_namespaces_may_be_admitted() -> None:

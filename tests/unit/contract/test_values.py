@@ -245,14 +245,14 @@ def test_cursors_of_a_family_survive_being_stored(prefix: int, position: int) ->
     assert family.position(ffc.StreamCursor.beginning()) == family.position(family.at(0)) == 0
 
 
-@pytest.mark.parametrize("prefix", [0, 1, 2, 0x7F, 0x100, -1])
+@pytest.mark.parametrize("prefix", [0, 1, 2, 0x7F, 0x100, -1, 160.0])
 def test_the_wire_s_prefixes_are_nobody_s(prefix: int) -> None:
     """Nor what is no byte."""
     with pytest.raises(ffc.Validation, match="0x80 to 0xff"):
         ffc.CursorFamily(prefix)
 
 
-@pytest.mark.parametrize("position", [-1, 2**128])
+@pytest.mark.parametrize("position", [-1, 2**128, 1.5, 2.0, "3"])
 def test_a_position_has_bounds(position: int) -> None:
     """Those of its 16 bytes."""
     with pytest.raises(ffc.Validation, match="outside"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Iterator
@@ -229,6 +230,47 @@ def test_a_handler_whose_body_would_never_run_is_refused(
     refused("failed", fails, failed=lambda completion, error: awaited_failure(completion, error))  # noqa: PLW0108  # its answer alone tells
     with outer.checkpointed(store, "a", start=BEGINNING) as completions:
         assert next(completions).execution_id == ID % 1
+
+
+def test_whatever_a_handler_raises_comes_out(backend: tuple[ffc.sync.Backend, MemoryBackend], tmp_path: Path) -> None:
+    """Also what is not to be raised by what is awaited, and would have held the run up for ever."""
+    outer, inner = backend
+    store = ffc.FileCheckpoints(tmp_path / "position")
+    inner.emit(ID % 1)
+    empty: Iterator[ffc.CompletionPayload] = iter(())
+    for failed in (None, lambda _, error: next(empty, error) and next(empty)):
+        with (
+            outer.checkpointed(store, "a", start=BEGINNING) as completions,
+            pytest.raises(RuntimeError, match="StopIteration"),
+        ):
+            completions.run(lambda _: next(empty), failed=failed)
+    odd: Any = "3"
+    with (
+        outer.checkpointed(store, "a", start=BEGINNING) as completions,
+        pytest.raises(ffc.Validation, match="concurrency"),
+    ):
+        completions.run(lambda _: None, concurrency=odd)
+
+
+def test_a_backend_that_is_closed_in_the_block_ends_the_loop(tmp_path: Path) -> None:
+    """The position is stored all the same, and the lease given back, as by the asynchronous one."""
+    path = tmp_path / "position"
+    inner = ffc.MemoryBackend()
+    items = [inner.emit(ID % n) for n in range(3)]
+    outer = ffc.sync.Backend(inner)
+    with outer.checkpointed(ffc.FileCheckpoints(path), "a", start=BEGINNING, lease="raise") as completions:
+        assert [next(completions).execution_id for _ in range(2)] == [ID % 0, ID % 1]
+        outer.close()
+        # What it has in memory it may still yield.
+        assert [completion.execution_id for completion in completions][-1:] in ([], [ID % 2])
+    with ffc.sync.Backend(ffc.MemoryBackend()) as another:
+        stored = another.checkpointed(ffc.FileCheckpoints(path), "a", start=BEGINNING, lease="raise")
+        with pytest.raises(ffc.Validation, match="does not belong"), stored:
+            pass
+    kept = asyncio.run(ffc.FileCheckpoints(path).load("a"))
+    assert kept is not None
+    assert kept.cursor in {item.cursor for item in items}
+    assert not [thread for thread in threading.enumerate() if thread.name == "ffcompletion-sync"]
 
 
 def test_nothing_is_left_of_an_untyped_caller(backend: tuple[ffc.sync.Backend, MemoryBackend]) -> None:

@@ -93,3 +93,15 @@ async def test_the_kit_goes_on_when_an_announcer_or_a_factory_raises() -> None:
     report = await check_backend(factory, Announcer())
     assert "OSError: no such server" in str(report)
     assert len(report.results) > 40
+
+    class Cancelling:
+        async def announce(self, *executions: Execution) -> None:
+            raise asyncio.CancelledError
+
+    def leaving() -> MemoryBackend:
+        raise SystemExit(3)
+
+    for report in await check_backend(MemoryBackend, Cancelling()), await check_backend(leaving, Announcer()):
+        assert {"2.1", "5.1"} <= set(report.broken)
+        assert len(report.results) > 40
+    assert "SystemExit" in str(report)

@@ -26,7 +26,7 @@ def test_versions_and_roles() -> None:
 
 
 def table(name: str, space: str = "public", *, usage: bool = True, select: bool = True, secured: bool = False, near: bool = True) -> tuple[Any, ...]:  # fmt: skip
-    return 7, name, space, usage, select, secured, False, near
+    return 7, name, space, usage, select, secured, near
 
 
 OUTBOX, CORE = "ff_completion_event", "ff_exec_core"
