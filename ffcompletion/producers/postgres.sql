@@ -113,7 +113,7 @@ BEGIN
     CREATE OR REPLACE FUNCTION ff_parse_execution_id(execution_id text, OUT partition_key smallint, OUT id uuid)
     LANGUAGE plpgsql IMMUTABLE AS $parse$
     DECLARE
-        parts constant text[] := regexp_match($1, '^\{fp:([0-9]{1,5})\}:([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})$');
+        parts constant text[] := regexp_match($1, '^[{]fp:([0-9]{1,5})[}]:([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})$');
     BEGIN
         IF parts IS NULL OR parts[1]::integer > 255 THEN
             RAISE EXCEPTION 'execution_id must be {fp:N}:<uuid> with N from 0 to 255, not %', coalesce(left($1, 80), 'NULL')

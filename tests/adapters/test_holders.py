@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from decimal import Decimal
 
 import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
-from ffcompletion.backends.postgres.holders import Holding
+from ffcompletion.backends.postgres.holders import Holder, Holding
 from tests.worlds import PostgresWorld, done, eventually, first, insert
 
 
@@ -57,3 +58,18 @@ async def test_who_may_not_be_seen(postgres: PostgresWorld, caplog: pytest.LogCa
     finally:
         await writer.rollback()
         await postgres.sql("DROP OWNED BY sees_little; DROP ROLE sees_little")
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        (r"INSERT INTO t VALUES (E'it\'s S3cret', 2)", "INSERT INTO t VALUES (E'…'"),
+        (r"INSERT INTO t VALUES ('a\', 'S3cret')", "INSERT INTO t VALUES ('…'"),
+        ("INSERT INTO t VALUES ('it''s', $x$S3cret$x$, 'S3cret", "INSERT INTO t VALUES ('…', '…', '…'"),
+    ],
+)
+def test_no_value_of_a_holder_s_query_is_told(query: str, shown: str) -> None:
+    """However its strings are written: what is in doubt is left out."""
+    holder = Holder.of((1, "app", "active", Decimal("3.5"), "2026-01-01 00:00:00", query, None))
+    assert holder.query == shown
+    assert holder.age_s == 3.5

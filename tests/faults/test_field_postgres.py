@@ -7,7 +7,8 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -19,7 +20,10 @@ from ffcompletion import embedded
 from ffcompletion.attaching import Definition, attach, detach
 from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.backends.postgres.connection import Target, deadline
+from ffcompletion.backends.postgres.status import status
 from ffcompletion.contract.checkpoint import Checkpoint
+from ffcompletion.contract.diagnosis import Verdict
+from ffcompletion.doctor import examine
 from ffcompletion.producers import install, prune, uninstall
 from tests.worlds import PostgresWorld, done, eventually, first, nothing, some
 from tests.worlds.servers import PASSWORD, pgbouncer
@@ -228,6 +232,45 @@ async def test_a_role_that_is_read_only(server: embedded.Server, own: PostgresWo
                 assert len(await some(stored, 1)) == 1
     finally:
         await own.sql("DROP OWNED BY reads; DROP ROLE reads")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["DateStyle = 'German'", "extra_float_digits = -15", "standard_conforming_strings = off", "client_encoding = LATIN1",
+     "client_encoding = SQL_ASCII"],
+)  # fmt: skip
+async def test_a_role_that_writes_and_reads_texts_in_another_way(
+    server: embedded.Server, own: PostgresWorld, setting: str
+) -> None:
+    """Times, ages and jobs are the same: checkpoints listed, the doctor's clocks, who holds the watermark, an attachment."""
+    await own.sql("CREATE ROLE odd LOGIN SUPERUSER; CREATE SCHEMA odd")
+    await own.sql(f"ALTER ROLE odd SET {setting}")
+    url = psycopg.conninfo.make_conninfo(server.url, user="odd")
+    definition = Definition(name="back\\slash", table="odd.jobs", key="id", state="state", outcomes={"done": "success"})
+    try:
+        async with PostgresCheckpoints(url, schema="odd") as store:
+            await store.save("a", Checkpoint(cursor=ffc.StreamCursor.outbox(1), backend="x", selection=""))
+            (kept,) = await store.stored()
+        assert abs(datetime.now(UTC) - kept.saved_at) < timedelta(seconds=60)
+        async with AsyncExitStack() as stack:
+            holder = await stack.enter_async_context(await psycopg.AsyncConnection.connect(server.url))
+            await holder.execute("INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+                                 " VALUES (7, gen_random_uuid(), 'success', 0)")  # fmt: skip
+            found = {finding.check: finding for finding in await examine(url, schema="public")}
+            assert found["clocks"].verdict is Verdict.OK, found["clocks"]
+            (held,) = (await status(url, "public"))["held_by"]  # type: ignore[misc, attr-defined]
+            assert 0 <= held.age_s < 60
+            assert held.age_s != round(held.age_s, 1), "to the microsecond"
+        await own.sql("CREATE TABLE odd.jobs (id int PRIMARY KEY, state text NOT NULL)")
+        await asyncio.to_thread(attach, url, definition, schema="odd")
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as worker:
+            await worker.execute("INSERT INTO odd.jobs VALUES (1, 'pending')")
+            await worker.execute("UPDATE odd.jobs SET state = 'done'")
+            await worker.execute("SELECT odd.ff_emit_completion('{fp:7}:' || gen_random_uuid(), 'success')")
+        assert await own.sql("SELECT count(*) FROM odd.ff_completion_event") == [(2,)]
+        await asyncio.to_thread(detach, url, definition.name, schema="odd")
+    finally:
+        await own.sql("DROP SCHEMA odd CASCADE; DROP OWNED BY odd; DROP ROLE odd")
 
 
 async def test_a_deadline_needs_no_descriptor(server: embedded.Server, own: PostgresWorld) -> None:

@@ -100,3 +100,61 @@ async def test_a_parameter_that_there_is_not_is_named(url: str, message: str) ->
     for error in (connecting.value, keeping.value, installing.value):
         assert message in str(error)
         assert "S3cret" not in "".join(traceback.format_exception(error)).replace(url, "")
+
+
+def _shown(error: BaseException) -> str:
+    return f"{error} {error!r} {error.__cause__!r} {error.__context__!r}"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("dbname=postgresql://app:S3cret@db/x host=db", "dbname holds a URL"),
+        ("host=postgresql://app:S3cret@db/x", "host holds a URL"),
+        ("host=one,app:S3cret@db", "host holds a URL, or a user"),
+        ("service=postgresql://app:S3cret@db/x", "service holds a URL"),
+        ("postgresql:///x?host=app:S3cret%40db", "host holds a URL, or a user"),
+        ("host=db port=S3cret", "a port must be a number"),
+        ("host=db connect_timeout=S3cret", "connect_timeout must be a number"),
+        ("Postgres://app:S3cret@db/x", "lower case"),
+        ("host=db password=ab S3cret=x", "not a libpq connection string"),
+    ],
+)
+async def test_a_url_in_the_place_of_a_name(url: str, message: str) -> None:
+    """Whoever pastes it there has its password shown with the name, by us and by the server."""
+    with pytest.raises(ffc.Validation, match=message) as connecting:
+        ffc.connect(url)
+    with pytest.raises(ffc.Validation, match=message) as keeping:
+        PostgresCheckpoints(url)
+    with pytest.raises(ffc.Validation, match=message) as installing:
+        await install(url)
+    with pytest.raises(ffc.Validation, match=message) as examining:
+        await examine(url)
+    for caught in (connecting, keeping, installing, examining):
+        assert "S3cret" not in _shown(caught.value)
+
+
+@pytest.mark.parametrize("name", ["PGHOST", "PGDATABASE", "PGSERVICE"])
+def test_a_url_in_the_place_of_a_name_in_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, from where libpq takes what the connection string does not say."""
+    monkeypatch.setenv(name, "postgresql://app:S3cret@db/x")
+    with pytest.raises(ffc.Validation, match="holds a URL") as caught:
+        ffc.connect("user=app")
+    assert "S3cret" not in _shown(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("valkey://db?password=ab&S3cret=x", "unknown option 'password'"),
+        ("valkey://db?S3cret=x&requirepass=ab", "unknown option; known are"),
+        ("valkey://app:[S3cret]@db", "cannot be parsed"),
+        ("valkey://db:1;S3cret", "a port must be a number"),
+        ("valkey://db?clutser=true", "unknown option 'clutser'"),
+    ],
+)
+def test_what_valkey_s_url_cannot_be(url: str, message: str) -> None:
+    """Neither the error nor its context quotes what may be a password, or go on with one."""
+    with pytest.raises(ffc.Validation, match=message) as caught:
+        ffc.connect(url)
+    assert "S3cret" not in _shown(caught.value)

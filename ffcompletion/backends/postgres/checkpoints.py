@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import psycopg
@@ -29,7 +29,11 @@ _MAKE: Final = sql.SQL(
     "CREATE TABLE IF NOT EXISTS {} (name text PRIMARY KEY, cursor bytea NOT NULL, backend text NOT NULL,"
     " selection text NOT NULL, saved_at timestamptz NOT NULL DEFAULT now())"
 )
-_ALL: Final = sql.SQL("SELECT name, cursor, backend, selection, saved_at FROM {} ORDER BY name")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# As a number: a timestamp's text is as the role's DateStyle has it.
+_ALL: Final = sql.SQL(
+    "SELECT name, cursor, backend, selection, (extract(epoch FROM saved_at) * 1000000)::bigint FROM {} ORDER BY name"
+)
 _REMOVE: Final = sql.SQL("DELETE FROM {} WHERE name = %s")
 _LOAD: Final = sql.SQL("SELECT cursor, backend, selection FROM {} WHERE name = %s")
 _SAVE: Final = sql.SQL(
@@ -167,7 +171,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
     async def stored(self) -> Sequence[StoredCheckpoint]:
         """All of them, by name; none where there is no table, which is not made for this."""
 
-        async def look(conn: Connection) -> list[tuple[str, bytes, str, str, datetime]]:
+        async def look(conn: Connection) -> list[tuple[str, bytes, str, str, int]]:
             if not await self._exists(conn):
                 return []
             return await (await conn.execute(_ALL.format(self._table), (), prepare=False)).fetchall()
@@ -176,9 +180,9 @@ class PostgresCheckpoints(AsyncClosing, Closing):
             StoredCheckpoint(
                 name=name,
                 checkpoint=Checkpoint(cursor=StreamCursor.from_bytes(cursor), backend=backend, selection=selection),
-                saved_at=saved_at,
+                saved_at=_EPOCH + timedelta(microseconds=saved_us),
             )
-            for name, cursor, backend, selection, saved_at in await self._alone("list checkpoints", look)
+            for name, cursor, backend, selection, saved_us in await self._alone("list checkpoints", look)
         ]
 
     async def forget(self, name: str, /) -> bool:

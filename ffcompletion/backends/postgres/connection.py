@@ -47,11 +47,19 @@ Connection = AsyncConnection[tuple[Any, ...]]
 
 # What libpq takes for a URL, and who and where in it.
 _URI: Final = re.compile(r"postgres(?:ql)?://([^/?#]*)")
+_CAPITALS: Final = re.compile(r"(?!postgres(?:ql)?:)(?i:postgres(?:ql)?://)")
 
 # What libpq says of a parameter that is none of its own, and what may hold an unencoded `&` or blank, after which comes
 # what libpq takes for another parameter.
 _UNKNOWN: Final = re.compile(r'invalid (?:URI query parameter:|connection option) "([A-Za-z_][A-Za-z0-9_]{0,39})"')
 _SECRET: Final = re.compile(r"password|secret|_key", re.IGNORECASE)
+
+# A URL, or a user and password, where a name belongs, by which it would be shown. Sockets may have an @ in their paths, and
+# begin with one.
+_URL: Final = re.compile(r"://")
+_PASTED: Final = {"host": re.compile(r"://|(?:^|,)[^,/@][^,/]*@"), "dbname": _URL, "service": _URL}
+_ENVIRONMENT: Final = {"host": "PGHOST", "dbname": "PGDATABASE", "service": "PGSERVICE"}
+_SECONDS: Final = re.compile(r"\s*-?\d+(?:\.\d*)?\s*")
 
 # Found dead in about a minute by the kernel; the echo is faster, this is for when the process itself was asleep.
 _KEEPALIVES: Final = {"keepalives": "1", "keepalives_idle": "15", "keepalives_interval": "5", "keepalives_count": "3"}
@@ -87,20 +95,33 @@ class _Owned(AsyncConnection[tuple[Any, ...]]):
 def parsed(conninfo: str) -> Mapping[str, str | int | None]:
     """What a conninfo or URL names. Raises ``Validation``, which quotes nothing of it."""
     check_url(conninfo)
+    given: Mapping[str, str | int | None] | None = None
+    fault = ""
     try:
         given = conninfo_to_dict(conninfo)
     except psycopg.Error as exc:
-        # The driver's text quotes the conninfo, password included: neither text nor cause may go on.
-        raise Validation("url", _fault(conninfo, str(exc))) from None
+        # The driver's text quotes the conninfo, password included: neither text, cause nor context may go on.
+        fault = _fault(conninfo, str(exc))
+    if given is None:
+        raise Validation("url", fault)
     uri = _URI.match(conninfo)
     if uri is not None and uri[1].count("@") > 1:
         # libpq ends the password at the first one; the rest of it would be shown as the host's name.
         raise Validation("url", "more than one @: percent-encode the password, in which @ is %40")
+    for name in ("host", "dbname", "service"):
+        if _PASTED[name].search(str(given.get(name) or os.environ.get(_ENVIRONMENT[name]) or "")):
+            raise Validation("url", f"{name} holds a URL, or a user: write the URL alone, or key=value pairs alone")
+    if not all(port.isdigit() and int(port) < 65_536 for port in str(given.get("port") or "5432").split(",")):
+        raise Validation("url", "a port must be a number from 0 to 65535")
+    if not _SECONDS.fullmatch(str(given.get("connect_timeout") or "0")):
+        raise Validation("url", "connect_timeout must be a number of seconds")
     return given
 
 
 def _fault(conninfo: str, said: str) -> str:
     """What is wrong with it: a parameter that libpq does not know is named, unless it may be a piece of a password."""
+    if _CAPITALS.match(conninfo) is not None:
+        return "libpq knows its scheme in lower case only: postgresql://"
     if (found := _UNKNOWN.match(said)) is not None:
         near = get_close_matches(found[1], (option.keyword.decode() for option in Conninfo.get_defaults()), 1, 0.8)
         if near:
@@ -127,8 +148,6 @@ class Target:
     def __init__(self, conninfo: str, connect_timeout_s: float, password: Password | None = None) -> None:
         check_password(password)
         given = parsed(conninfo)
-        if not all(port.isdigit() and int(port) < 65_536 for port in str(given.get("port") or "5432").split(",")):
-            raise Validation("url", "a port must be a number from 0 to 65535")
         defaults: dict[str, str] = dict(_KEEPALIVES)
         defaults["connect_timeout"] = str(max(2, round(connect_timeout_s)))
         defaults["application_name"] = "ffcompletion"

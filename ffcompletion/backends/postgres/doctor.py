@@ -53,7 +53,9 @@ async def checks(url: str, schema: str | None) -> AsyncGenerator[Finding]:
     """Each finding as it comes; ends after the first that makes the rest unanswerable."""
     given = parsed(url)
     defaults = {"connect_timeout": str(CONNECT_S), "application_name": "ffcompletion doctor"}
-    conninfo = make_conninfo(url, **{name: value for name, value in defaults.items() if name not in given})
+    extra = {name: value for name, value in defaults.items() if name not in given}
+    # Whatever the role would have: texts in another encoding would come as bytes.
+    conninfo = make_conninfo(url, **extra, client_encoding="UTF8")
     shown, commands = place(given), Commands(url, given, schema)
     before = time.monotonic()
     try:

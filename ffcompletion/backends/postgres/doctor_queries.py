@@ -14,8 +14,8 @@ TREE: Final[LiteralString] = (
 
 SERVER: Final[LiteralString] = (
     "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),"
-    " CASE WHEN pg_is_in_recovery() THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END,"
-    " pg_backend_pid(), current_user::text, extract(epoch FROM clock_timestamp())::float8"
+    " CASE WHEN pg_is_in_recovery() THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END,"
+    " pg_backend_pid(), current_user::text, extract(epoch FROM clock_timestamp())"
 )
 
 # oid, name, schema, may use the schema, may read, policies apply, on the search path. What is on it comes first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, Final, LiteralString, cast, final
 
 import msgspec
@@ -12,7 +13,7 @@ from typing_extensions import override
 
 __all__ = ["HOLDERS", "Holder", "Holding"]
 
-# Whoever may still fill an id: pid, application, state, age, when it began, the beginning of its query, or the prepared
+# No float8 in it: a role's extra_float_digits would round it. Whoever may still fill an id: pid, application, state, age, when it began, the beginning of its query, or the prepared
 # transaction. The oldest first, after those of which this role may not see it.
 HOLDERS: Final[LiteralString] = (
     "WITH holders AS (SELECT DISTINCT l.pid, l.virtualtransaction FROM pg_locks l"
@@ -20,7 +21,7 @@ HOLDERS: Final[LiteralString] = (
     " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     " AND l.relation IN (SELECT relid FROM pg_partition_tree(%s::oid::regclass) UNION SELECT %s::oid))"
     " SELECT h.pid, a.application_name, a.state,"
-    " extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8,"
+    " extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)),"
     " to_char(coalesce(a.xact_start, p.prepared) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), left(a.query, 80), p.gid"
     " FROM holders h LEFT JOIN pg_stat_activity a ON a.pid = h.pid"
     " LEFT JOIN pg_locks x ON h.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = h.virtualtransaction"
@@ -30,8 +31,16 @@ HOLDERS: Final[LiteralString] = (
 
 # A value in a query is somebody's business, and may be a secret; a query that is cut off may end inside one.
 _VALUE: Final = re.compile(r"'(?:[^']|'')*'?|\$(\w*)\$.*?(?:\$\1\$|$)", re.DOTALL)
+# In front of which a string may end or go on: its server's setting, and each string's own prefix, say which.
+_ESCAPED: Final = "\\'"
 # By how much the transaction may seem younger than what it holds.
 _SLACK_S: Final = 1.0
+
+
+def _without_values(query: str) -> str:
+    if _ESCAPED in query:
+        return query.partition("'")[0] + "'…'"
+    return _VALUE.sub("'…'", query)
 
 
 @final
@@ -53,9 +62,10 @@ class Holder(msgspec.Struct, frozen=True):
     def of(cls, row: Sequence[Any]) -> Holder:
         """From a row of ``HOLDERS``."""
         pid, application, state, age_s, since, query, prepared = cast(
-            "tuple[int | None, str | None, str | None, float | None, str | None, str | None, str | None]", tuple(row)
+            "tuple[int | None, str | None, str | None, Decimal | None, str | None, str | None, str | None]", tuple(row)
         )
-        return cls(pid, application, state, age_s, since, query and _VALUE.sub("'…'", query), prepared)
+        age = None if age_s is None else float(age_s)
+        return cls(pid, application, state, age, since, query and _without_values(query), prepared)
 
     @override
     def __str__(self) -> str:

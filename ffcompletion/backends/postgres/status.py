@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Final, LiteralString, cast
 
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline
@@ -26,7 +27,7 @@ _LOOK: Final[LiteralString] = (
     " (SELECT count(*) FROM pg_stat_activity WHERE query ~* '^LISTEN \"ff_?completion')"
 )
 _NEWEST: Final[LiteralString] = (
-    "SELECT event_id, occurred_at_ms, (extract(epoch FROM clock_timestamp()) - occurred_at_ms / 1000.0)::float8"
+    "SELECT event_id, occurred_at_ms, extract(epoch FROM clock_timestamp()) - occurred_at_ms / 1000.0"
     " FROM {outbox} WHERE event_id > 0 AND event_id <= %s ORDER BY event_id DESC LIMIT 1"
 )
 # Exactly up to a number that is quick to count; beyond it, about as many as the statistics say.
@@ -66,7 +67,7 @@ async def _asked(conn: Connection, queries: Queries, shown: str) -> Mapping[str,
     issued = await _row(conn, *numbering.issued())
     # A row beyond what the sequence has given out is no position.
     upto = issued[0] if issued and issued[0] else _LARGEST
-    newest = cast("tuple[int, int, float] | tuple[()]", await _row(conn, queries.compose(_NEWEST), (upto,)))
+    newest = cast("tuple[int, int, Decimal] | tuple[()]", await _row(conn, queries.compose(_NEWEST), (upto,)))
     (rows,) = cast("tuple[int]", await _row(conn, queries.compose(_ROWS), (_COUNTED + 1,)))
     about: object = rows
     if rows > _COUNTED:
@@ -80,7 +81,7 @@ async def _asked(conn: Connection, queries: Queries, shown: str) -> Mapping[str,
         "rows": about,
         "oldest_id": oldest[0] if oldest else None,
         "newest_id": newest[0] if newest else None,
-        "newest_age_s": round(newest[2], 3) if newest else None,
+        "newest_age_s": round(float(newest[2]), 3) if newest else None,
         "issued_id": issued[0] if issued else None,
         "cursor": StreamCursor.outbox(newest[0]).to_text() if newest else None,
         "held_by": [Holder.of(row) for row in holders],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -19,6 +21,9 @@ __all__ = ["Options", "Settings"]
 _PLAIN: Final = frozenset({"valkey", "redis"})
 _TLS: Final = frozenset({"valkeys", "rediss"})
 _PORT: Final = 6379
+# Options that others have, and what looks like one.
+_CREDENTIALS: Final = frozenset({"password", "passwd", "pass", "pwd", "secret", "token", "auth", "username", "user"})
+_SECRET: Final = re.compile(r"pass|pwd|secret|token|auth", re.IGNORECASE)
 _QUERY: Final = frozenset({"cluster", "tls_ca", "tls_cert", "tls_key"})
 
 
@@ -66,17 +71,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """
         check_url(url)
         check_password(password)
-        try:
+        parts = None
+        # Not raised inside: the error that would be its context quotes what may be a password.
+        with suppress(ValueError):
             parts = urlsplit(url)
-        except ValueError:
-            raise Validation("url", "it cannot be parsed; use valkey://user:password@host:6379/0") from None
+        if parts is None:
+            raise Validation("url", "it cannot be parsed; use valkey://user:password@host:6379/0")
         if parts.scheme not in _PLAIN | _TLS:
             raise Validation("url", "the scheme must be valkey, valkeys, redis or rediss")
         userinfo, _, netloc = parts.netloc.rpartition("@")
         user, _, secret = userinfo.partition(":")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := sorted(query.keys() - _QUERY):
-            raise Validation("url", f"unknown option {unknown[0]!r}; known are {', '.join(sorted(_QUERY))}")
+            raise Validation("url", f"unknown option{_named(unknown)}; known are {', '.join(sorted(_QUERY))}")
         tls, cluster = parts.scheme in _TLS, _flag(query.get("cluster", "false"))
         files = {name: given or query.get(name) for name, given in
                  (("tls_ca", tls_ca), ("tls_cert", tls_cert), ("tls_key", tls_key))}  # fmt: skip
@@ -111,12 +118,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return f"<Options {self.shown}>"
 
 
+def _named(unknown: Sequence[str]) -> str:
+    """The option to name: none where a password is among them, unencoded, which may go on as the next option's name."""
+    said = [name for name in unknown if name.lower() in _CREDENTIALS]
+    if said:
+        return f" {said[0]!r}"
+    return "" if any(_SECRET.search(name) for name in unknown) else f" {unknown[0]!r}"
+
+
 def _host(item: str) -> tuple[str, int]:
-    try:
+    found: tuple[str | None, int | None] | None = None
+    with suppress(ValueError):
         parts = urlsplit(f"//{item}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise Validation("url", "a port must be a number from 0 to 65535") from None
+        found = parts.hostname, parts.port
+    if found is None:
+        raise Validation("url", "a port must be a number from 0 to 65535")
+    host, port = found
     if not host:
         raise Validation("url", "a host is missing; use valkey://host:6379")
     return host, _PORT if port is None else port
