@@ -36,8 +36,9 @@ def checkpointed(
     - ``filter``, ``partitions``, ``results``: as for ``subscribe``. A checkpoint that was stored for others, or for
       another kind of backend, is refused with ``Validation`` and left as it is.
     - ``selection``: what a filter of your own admits, in words that change when it does. Needed with any filter but
-      ``ScannerFilter`` and what ``any_of`` and ``all_of`` make of those, because two objects of one class may admit different things, and what the one did not admit
-      would be passed over for the other.
+      ``ScannerFilter`` and what ``any_of`` and ``all_of`` make of those, because two objects of one class may admit
+      different things, and what the one did not admit would be passed over for the other. Of a position that an earlier
+      version stored by the name of a class that has another by now, that name.
     - ``lease``: the name is this consumer's alone until the block ends, or its process: ``"raise"`` raises
       ``Unavailable`` where another has it, ``"wait"`` waits until it is free. ``FileCheckpoints`` and
       ``PostgresCheckpoints`` can; a store that is no ``LeasingStore`` raises ``Unavailable``.

@@ -90,8 +90,8 @@ def former_selection_text(
         parts += [f"namespace={wanted.namespace!r}"] * (wanted.namespace is not None)
         parts += [f"tag={wanted.instance_tag!r}"] * (wanted.instance_tag is not None)
     elif wanted is not None and not is_noop(wanted):
-        # The class's name was all that there was once.
-        return frozenset(" ".join([text, *tail]) for text in (f"filter={named!r}", _class_of(wanted)))
+        # The class's name was all that there was once; of one that has another name by now, the caller may say it.
+        return frozenset(" ".join([text, *tail]) for text in (f"filter={named!r}", f"{named}", _class_of(wanted)))
     return frozenset({" ".join([*parts, *tail])})
 
 

@@ -12,11 +12,11 @@ then, where a piece of work finishes, with E = {fp:7}:550e8400-e29b-41d4-a716-44
     FCALL ffcompletion_complete 5
         ff:exec:{fp:7}:E:core  ff:exec:{fp:7}:E:tags  ff:exec:{fp:7}:E:result
         ff:idx:{fp:7}:lane:default:terminal  ff:idx:{fp:7}:all_executions
-        E  <flow id or "">  <namespace>  <lane>  <outcome>  <result or "">  [<tag> <value> …]
+        E  <flow id or "">  <namespace or "">  <lane>  <outcome>  <result or "">  [<tag> <value> …]
 
 and, where it begins, so that it can be asked for and waited for, with the same keys:
 
-    FCALL ffcompletion_submit 5 …  E  <flow id or "">  <namespace>  <lane>  [<tag> <value> …]
+    FCALL ffcompletion_submit 5 …  E  <flow id or "">  <namespace or "">  <lane>  [<tag> <value> …]
 
 `ffcompletion.producers.completion_call(…)` and `submission_call(…)` build them. All keys share one slot. A sixth key,
 ff:flow:{fp:7}:<flow id>:members, where the flow lies in the same partition, makes its members known. Keys and arguments
@@ -93,7 +93,11 @@ end
 
 -- What both record, and how it is found.
 local function record(keys, id, flow, namespace, lane, tags, first)
-    server.call('HSET', keys[1], 'execution_id', id, 'flow_id', flow, 'namespace', namespace, 'lane_id', lane)
+    server.call('HSET', keys[1], 'execution_id', id, 'flow_id', flow, 'lane_id', lane)
+    -- An execution of nobody's has none: to filters an empty one is a namespace like any other.
+    if namespace ~= '' then
+        server.call('HSET', keys[1], 'namespace', namespace)
+    end
     server.call('HSETNX', keys[1], 'replay_count', '0')
     for n = first, #tags, 2 do
         server.call('HSET', keys[2], tags[n], tags[n + 1])

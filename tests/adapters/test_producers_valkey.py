@@ -68,6 +68,24 @@ async def test_what_was_submitted_is_known_and_waited_for(world: ValkeyWorld) ->
         assert await world.command("FCALL", "ffcompletion_replay", "1", keys.core(id_), id_) == 0
 
 
+async def test_what_has_no_namespace_is_nobody_s(world: ValkeyWorld) -> None:
+    """As on Postgres: a predicate that negates one is not asked for it, and lets nobody's in."""
+    nobody_s, another_s = ffc.ExecutionId.new(), ffc.ExecutionId.new()
+    async with world.backend() as backend:
+        not_a = ffc.matching(lambda namespace, _: namespace != "a")
+        async with ffc.subscribe(backend, not_a) as stream, ffc.subscribe(backend, ffc.ScannerFilter("")) as empty:
+            await world.command(*submission_call(nobody_s))
+            await world.command(*completion_call(nobody_s, "success"))
+            await world.command(*completion_call(another_s, "success", namespace="b"))
+            assert (await asyncio.wait_for(anext(stream), 20)).execution_id == another_s
+            assert stream.stats().delivered == 1
+            assert empty.stats().delivered == empty.stats().buffered == 0
+        for execution_id, namespace in (nobody_s, None), (another_s, "b"):
+            found = await backend.describe_execution(execution_id)
+            assert found is not None
+            assert found.namespace == namespace
+
+
 def test_the_calls_spell_the_readers_keys() -> None:
     """One spelling of every key, in the call and in the reader."""
     id_ = ffc.ExecutionId.new(FLOW)

@@ -418,3 +418,26 @@ async def test_positions_of_earlier_versions_are_read(
         with pytest.raises(ffc.Validation, match="stored for"):
             async with ffc.checkpointed(backend, store, "a", ffc.ScannerFilter("another")):
                 pass
+
+
+async def test_a_position_that_was_stored_by_a_former_class_s_name(store: ffc.FileCheckpoints) -> None:
+    """Is gone on with where the caller says so, and stored by what was said from then on."""
+    wanted = ffc.matching(lambda namespace, _: namespace != "b")
+    former = "app.filters.NotB"
+    async with MemoryBackend() as backend:
+        first = backend.emit(ID % 1)
+        assert first.cursor is not None
+        await store.save(
+            "a", ffc.Checkpoint(cursor=first.cursor, backend="MemoryBackend", selection=f"{former} partitions=[7]")
+        )
+        for selection, partitions in ("not b", [7]), (former, [8]):
+            with pytest.raises(ffc.Validation, match=r"stored for app\.filters\.NotB"):
+                async with ffc.checkpointed(backend, store, "a", wanted, selection=selection, partitions=partitions):
+                    pass
+        second = backend.emit(ID % 2, namespace="a")
+        async with ffc.checkpointed(backend, store, "a", wanted, selection=former, partitions=[7]) as completions:
+            assert (await anext(completions)).execution_id == second.execution_id
+            await completions.commit()
+    kept = await store.load("a")
+    assert kept is not None
+    assert json.loads(kept.selection) == {"filter": former, "partitions": [7]}

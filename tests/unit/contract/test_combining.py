@@ -41,19 +41,24 @@ class Answers(msgspec.Struct, frozen=True):
         return self.answer  # type: ignore[return-value]  # the point
 
 
-LEAVES: st.SearchStrategy[ffc.CompletionFilter] = st.one_of(
-    st.builds(ffc.ScannerFilter, NAMES, st.one_of(st.none(), st.tuples(st.just("k"), st.sampled_from(["x", "y"])))),
-    st.just(Raises()),
-    st.just(ffc.matching(lambda namespace, _: namespace != "a")),
-    st.just(ffc.matching(lambda _, value: value == "x", tag_key="k", unknown=True)),
-)
-FILTERS: st.SearchStrategy[ffc.CompletionFilter] = st.recursive(
-    LEAVES,
-    lambda inner: st.tuples(st.sampled_from([ffc.any_of, ffc.all_of]), st.lists(inner, min_size=1, max_size=3)).map(
-        lambda made: made[0](*made[1])
-    ),
-    max_leaves=6,
-)
+def filters(names: st.SearchStrategy[str | None]) -> st.SearchStrategy[ffc.CompletionFilter]:
+    """Made of one another, of ``ScannerFilter``s for these namespaces, of predicates, and of one that cannot tell."""
+    leaves: st.SearchStrategy[ffc.CompletionFilter] = st.one_of(
+        st.builds(ffc.ScannerFilter, names, st.one_of(st.none(), st.tuples(st.just("k"), st.sampled_from(["x", "y"])))),
+        st.just(Raises()),
+        st.just(ffc.matching(lambda namespace, _: namespace != "a")),
+        st.just(ffc.matching(lambda _, value: value == "x", tag_key="k", unknown=True)),
+    )
+    return st.recursive(
+        leaves,
+        lambda inner: st.tuples(st.sampled_from([ffc.any_of, ffc.all_of]), st.lists(inner, min_size=1, max_size=3)).map(
+            lambda made: made[0](*made[1])
+        ),
+        max_leaves=6,
+    )
+
+
+FILTERS = filters(NAMES)
 
 
 def said(wanted: ffc.CompletionFilter, namespace: str | None, value: str | None) -> bool | None:
