@@ -190,19 +190,22 @@ def _flat(filters: tuple[CompletionFilter, ...], kind: type[AnyOf | AllOf]) -> t
     if not filters:
         raise Validation("filter", "no filter is given")
     found: list[CompletionFilter] = []
+    # Only what is ours is compared by value.
+    values, others = set[ScannerFilter](), set[int]()
     for item in filters:
         if not callable(getattr(type(item), "matches", None)):
             # Untyped callers: a namespace, or a list of filters.
             raise Validation("filter", f"a {type(item).__name__} is none")
         for part in item.parts if isinstance(item, AnyOf | AllOf) and type(item) is kind else (item,):
-            # Only what is ours is compared by value.
-            if not any(part is known or (_ours(part) and _ours(known) and part == known) for known in found):
+            if isinstance(part, ScannerFilter):
+                known = part in values
+                values.add(part)
+            else:
+                known = id(part) in others
+                others.add(id(part))
+            if not known:
                 found.append(part)
     return tuple(found)
-
-
-def _ours(part: CompletionFilter) -> bool:
-    return type(part) is ScannerFilter
 
 
 def _merged(parts: tuple[CompletionFilter, ...]) -> tuple[CompletionFilter, ...]:

@@ -303,6 +303,22 @@ async def test_a_lease_that_was_lost_with_its_connection(postgres18_url: str) ->
     await world.close()
 
 
+async def test_a_lease_is_of_the_table_however_it_is_named(postgres18_url: str) -> None:
+    """With its schema or without: two replicas may be configured otherwise, and write the same row."""
+    table = f"leased_{uuid.uuid4().hex}"
+    async with (
+        PostgresCheckpoints(postgres18_url, table=table) as found,
+        PostgresCheckpoints(postgres18_url, table=table, schema="public") as named,
+        PostgresCheckpoints(postgres18_url, table=f"{table}_2") as another,
+    ):
+        await found.acquire("a", wait=False)
+        with pytest.raises(ffc.Unavailable, match="another consumer"):
+            await named.acquire("a", wait=False)
+        await another.acquire("a", wait=False)
+        await found.release("a")
+        await named.acquire("a", wait=False)
+
+
 async def test_a_lease_that_was_lost_is_that_name_s_alone(postgres18_url: str) -> None:
     """The store's others go on; the lost one stays lost until it is released, whoever has it meanwhile."""
     world = PostgresWorld(18, postgres18_url)

@@ -36,8 +36,10 @@ _SAVE: Final = sql.SQL(
     "INSERT INTO {} AS kept (name, cursor, backend, selection) VALUES (%s, %s, %s, %s) ON CONFLICT (name) DO UPDATE"
     " SET cursor = excluded.cursor, backend = excluded.backend, selection = excluded.selection, saved_at = now()"
 )
-_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
-_UNLOCK: Final = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
+# Of the table itself, however it was named: with its schema, or found on the search path.
+_KEY: Final = "(hashtextextended('ffcompletion ' || %s::regclass::oid || ' ' || %s, 0))"
+_LOCK: Final = "SELECT pg_try_advisory_lock" + _KEY
+_UNLOCK: Final = "SELECT pg_advisory_unlock" + _KEY
 # Seconds between looks at a lock that another holds.
 _LEASE_S: Final = 0.5
 _T = TypeVar("_T")
@@ -107,7 +109,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
             return
 
         async def release(conn: Connection) -> None:
-            await conn.execute(_UNLOCK, (self._lock_of(name),), prepare=False)
+            await conn.execute(_UNLOCK, (self._shown_table, name), prepare=False)
 
         async with self._turn:
             if self._closed or self._conn is None or self._conn.closed:
@@ -117,11 +119,8 @@ class PostgresCheckpoints(AsyncClosing, Closing):
                 await self._attempt("give up a lease", release)
 
     async def _locked(self, conn: Connection, name: str) -> bool:
-        cursor = await conn.execute(_LOCK, (self._lock_of(name),), prepare=False)
+        cursor = await conn.execute(_LOCK, (self._shown_table, name), prepare=False)
         return await cursor.fetchone() == (True,)
-
-    def _lock_of(self, name: str) -> str:
-        return f"ffcompletion {self._shown_table} {name}"
 
     def _leased(self, name: str) -> Unavailable:
         return Unavailable("lease", f"another consumer runs {name!r} with {self._shown_table}")

@@ -201,6 +201,14 @@ def test_parts_are_kept_once_and_those_of_others_only_compared_by_what_they_are(
     assert (made.tag_key, ffc.all_of(one, other).tag_key) == ("k", None)
 
 
+def test_of_thousands_of_tenants() -> None:
+    """As many steps as there are parts, or a quarter of a minute would be spent on the event loop."""
+    tenants = [ffc.ScannerFilter(f"tenant-{number}") for number in range(30_000)]
+    made = ffc.any_of(*tenants, *tenants)
+    assert isinstance(made, AnyOf)
+    assert made.parts == tuple(tenants)
+
+
 def test_an_answer_that_is_no_bool_withholds() -> None:
     """Unless another part decides it."""
     odd = Answers(1)
