@@ -9,7 +9,7 @@ import psycopg
 from psycopg import Connection, Cursor, sql
 
 from ffcompletion.attaching.definition import Definition, table_parts
-from ffcompletion.attaching.rendering import function_name, identifier, result_table, table
+from ffcompletion.attaching.quoting import function_name, identifier, result_table, table
 from ffcompletion.contract.errors import Unavailable, Validation
 
 __all__ = ["Connected", "check_table", "check_tables_of_ours", "check_triggers", "run"]

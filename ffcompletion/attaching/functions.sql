@@ -36,18 +36,19 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_tem
     SELECT '{{fp:' || get_byte(uuid_send(id), 15) || '}}:' || id FROM (SELECT {schema}.ff_attached_uuid($1, $2) AS id) made
 $ff$;
 
--- One job as it is now: a record, and a row in the outbox where it has finished. Called by the triggers alone.
+-- One job as it is now: a record, and a row in the outbox where it has finished. Called by the triggers alone, whose
+-- search_path holds here too: to put on another for each job would cost half as much as both inserts.
 --   outcome   NULL while it has not finished
 --   came      whether the row is new, and may only have been moved
 --   gone      whether the row was deleted
 CREATE OR REPLACE FUNCTION {schema}.ff_attached_record(
     attachment text, key text, outcome text, flow text, namespace text, tags jsonb, result bytea, came boolean, gone boolean
-) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, {schema}, pg_temp AS $ff$
+) RETURNS void LANGUAGE plpgsql AS $ff$
 #variable_conflict use_column
 DECLARE
-    id        constant uuid := ff_attached_uuid($1, $2);
+    id        constant uuid := {schema}.ff_attached_uuid($1, $2);
     part      constant smallint := get_byte(uuid_send(id), 15);
-    flow_uuid constant uuid := ff_attached_uuid($1, nullif($4, ''), true);
+    flow_uuid constant uuid := {schema}.ff_attached_uuid($1, nullif($4, ''), true);
     now_ms    constant bigint := (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
     facts     constant jsonb := jsonb_strip_nulls(jsonb_build_object('namespace', $5))
                                 || jsonb_build_object('tags', $6, 'attachment', $1)
@@ -57,17 +58,19 @@ DECLARE
     event     bigint;
 BEGIN
     IF $8 THEN
-        SELECT public_state, raw_fields->'gone' AS gone INTO known FROM ff_exec_core
+        SELECT public_state, raw_fields->'gone' AS gone INTO known FROM {schema}.ff_exec_core
         WHERE partition_key = part AND execution_id = id FOR UPDATE;
         IF FOUND AND known.gone->>'transaction' = pg_current_xact_id()::text THEN
             -- Deleted and inserted again in one transaction, as a row is that moves to another partition: it never went.
-            DELETE FROM ff_completion_event WHERE partition_key = part AND event_id = (known.gone->>'event')::bigint;
+            DELETE FROM {schema}.ff_completion_event
+            WHERE partition_key = part AND event_id = (known.gone->>'event')::bigint;
         ELSIF FOUND AND known.public_state = state THEN
             RETURN;
         END IF;
     END IF;
-    INSERT INTO ff_exec_core AS core (partition_key, execution_id, flow_id, lifecycle_phase, public_state,
-                                      cancellation_reason, created_at_ms, terminal_at_ms, result, raw_fields)
+    INSERT INTO {schema}.ff_exec_core AS core
+        (partition_key, execution_id, flow_id, lifecycle_phase, public_state, cancellation_reason, created_at_ms,
+         terminal_at_ms, result, raw_fields)
     VALUES (part, id, flow_uuid,
             CASE WHEN $3 IS NULL THEN 'submitted' WHEN $3 = 'cancelled' THEN 'cancelled' ELSE 'terminal' END,
             coalesce(state, 'waiting'), CASE $3 WHEN 'cancelled' THEN 'requested' END,
@@ -77,10 +80,10 @@ BEGIN
         cancellation_reason = excluded.cancellation_reason, terminal_at_ms = excluded.terminal_at_ms,
         result = excluded.result, flow_id = excluded.flow_id, raw_fields = excluded.raw_fields;
     IF $3 IS NOT NULL THEN
-        INSERT INTO ff_completion_event (partition_key, execution_id, flow_id, outcome, namespace, occurred_at_ms)
+        INSERT INTO {schema}.ff_completion_event (partition_key, execution_id, flow_id, outcome, namespace, occurred_at_ms)
         VALUES (part, id, flow_uuid, $3, $5, now_ms) RETURNING event_id INTO event;
         IF $9 THEN
-            UPDATE ff_exec_core SET raw_fields = raw_fields || jsonb_build_object('gone',
+            UPDATE {schema}.ff_exec_core SET raw_fields = raw_fields || jsonb_build_object('gone',
                 jsonb_build_object('transaction', pg_current_xact_id()::text, 'event', event))
             WHERE partition_key = part AND execution_id = id;
         END IF;

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import psycopg
 
-from ffcompletion.attaching.rendering import identifier
+from ffcompletion.attaching.quoting import identifier
 from ffcompletion.backends.postgres.connection import Target, deadline
 from ffcompletion.backends.postgres.errors import driver_errors
 from ffcompletion.contract.errors import NotFound

@@ -10,7 +10,7 @@ import psycopg
 
 from ffcompletion.attaching.checks import Connected
 from ffcompletion.attaching.definition import Definition
-from ffcompletion.attaching.rendering import table
+from ffcompletion.attaching.quoting import table
 from ffcompletion.contract.errors import Unavailable
 
 __all__ = ["LOCK_MS", "PAUSE_S", "TRIES", "busy", "patiently"]

@@ -12,8 +12,8 @@ import msgspec
 from ffcompletion.attaching.checks import Connected, run
 from ffcompletion.attaching.definition import Definition
 from ffcompletion.attaching.patience import LOCK_MS, PAUSE_S, TRIES, busy, patiently
+from ffcompletion.attaching.quoting import literal
 from ffcompletion.attaching.recording import Span, completed, differing, gone, mended, recorded, vanished
-from ffcompletion.attaching.rendering import literal
 
 __all__ = ["Progress", "Recorded", "record"]
 

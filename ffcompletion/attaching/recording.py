@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ffcompletion.attaching.definition import Definition
-from ffcompletion.attaching.rendering import facts_of, identifier, literal, outcome_of, stored_result, table
+from ffcompletion.attaching.quoting import identifier, literal, table
+from ffcompletion.attaching.rendering import facts_of, outcome_of, stored_result
 
 __all__ = ["Span", "completed", "differing", "gone", "mended", "recorded", "vanished"]
 

@@ -7,63 +7,26 @@ never through casts or operators that the table's owner could define.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from hashlib import sha256
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from typing import Final
 
 import msgspec
 
-from ffcompletion.attaching.definition import PENDING_WORDS, Definition, table_parts
+from ffcompletion.attaching.definition import PENDING_WORDS, Definition
+from ffcompletion.attaching.quoting import function_name, identifier, literal, result_table, table
 
 __all__ = [
     "LOCK",
     "definition_json",
     "detaching",
     "facts_of",
-    "function_name",
-    "identifier",
-    "literal",
     "outcome_of",
     "result_of",
-    "result_table",
     "shared",
     "stored_result",
-    "table",
     "triggers",
 ]
-
-
-def identifier(text: str) -> str:
-    """Quoted."""
-    return '"' + text.replace('"', '""') + '"'
-
-
-def literal(text: str | None) -> str:
-    """Quoted, whatever ``standard_conforming_strings`` says."""
-    if text is None:
-        return "NULL"
-    quoted = "'" + text.replace("'", "''") + "'"
-    return "E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
-
-
-def table(definition: Definition) -> str:
-    """Its table, quoted."""
-    schema, name = table_parts(definition.table)
-    return identifier(name) if schema is None else f"{identifier(schema)}.{identifier(name)}"
-
-
-def result_table(definition: Definition) -> str | None:
-    """The table that its results are in, quoted, where that is another one."""
-    if definition.result_table is None:
-        return None
-    schema, name = table_parts(definition.result_table)
-    return identifier(name) if schema is None else f"{identifier(schema)}.{identifier(name)}"
-
-
-def function_name(name: str) -> str:
-    """Of the trigger function and the triggers of an attachment: names may be as long as identifiers."""
-    return f"ff_attached_{sha256(name.encode()).hexdigest()[:16]}"
 
 
 def definition_json(definition: Definition) -> str:
@@ -155,21 +118,28 @@ def outcome_of(definition: Definition, state: str) -> str:
     return f"(CASE {state}{finished} END)"
 
 
-def _pending(definition: Definition, state: str) -> str:
-    words = definition.pending or sorted(PENDING_WORDS)
+def _pending(definition: Definition, state: str, but: Collection[str] = ()) -> str:
+    """Whether a state is one of a job that has not finished; ``but``: in lower case, those to leave out."""
+    words = [word for word in ("", *(definition.pending or sorted(PENDING_WORDS))) if word.lower() not in but]
     read = state if definition.pending else f"pg_catalog.lower({state})"
-    return f"{read} IN ({', '.join(map(literal, ['', *words]))})"
+    return f"{read} IN ({', '.join(map(literal, words))})" if words else "false"
 
 
 def _concerns(definition: Definition) -> str:
-    """Whether an update is worth the function's call; it decides. Half of all are a job that begins, and are not."""
+    """Whether an update is worth the function's call; it decides. Half of all are a job that begins, and are not.
+
+    Short, because the server reads it anew for each statement.
+    """
     state, key = identifier(definition.state), identifier(definition.key)
+    ends = {text.lower() for text in definition.outcomes}
     # Byte for byte, as the function compares, whatever the column's collation is.
-    old, new = (f"pg_catalog.format('%s', {row}.{state}) COLLATE pg_catalog.\"C\"" for row in ("OLD", "NEW"))
-    ended = f"{outcome_of(definition, old)} IS DISTINCT FROM {outcome_of(definition, new)}"
+    old, new = (
+        _pending(definition, f"pg_catalog.format('%s', {row}.{state}) COLLATE pg_catalog.\"C\"", but=ends)
+        for row in ("OLD", "NEW")
+    )
     return (
         f"OLD.{key} IS DISTINCT FROM NEW.{key} OR OLD.{state} IS DISTINCT FROM NEW.{state}\n"
-        f"        AND ({ended}\n            OR NOT {_pending(definition, new)})"
+        f"        AND NOT ({old}\n            AND {new})"
     )
 
 

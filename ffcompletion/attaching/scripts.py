@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ffcompletion.attaching.definition import Definition
+from ffcompletion.attaching.quoting import identifier
 from ffcompletion.attaching.recording import completed, gone, mended, recorded
-from ffcompletion.attaching.rendering import LOCK, detaching, identifier, shared, triggers
+from ffcompletion.attaching.rendering import LOCK, detaching, shared, triggers
 from ffcompletion.producers import text
 
 __all__ = ["attach_sql", "detach_sql"]

@@ -13,19 +13,10 @@ from ffcompletion.attaching.checks import Connected, check_table, check_tables_o
 from ffcompletion.attaching.definition import Definition
 from ffcompletion.attaching.naming import not_attached
 from ffcompletion.attaching.patience import LOCK_MS, patiently
+from ffcompletion.attaching.quoting import function_name, identifier, literal, result_table, table
 from ffcompletion.attaching.recorder import Progress, Recorded
 from ffcompletion.attaching.recorder import record as _record
-from ffcompletion.attaching.rendering import (
-    LOCK,
-    detaching,
-    function_name,
-    identifier,
-    literal,
-    result_table,
-    shared,
-    table,
-    triggers,
-)
+from ffcompletion.attaching.rendering import LOCK, detaching, shared, triggers
 from ffcompletion.backends.postgres.attachments import attachments_query
 from ffcompletion.backends.postgres.connection import Target
 from ffcompletion.backends.postgres.errors import translated

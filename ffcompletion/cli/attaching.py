@@ -109,8 +109,8 @@ def _attached(url: _Url, schema: _Schema = None) -> None:
     def work() -> int:
         found = attaching.attached(url, schema=schema)
         for each in found:
-            again = f"NOT WORKING: ffcompletion attach … --name {shlex.quote(each.definition.name)}"
-            working = "working" if each.working else again
+            name = f"--name {shlex.quote(each.definition.name)}"
+            working = "working" if each.working else f"NOT WORKING: attach it again ({name}, and the URL as here)"
             typer.echo(
                 f"{each.definition.name}\t{each.definition.table}\t{working}\t{each.jobs} jobs, {each.finished} finished"
             )

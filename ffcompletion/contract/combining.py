@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, final, overload
 
 import msgspec
@@ -17,7 +18,7 @@ __all__ = ["AllOf", "AnyOf", "Matching", "all_of", "any_of", "is_plain", "matchi
 
 
 @final
-class AnyOf(msgspec.Struct, frozen=True):
+class AnyOf(msgspec.Struct, frozen=True, dict=True):
     """What ``any_of`` gives: admits what one of its parts admits."""
 
     parts: tuple[CompletionFilter, ...]
@@ -31,7 +32,31 @@ class AnyOf(msgspec.Struct, frozen=True):
 
     def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
         """Whether a part says yes. Raises what a part raised where none does: then it is undecided."""
-        return _decided(self.parts, True, core_namespace, tag_value)
+        exact = self._exact
+        if exact and not exact.isdisjoint(
+            ((core_namespace, tag_value), (core_namespace, None), (None, tag_value), (None, None))
+        ):
+            return True
+        return _decided(self._others, True, core_namespace, tag_value)
+
+    @cached_property
+    def _exact(self) -> frozenset[tuple[str | None, str | None]]:
+        """The ``ScannerFilter``s among the parts, as what they ask for: of thousands one is found in one step."""
+        return frozenset(
+            (part.namespace, None if part.instance_tag is None else part.instance_tag[1])
+            for part in self.parts
+            if isinstance(part, ScannerFilter)
+        )
+
+    @cached_property
+    def _others(self) -> tuple[CompletionFilter, ...]:
+        return tuple(part for part in self.parts if not isinstance(part, ScannerFilter))
+
+    @cached_property
+    def namespaces(self) -> frozenset[str] | None:
+        """Those of which it may admit something; None where that cannot be told, or is all of them."""
+        known = [names for part in self.parts if (names := namespaces_of(part)) is not None]
+        return frozenset[str]().union(*known) if len(known) == len(self.parts) else None
 
 
 @final
@@ -135,13 +160,12 @@ def namespaces_of(wanted: CompletionFilter) -> frozenset[str] | None:
     """The namespaces of which it may admit something; None where that cannot be told, or is all of them."""
     if isinstance(wanted, ScannerFilter):
         return None if wanted.namespace is None else frozenset({wanted.namespace})
-    if not isinstance(wanted, AnyOf | AllOf):
+    if isinstance(wanted, AnyOf):
+        return wanted.namespaces
+    if not isinstance(wanted, AllOf):
         return None
     known = [names for part in wanted.parts if (names := namespaces_of(part)) is not None]
-    if not known or (isinstance(wanted, AnyOf) and len(known) < len(wanted.parts)):
-        return None
-    first, *rest = known
-    return first.union(*rest) if isinstance(wanted, AnyOf) else first.intersection(*rest)
+    return known[0].intersection(*known[1:]) if known else None
 
 
 def _admits_everything(part: CompletionFilter) -> bool:

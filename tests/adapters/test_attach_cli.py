@@ -85,7 +85,7 @@ async def test_a_session(server: str, tmp_path: Path) -> None:
         conn.execute("ALTER TABLE app.reports DISABLE TRIGGER USER")
         conn.execute("UPDATE app.reports SET status = 'done' WHERE id = 2")
         status, out, _ = await sh('ffcompletion attached "$1"', server)
-        assert (status, "NOT WORKING: ffcompletion attach … --name reports" in out) == (0, True)
+        assert (status, "NOT WORKING: attach it again (--name reports, and the URL as here)" in out) == (0, True)
         (it,) = [it for it in await examine(server) if it.check == "attached tables"]
         assert it.verdict is Verdict.WARNING
         assert it.remedy is not None

@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 import ffcompletion as ffc
 from ffcompletion.attaching import Definition, attach, attached, detach, preset
 from ffcompletion.attaching.definition import table_parts
-from ffcompletion.attaching.rendering import function_name
+from ffcompletion.attaching.quoting import function_name
 from ffcompletion.backends.postgres import PostgresBackend
 from tests import ROOT
 from tests.worlds.attaching import database, rows, told

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 import ffcompletion as ffc
+from ffcompletion import embedded
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.backends.postgres import PostgresCheckpoints
-from tests.worlds import PostgresWorld
+from tests.worlds import PostgresWorld, templates
 from tests.worlds.forking import Interpreter
 
 ID = "{fp:7}:550e8400-e29b-41d4-a716-%012d"
@@ -317,6 +318,22 @@ async def test_a_lease_is_of_the_table_however_it_is_named(postgres18_url: str) 
         await another.acquire("a", wait=False)
         await found.release("a")
         await named.acquire("a", wait=False)
+
+
+async def test_a_holder_whose_machine_is_gone_is_found_out() -> None:
+    """By the server, which asks whether it is there, of whoever holds a lease."""
+    port = embedded.free_port()
+    with templates.postgres("listen_addresses=127.0.0.1", port=port):
+        url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        async with PostgresCheckpoints(url) as store:
+            await store.acquire("a", wait=False)
+            assert store._conn is not None
+            shown = [
+                await (await store._conn.execute(f"SHOW tcp_keepalives_{name}")).fetchone()
+                for name in ("idle", "interval", "count")
+            ]
+            assert shown == [("15",), ("5",), ("3",)]
+            await store.release("a")
 
 
 async def test_a_lease_that_was_lost_is_that_name_s_alone(postgres18_url: str) -> None:

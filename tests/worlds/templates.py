@@ -39,9 +39,9 @@ def engine_schema(url: str, partitions: int = ENGINE_PARTITIONS) -> None:
             conn.execute(_engine_sql(partitions).encode())
 
 
-def postgres(*options: str, version: int = 18, partitions: int = FEW_PARTITIONS) -> Server:
+def postgres(*options: str, version: int = 18, partitions: int = FEW_PARTITIONS, port: int = 5432) -> Server:
     """``embedded.postgres`` with the engine's tables, from a template that the first caller makes."""
-    return embedded._postgres(partial(_unpack, version, partitions), options, version, place=_placed)
+    return embedded._postgres(partial(_unpack, version, partitions), options, version, port, _placed)
 
 
 def _unpack(version: int, partitions: int, _install: Path, directory: Path, user: str | None) -> None:

@@ -150,15 +150,15 @@ class MemoryBackend(AsyncClosing):
     ) -> None:
         """Let what was submitted finish, ``after`` so many seconds: as ``emit`` then would, on the running loop.
 
-        Nothing happens if the backend has been closed by then. Raises ``Validation`` for bad ids.
+        Nothing happens if the backend has been closed by then. Raises ``Validation`` for bad ids and seconds.
         """
-        id_ = ExecutionId(execution_id)
+        id_, after_s = ExecutionId(execution_id), check_seconds("after", after)
 
         def emit() -> None:
             if self._state is not BackendState.CLOSED:
                 self.emit(id_, outcome, payload_bytes=payload_bytes)
 
-        running_loop("finish").call_later(after, emit)
+        running_loop("finish").call_later(after_s, emit)
 
     async def subscribe_completions(self, *, results: bool = False) -> Subscription:
         """A stream of what is emitted from now on. ``results``: payloads carry ``payload_bytes``."""

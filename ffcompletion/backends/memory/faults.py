@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import final
 
-from ffcompletion.contract.errors import EngineError, Transport
+from ffcompletion.contract.errors import EngineError, Transport, Validation
 from ffcompletion.contract.numbers import check_seconds
 
 __all__ = ["Faults"]
@@ -41,8 +41,11 @@ class Faults:
         self._delay_s = check_seconds("faults", seconds)
 
     def fail(self, error: EngineError | None = None, /) -> None:
-        """Subscribing and questions raise this; ``Transport`` if it is not said what. Open streams are not concerned."""
-        self._error = Transport("memory", "it does not answer, as was asked for") if error is None else error
+        """Subscribing and questions raise this; ``Transport`` if it is not said what. Open streams are not concerned.
+
+        Raises ``Validation`` for what is no error of ours: no backend raises another.
+        """
+        self._error = _of_ours(Transport("memory", "it does not answer, as was asked for") if error is None else error)
 
     def recover(self) -> None:
         """Everything works again."""
@@ -63,3 +66,10 @@ class Faults:
             raise self._error.with_traceback(None)
         if not self.connected:
             raise Transport("memory", "the connection is lost, as was asked for")
+
+
+def _of_ours(error: object) -> EngineError:
+    # Callers may be untyped.
+    if isinstance(error, EngineError):
+        return error
+    raise Validation("faults", f"a {type(error).__name__} is no EngineError, and nothing else comes out of a backend")

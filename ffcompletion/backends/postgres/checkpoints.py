@@ -38,7 +38,13 @@ _SAVE: Final = sql.SQL(
 )
 # Of the table itself, however it was named: with its schema, or found on the search path.
 _KEY: Final = "(hashtextextended('ffcompletion ' || %s::regclass::oid || ' ' || %s, 0))"
-_LOCK: Final = "SELECT pg_try_advisory_lock" + _KEY
+# A holder whose machine is gone says no farewell: the server has to find that out, which by its defaults takes hours.
+_LOCK: Final = (
+    "SELECT pg_try_advisory_lock"
+    + _KEY
+    + ", set_config('tcp_keepalives_idle', '15', false), set_config('tcp_keepalives_interval', '5', false),"
+    " set_config('tcp_keepalives_count', '3', false)"
+)
 _UNLOCK: Final = "SELECT pg_advisory_unlock" + _KEY
 # Seconds between looks at a lock that another holds.
 _LEASE_S: Final = 0.5
@@ -80,7 +86,8 @@ class PostgresCheckpoints(AsyncClosing, Closing):
         self._lost: set[str] = set()
 
     async def acquire(self, name: str, /, *, wait: bool) -> None:
-        """Take an advisory lock of the connection, which the server gives up with it, however that ends.
+        """Take an advisory lock of the connection, which the server gives up with it, however that ends: at once with its
+        process, within half a minute where its machine or the network is gone.
 
         Where another has it: wait, or raise ``Unavailable``. A connection that breaks is made again and takes the lock
         again; where another was faster, loading and saving under this name raise ``Unavailable`` until it is released.
@@ -120,7 +127,8 @@ class PostgresCheckpoints(AsyncClosing, Closing):
 
     async def _locked(self, conn: Connection, name: str) -> bool:
         cursor = await conn.execute(_LOCK, (self._shown_table, name), prepare=False)
-        return await cursor.fetchone() == (True,)
+        row = await cursor.fetchone()
+        return row is not None and row[0] is True
 
     def _leased(self, name: str) -> Unavailable:
         return Unavailable("lease", f"another consumer runs {name!r} with {self._shown_table}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,12 @@ async def test_answers_are_slow_or_none() -> None:
         assert await backend.describe_execution(ID % 1) is None
         with pytest.raises(ffc.Validation):
             backend.faults.slow(-1)
+        with pytest.raises(ffc.Validation):
+            backend.finish(ID % 1, after=-1)
+        wrong: Any = ConnectionError("of a driver's")
+        with pytest.raises(ffc.Validation, match="ConnectionError is no EngineError"):
+            backend.faults.fail(wrong)
+        assert await backend.ping() < 10
         backend.finish(ID % 1, after=0.0)
     await asyncio.sleep(0.01)
 
