@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 import psycopg
 import pytest
@@ -20,6 +20,7 @@ from ffcompletion import embedded
 from ffcompletion.attaching import Definition, attach, detach
 from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
 from ffcompletion.backends.postgres.connection import Target, deadline
+from ffcompletion.backends.postgres.holders import Holder
 from ffcompletion.backends.postgres.status import status
 from ffcompletion.contract.checkpoint import Checkpoint
 from ffcompletion.contract.diagnosis import Verdict
@@ -258,7 +259,8 @@ async def test_a_role_that_writes_and_reads_texts_in_another_way(
                                  " VALUES (7, gen_random_uuid(), 'success', 0)")  # fmt: skip
             found = {finding.check: finding for finding in await examine(url, schema="public")}
             assert found["clocks"].verdict is Verdict.OK, found["clocks"]
-            (held,) = (await status(url, "public"))["held_by"]  # type: ignore[misc, attr-defined]
+            (held,) = cast("list[Holder]", (await status(url, "public"))["held_by"])
+            assert held.age_s is not None
             assert 0 <= held.age_s < 60
             assert held.age_s != round(held.age_s, 1), "to the microsecond"
         await own.sql("CREATE TABLE odd.jobs (id int PRIMARY KEY, state text NOT NULL)")
