@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -259,7 +259,10 @@ async def test_a_role_that_writes_and_reads_texts_in_another_way(
                                  " VALUES (7, gen_random_uuid(), 'success', 0)")  # fmt: skip
             found = {finding.check: finding for finding in await examine(url, schema="public")}
             assert found["clocks"].verdict is Verdict.OK, found["clocks"]
-            (held,) = cast("list[Holder]", (await status(url, "public"))["held_by"])
+            holders = (await status(url, "public"))["held_by"]
+            assert isinstance(holders, list)
+            (held,) = holders
+            assert isinstance(held, Holder)
             assert held.age_s is not None
             assert 0 <= held.age_s < 60
             assert held.age_s != round(held.age_s, 1), "to the microsecond"
