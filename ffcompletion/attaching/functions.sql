@@ -26,7 +26,7 @@ BEGIN
         RETURN (left(digest, 12) || '8' || CASE WHEN $3 THEN 'fe' ELSE 'ff' END || left(tail, 1) || '8'
                 || substr(tail, 2))::uuid;
     END IF;
-    digest := encode(sha256(convert_to($1, 'UTF8') || '\x00'::bytea || convert_to($2, 'UTF8')), 'hex');
+    digest := encode(sha256(convert_to($1, 'UTF8') || decode('00', 'hex') || convert_to($2, 'UTF8')), 'hex');
     RETURN (left(digest, 12) || '8' || CASE WHEN $3 THEN 'fc' ELSE 'fd' END || substr(digest, 13, 1) || '8'
             || substr(digest, 14, 15))::uuid;
 END $ff$;
