@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.backends.valkey import ValkeyBackend, reconciler
 from ffcompletion.backends.valkey.commands import Commands
 from ffcompletion.backends.valkey.index import IndexPage
 from ffcompletion.backends.valkey.options import Options
@@ -232,9 +233,10 @@ async def test_lanes_and_partitions_are_the_engine_s(valkey: ValkeyWorld) -> Non
 
 
 async def test_where_the_index_may_not_be_read_it_says_so_once(
-    valkey: ValkeyWorld, caplog: pytest.LogCaptureFixture
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Push goes on; an overflow is counted as lost."""
+    monkeypatch.setattr(reconciler, "_APART_S", 0.0)
     caplog.set_level(logging.INFO, "ffcompletion")
     rules = [
         "on",
@@ -254,7 +256,7 @@ async def test_where_the_index_may_not_be_read_it_says_so_once(
         options: ValkeyOptions = {
             "username": "pusher",
             "password": "pw",
-            "reconcile_interval": 0.05,
+            "reconcile_interval": 0.02,
             "buffer_size": 5,
         }
         async with ValkeyBackend(valkey.url, **options) as backend:
@@ -263,7 +265,12 @@ async def test_where_the_index_may_not_be_read_it_says_so_once(
                     await valkey.finish(done())
                     await eventually(lambda upto=number + 1: backend.stats().received == upto)
                 # As often as it is due, and nobody asks.
-                await asyncio.sleep(0.5)
+                before = await _refused(valkey)
+
+                async def often() -> bool:
+                    return await _refused(valkey) >= before + 3
+
+                await eventually(often)
                 assert len(await some(stream, 5)) == 5
                 assert stream.stats().lost == 5
     finally:
@@ -274,7 +281,17 @@ async def test_where_the_index_may_not_be_read_it_says_so_once(
     assert not [record for record in caplog.records if "on again" in record.getMessage()]
 
 
-async def test_a_right_withdrawn_while_a_stream_is_behind(valkey: ValkeyWorld) -> None:
+async def _refused(valkey: ValkeyWorld) -> int:
+    """How many times the time was asked for without the right to."""
+    about = await valkey.command("INFO", "commandstats")
+    assert isinstance(about, bytes)
+    found = re.search(rb"cmdstat_time:.*rejected_calls=(\d+)", about)
+    return int(found[1]) if found else 0
+
+
+async def test_a_right_withdrawn_while_a_stream_is_behind(
+    valkey: ValkeyWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     """It has no room when that is noticed; what it is owed counts as lost, and it is live again."""
     rules = ["on", ">pw", "allkeys", "allchannels", "allcommands"]
     await valkey.command("ACL", "SETUSER", "shrinking", *rules)
@@ -284,7 +301,7 @@ async def test_a_right_withdrawn_while_a_stream_is_behind(valkey: ValkeyWorld) -
             await _finish_many(valkey, [done() for _ in range(25)])
             await eventually(lambda: stream.stats().catching_up)
             await valkey.command("ACL", "SETUSER", "shrinking", "-zrange")
-            await asyncio.sleep(0.5)
+            await eventually(lambda: "reconciling is off" in caplog.text)
             await eventually(lambda: _read_some(stream))
             assert stream.stats().lost > 0
             item = done()

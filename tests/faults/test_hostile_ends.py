@@ -19,15 +19,15 @@ A = ffc.ScannerFilter("a")
 
 
 async def flood(
-    world: PostgresWorld, count: int, at_ms: str = NOW, *, tags: int = 0, partition: str = "n %% 256"
+    world: PostgresWorld, count: int, at_ms: str = NOW, *, tags: str = "0", partition: str = "n %% 256"
 ) -> None:
-    """So many ends of a tenant's at once, with so many bytes of tags each."""
+    """So many ends of a tenant's at once, with so many bytes of tags each; of the ``n``-th, its partition as well."""
     await world.sql(
         "INSERT INTO ff_exec_core (partition_key, execution_id, lane_id, lifecycle_phase, terminal_at_ms, raw_fields)"
         f" SELECT {partition}, gen_random_uuid(), 'default', 'cancelled', {at_ms},"
-        " jsonb_build_object('namespace', 'hostile', 'tags', jsonb_build_object('k', repeat('x', %s::int)))"
+        " jsonb_build_object('namespace', 'hostile', 'tags', jsonb_build_object('k', repeat('x', " + tags + ")))"
         " FROM generate_series(1, %s) n",
-        (tags, count),
+        (count,),
     )
 
 
@@ -110,11 +110,18 @@ async def test_heavy_ends_are_read_a_megabyte_at_a_time(engine: PostgresWorld, m
     await engine.begins(mine)
     async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend:
         async with ffc.subscribe(backend, A) as stream, ffc.subscribe(backend) as everything:
-            await flood(engine, 400, tags=16_000)
+            await flood(engine, 400, tags="16000")
             await engine.cancels(mine)
             assert (await first(stream, 20)).execution_id == mine.execution_id
             assert len(set(await ids(everything, 401))) == 401
     assert 1 << 19 < max(answers.bytes) < (1 << 20) + (1 << 15)
+
+
+async def test_a_page_that_is_cut_ends_where_the_next_one_begins(engine: PostgresWorld) -> None:
+    """Heavy ends of one partition with light ones in between: none is passed over for a light one behind it."""
+    async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend, ffc.subscribe(backend) as everything:
+        await flood(engine, 160, tags="n %% 2 * 16000", partition="5")
+        assert len(set(await ids(everything, 160))) == 160
 
 
 async def test_slow_results_hold_up_nobodys_look(engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:

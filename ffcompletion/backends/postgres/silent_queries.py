@@ -16,7 +16,7 @@ ENGINE_PARTITIONS: Final = 256
 _COLUMNS: Final[LiteralString] = (
     "partition_key, execution_id, namespace, tags, size, terminal_at_ms, flow_id, lifecycle_phase, reason, failure, readable"
 )
-_WEIGHT: Final[LiteralString] = "coalesce(octet_length(r.namespace), 0) + coalesce(octet_length(r.tags), 0)"
+_WEIGHT: Final[LiteralString] = "(coalesce(octet_length(r.namespace), 0) + coalesce(octet_length(r.tags), 0))"
 # Of texts in one page; one end at the least, whatever it weighs.
 _MOST_BYTES: Final[LiteralString] = "1048576"
 # The last id that a sequence has given out, once this statement's snapshot is taken: no row that it sees is beyond it.

@@ -108,8 +108,8 @@ class Reconciliation:
     """
 
     __slots__ = (
-        "_announced", "_answered_at", "_batches", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
-        "_overlap", "_server_ms", "_settled_ahead", "_taken", "_taken_at", "settled_ms", "since_ms", "stepped_back",
+        "_announced", "_batches", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
+        "_overlap", "_settled_ahead", "_taken", "_told", "settled_ms", "since_ms", "stepped_back",
     )  # fmt: skip
 
     def __init__(self, *, overlap_ms: int, limit: int) -> None:
@@ -123,9 +123,9 @@ class Reconciliation:
         self._known: dict[str, int] = {}
         self._late: set[str] = set()
         self._late_until = 0
-        self._server_ms = 0
+        # When this pass began, or the last one.
+        self._told = ServerTime(0, 0.0, 0.0)
         self._highest_ms = 0
-        self._taken_at = self._answered_at = 0.0
         self._horizon = 0
         self._settled_ahead = 0
         self.stepped_back: bool = False
@@ -138,13 +138,13 @@ class Reconciliation:
     @property
     def begun(self) -> bool:
         """Whether the server's time is known."""
-        return self._server_ms > 0
+        return self._told.server_ms > 0
 
     # ── announcements ────────────────────────────────────────────────────────────────────────────────────────────
 
     def server_ms(self, now: float) -> int:
         """The server's time, at most a round trip too late, by what its clock says now. ``now``: seconds, monotonic."""
-        return self._server_ms + round((now - self._taken_at) * 1000)
+        return self._told.server_ms + round((now - self._told.sent_at) * 1000)
 
     def announced(self, payloads: Sequence[CompletionPayload], now: float) -> Sequence[CompletionPayload]:
         """Announcements have arrived. Returns them without those that the last pass has delivered already."""
@@ -192,22 +192,22 @@ class Reconciliation:
 
     def begin(self, told: ServerTime) -> None:
         """A pass begins, and this is what the server's clock said."""
-        server_ms, sent_at, answered_at = told
+        before, self._told = self._told, told
         self.stepped_back = False
-        # As far as it has gone, before it may be put back.
-        self.saw(max(server_ms, self.server_ms(sent_at) if self._server_ms else 0))
-        if self._server_ms:
+        if before.server_ms:
+            elapsed_ms = round((told.sent_at - before.sent_at) * 1000)
+            # As far as it has gone, before it may be put back.
+            self.saw(before.server_ms + elapsed_ms)
             # Should the server's clock have gone back, what it wrote since has lower scores.
-            elapsed = round((sent_at - self._taken_at) * 1000)
-            self.since_ms = min(self.since_ms, server_ms - elapsed - self._overlap)
+            self.since_ms = min(self.since_ms, told.server_ms - elapsed_ms - self._overlap)
             # The last answer may have been long on its way to us, and its time is that much later than the asking.
-            if server_ms + self._overlap < self._server_ms + round((sent_at - self._answered_at) * 1000):
+            if told.server_ms + self._overlap < before.server_ms + round((told.sent_at - before.answered_at) * 1000):
                 self.stepped_back = True
                 self._settled_ahead = max(self._settled_ahead, self.settled_ms)
         else:
-            self.since_ms = server_ms - self._overlap
-        self._server_ms, self._taken_at, self._answered_at = server_ms, sent_at, answered_at
-        self._horizon = server_ms - self._overlap
+            self.since_ms = told.server_ms - self._overlap
+        self.saw(told.server_ms)
+        self._horizon = told.server_ms - self._overlap
         self._taken = len(self._batches)
         self._index, self._indexed = {}, 0
 
@@ -243,7 +243,7 @@ class Reconciliation:
     def end(self) -> None:
         """The pass is complete. What was announced before it began needs no remembering."""
         self.since_ms = max(self.since_ms, self._horizon)
-        self.settled_ms = self._server_ms
+        self.settled_ms = self._told.server_ms
         self._known = {id_: score for id_, score in self._known.items() if score >= self.since_ms}
         for _ in range(self._taken):
             self._announced -= self._batches.popleft().count
