@@ -172,7 +172,7 @@ def test_whoever_attaches_runs_nobody_elses_code(url: str, conn: psycopg.Connect
     conn.execute(
         "INSERT INTO app.reports (status, output, tenant) VALUES ('done', 'x', 'acme'), ('queued', 'y', 'acme')"
     )
-    named = sql.Identifier(psycopg.conninfo.conninfo_to_dict(url)["dbname"])
+    named = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(url)["dbname"]))
     conn.execute(sql.SQL("ALTER DATABASE {} SET search_path = public, app, evil").format(named))
     try:
         definition = msgspec.structs.replace(REPORTS, table="reports") if how == "unqualified" else REPORTS
