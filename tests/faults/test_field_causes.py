@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import psycopg
 import pytest
 
 import ffcompletion as ffc
 from ffcompletion import embedded
-from ffcompletion.backends.postgres import PostgresBackend
+from ffcompletion.backends.postgres import PostgresBackend, supervisor
 from ffcompletion.backends.postgres.errors import LastWords
 from tests.faults.test_field_postgres import as_app
 from tests.worlds import PostgresWorld, done, eventually, first
-from tests.worlds.servers import PASSWORD
+from tests.worlds.servers import PASSWORD, pgbouncer
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -73,6 +74,18 @@ async def test_the_log_says_why_the_server_ended_a_session(
     finally:
         await own.sql("ALTER ROLE app RESET ALL")
     assert "unexpectedly" not in caplog.text
+
+
+async def test_a_pooler_that_lets_its_clients_wait_is_not_taken_for_a_server_that_cannot_be_reached(
+    server: embedded.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts the connection, and all its sessions are in use: both are said."""
+    monkeypatch.setattr(supervisor, "_READ_TIMEOUT_S", 0.3)
+    with pgbouncer(server.url, tmp_path, default_pool_size=1) as url, psycopg.connect(url) as holding:
+        holding.execute("SELECT 1")
+        async with PostgresBackend(url) as backend:
+            with pytest.raises(ffc.Transport, match=r"connected, but .* a pooler .* gave no answer within 0\.3 s"):
+                await backend.subscribe_completions()
 
 
 async def test_last_words_are_heard_where_nothing_is_asked_and_no_longer_when_it_is_given_back(

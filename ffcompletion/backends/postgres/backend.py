@@ -13,7 +13,7 @@ from psycopg_pool import AsyncConnectionPool
 from typing_extensions import override
 
 from ffcompletion.backends.postgres.borrowed import BorrowedPool, check_pool
-from ffcompletion.backends.postgres.connection import Connection, Target, deadline, make_ready
+from ffcompletion.backends.postgres.connection import UNANSWERED, Connection, Target, deadline, make_ready
 from ffcompletion.backends.postgres.errors import driver_errors, first_line, is_refusal, may_pass
 from ffcompletion.backends.postgres.history import Mark
 from ffcompletion.backends.postgres.options import Counters, Settings
@@ -126,7 +126,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
     async def _connect(self, limit_s: float) -> Connection:
         conn = await self._settings.target.connect()
         try:
-            with deadline(conn, limit_s):
+            with deadline(conn, limit_s, UNANSWERED):
                 await make_ready(conn, limit_s)
         except BaseException:
             conn.pgconn.finish()

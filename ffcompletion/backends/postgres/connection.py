@@ -29,6 +29,7 @@ from ffcompletion.delivery.credentials import Password, ask_password, check_pass
 
 __all__ = [
     "ONLY_WHEN_ASKED",
+    "UNANSWERED",
     "Connection",
     "Listener",
     "Target",
@@ -60,6 +61,8 @@ _KEEPALIVES: Final = {"keepalives": "1", "keepalives_idle": "15", "keepalives_in
 # Prepared is only what asks for it: psycopg would otherwise prepare whatever is run often, and behind a pooler the
 # next session knows nothing of that, or means another statement by the same name.
 ONLY_WHEN_ASKED: Final = 1 << 30
+UNANSWERED: Final = "connected, but a hanging server, or a pooler without a session to spare, gave no answer"
+"""What is known where not even the first question is answered."""
 # How often the driver wakes up to look whether it was interrupted. Cancelling a task needs no looking, and a listener
 # would wake ten times a second for nothing.
 _WAIT_S: Final = 30.0
@@ -200,7 +203,7 @@ def abandon(conn: Connection) -> None:
 
 
 @contextmanager
-def deadline(conn: Connection, seconds: float) -> Generator[None]:
+def deadline(conn: Connection, seconds: float, unanswered: str = "no answer") -> Generator[None]:
     """What runs on ``conn`` inside fails with ``psycopg.OperationalError`` after ``seconds``, also on a mute server."""
     expired = False
 
@@ -215,7 +218,7 @@ def deadline(conn: Connection, seconds: float) -> Generator[None]:
     except psycopg.Error as exc:
         if expired:
             # It was not the server who hung up.
-            raise psycopg.OperationalError(f"no answer within {seconds:g} s") from exc
+            raise psycopg.OperationalError(f"{unanswered} within {seconds:g} s") from exc
         raise
     finally:
         timer.cancel()
