@@ -58,7 +58,6 @@ def check_table(conn: Connected, definition: Definition) -> None:
         raise Validation("key", f"{definition.key} is a {kind}; a key is a whole number, a UUID or a text")
     if definition.history is None:
         _unique(conn, definition, oid)
-    _comparable(conn, definition, types[definition.state][1])
     _states(conn, definition, oid, types[definition.state][1])
     if definition.result_table is not None:
         _results(conn, definition, definition.result_table, kind)
@@ -162,15 +161,6 @@ def _unique(conn: Connected, definition: Definition, oid: int) -> None:
         raise Validation("key", f"{definition.key} is not unique: no unique index is on it alone")
 
 
-def _comparable(conn: Connected, definition: Definition, kind: str) -> None:
-    query = "SELECT j.{0} IS DISTINCT FROM j.{0} FROM {1} j LIMIT 0"
-    try:
-        conn.execute(sql.SQL(query).format(sql.Identifier(definition.state), sql.Identifier(*_parts(definition))))
-    except psycopg.errors.UndefinedFunction as exc:
-        text = f"{definition.state} is a {kind}, which cannot be compared; a state is a text, a number, a boolean or an enum"
-        raise Validation("state", text) from exc
-
-
 def _possible(conn: Connected, definition: Definition, oid: int, named: Sequence[str]) -> None:
     """Raises ``Validation`` for a state that is never the text of the column's type (``true`` of a boolean, say)."""
     row = conn.execute(
@@ -204,7 +194,7 @@ def _states(conn: Connected, definition: Definition, oid: int, kind: str) -> Non
         if wrong := [state for state in named if state not in there]:
             raise Validation("state", f"{definition.state} is never {wrong[0]!r}; it may be {', '.join(there)}")
     else:
-        query = "SELECT DISTINCT format('%s', {}) FROM {} LIMIT 1000"
+        query = "SELECT DISTINCT format('%s', {}) COLLATE \"C\" FROM {} LIMIT 1000"
         rows = conn.execute(
             sql.SQL(query).format(sql.Identifier(definition.state), sql.Identifier(*_parts(definition)))
         ).fetchall()

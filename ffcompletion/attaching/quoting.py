@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from ffcompletion.attaching.definition import Definition, table_parts
 
-__all__ = ["function_name", "identifier", "literal", "result_table", "table"]
+__all__ = ["byte_for_byte", "dollars", "function_name", "identifier", "literal", "result_table", "table"]
 
 
 def identifier(text: str) -> str:
@@ -20,6 +20,19 @@ def literal(text: str | None) -> str:
         return "NULL"
     quoted = "'" + text.replace("'", "''") + "'"
     return "E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
+
+
+def dollars(name: str, *within: str) -> str:
+    """``$name$``, longer where that is in any of these texts."""
+    mark = f"${name}$"
+    while any(mark in text for text in within):
+        mark = f"${name[0]}{mark[1:]}"
+    return mark
+
+
+def byte_for_byte(row: str, column: str) -> str:
+    """A column's text, which is compared byte for byte, whatever the column's collation is."""
+    return f"pg_catalog.format('%s', {row}.{identifier(column)}) COLLATE pg_catalog.\"C\""
 
 
 def table(definition: Definition) -> str:

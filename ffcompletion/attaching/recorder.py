@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from typing import Any, Final, final
 
 import msgspec
+import psycopg
 
 from ffcompletion.attaching.checks import Connected, run
 from ffcompletion.attaching.definition import Definition
 from ffcompletion.attaching.patience import LOCK_MS, PAUSE_S, TRIES, busy, patiently
-from ffcompletion.attaching.quoting import literal
+from ffcompletion.attaching.quoting import identifier, literal
 from ffcompletion.attaching.recording import Span, completed, differing, gone, mended, recorded, vanished
+from ffcompletion.attaching.rendering import PINNED
+from ffcompletion.contract.errors import Unavailable
 
 __all__ = ["Progress", "Recorded", "record"]
 
@@ -41,11 +44,14 @@ def record(
     about: int,
     progress: Progress | None,
 ) -> Recorded:
-    """Everything in the table; ``before``: what was attached under this name. Raises ``Unavailable``."""
+    """Everything in the table, which is named with its schema; ``before``: what was attached under this name.
+
+    Raises ``Unavailable``.
+    """
     jobs, missed, behind = 0, 0, ""
     while True:
         page = recorded(definition, schema, (behind, "", str(_BATCH)), again=before is not None)
-        count, last, told, differ = _read(conn, definition, page)
+        count, last, told, differ = _read(conn, definition, schema, page)
         jobs += count
         missed += told
         if differ:
@@ -57,7 +63,8 @@ def record(
         behind = literal(last)
     if before is not None:
         missed += _tell_vanished(conn, definition, schema)
-    run(conn, completed(definition, schema))
+    with _settled(conn, definition, schema):
+        run(conn, completed(definition, schema))
     return Recorded(jobs=jobs, missed=missed)
 
 
@@ -65,9 +72,13 @@ def _mend(conn: Connected, definition: Definition, schema: str, span: Span, befo
     total = 0
     for _ in range(TRIES):
         total += _told(
-            conn, differing(definition, schema, span), lambda ids: mended(definition, schema, span, ids, before)
+            conn,
+            definition,
+            schema,
+            differing(definition, schema, span),
+            lambda ids: mended(definition, schema, span, ids, before),
         )
-        _, _, told, differ = _read(conn, definition, recorded(definition, schema, span, again=True))
+        _, _, told, differ = _read(conn, definition, schema, recorded(definition, schema, span, again=True))
         total += told
         if not differ:
             return total
@@ -78,24 +89,32 @@ def _mend(conn: Connected, definition: Definition, schema: str, span: Span, befo
 def _tell_vanished(conn: Connected, definition: Definition, schema: str) -> int:
     total = 0
     # Those that others hold are being told of by their triggers.
-    while told := _told(conn, vanished(definition, schema, str(_BATCH)), lambda ids: gone(definition, schema, ids)):
+    while told := _told(
+        conn,
+        definition,
+        schema,
+        vanished(definition, schema, str(_BATCH)),
+        lambda ids: gone(definition, schema, ids),
+    ):
         total += told
     return total
 
 
-def _told(conn: Connected, locking: str, telling: Callable[[list[str]], str]) -> int:
+def _told(
+    conn: Connected, definition: Definition, schema: str, locking: str, telling: Callable[[list[str]], str]
+) -> int:
     """How many were told, in one transaction: of those that could be locked at once."""
     count = 0
-    with _settled(conn):
+    with _settled(conn, definition, schema):
         if ids := [str(id_) for (id_,) in run(conn, locking).fetchall()]:
             row = run(conn, telling(ids)).fetchone()
             count = int(row[0]) if row else 0
     return count
 
 
-def _read(conn: Connected, definition: Definition, script: str) -> tuple[int, str, int, int]:
+def _read(conn: Connected, definition: Definition, schema: str, script: str) -> tuple[int, str, int, int]:
     def once() -> tuple[Any, ...] | None:
-        with _settled(conn):
+        with _settled(conn, definition, schema):
             return run(conn, script).fetchone()
 
     row = patiently(conn, once, definition)
@@ -104,13 +123,23 @@ def _read(conn: Connected, definition: Definition, script: str) -> tuple[int, st
 
 
 @contextmanager
-def _settled(conn: Connected) -> Generator[None]:
-    """One transaction, and for its length alone what it needs: a pooler gives the session to others."""
+def _settled(conn: Connected, definition: Definition, schema: str) -> Generator[None]:
+    """One transaction, and for its length alone what it needs: a pooler gives the session to others.
+
+    Nobody detaches meanwhile. Raises ``Unavailable`` where somebody has.
+    """
     with conn.transaction():
         # Each statement sees what others have committed before it; and bytes are read as the triggers read them.
         run(
             conn,
             "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL bytea_output = 'hex';"
-            f" SET LOCAL lock_timeout = '{LOCK_MS}ms'",
+            f" SET LOCAL lock_timeout = '{LOCK_MS}ms'; {PINNED}",
         )
+        registry, name = f"{identifier(schema)}.ff_attachment", literal(definition.name)
+        try:
+            entry = run(conn, f"SELECT FROM {registry} WHERE name = {name} FOR KEY SHARE").rowcount
+        except psycopg.errors.UndefinedTable:
+            entry = 0
+        if not entry:
+            raise Unavailable("attach", f"{definition.name!r} was detached meanwhile")
         yield

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ffcompletion.attaching.definition import Definition
-from ffcompletion.attaching.quoting import identifier, literal, table
+from ffcompletion.attaching.quoting import byte_for_byte, identifier, literal, table
 from ffcompletion.attaching.rendering import facts_of, outcome_of, stored_result
 
 __all__ = ["Span", "completed", "differing", "gone", "mended", "recorded", "vanished"]
@@ -116,7 +116,7 @@ def completed(definition: Definition, schema: str) -> str:
     inside = identifier(schema)
     return (
         f"UPDATE {inside}.ff_attachment SET whole = EXISTS (SELECT FROM pg_trigger"
-        f" WHERE tgrelid = {literal(f'{inside}.ff_exec_core')}::regclass AND tgname = 'ff_attached_emptied')"
+        f" WHERE tgrelid = {literal(f'{inside}.ff_exec_core')}::regclass::oid AND tgname = 'ff_attached_emptied')"
         f" WHERE name = {literal(definition.name)}"
     )
 
@@ -126,7 +126,7 @@ def _page(definition: Definition, schema: str, span: Span, *, again: bool) -> st
     unfinished, NULL if there is none (or, the first time, nobody has looked).
     """
     behind, upto, limit = span
-    key, state = identifier(definition.key), f"format('%s', j.{identifier(definition.state)})"
+    key, state = identifier(definition.key), byte_for_byte("j", definition.state)
     once = f"DISTINCT ON (j.{key}) " if definition.history is not None else ""
     newest = f", j.{identifier(definition.history)} DESC" if definition.history is not None else ""
     bounds = [f"j.{key} {sign} {bound}" for sign, bound in ((">", behind), ("<=", upto)) if bound]
@@ -163,7 +163,7 @@ def _vanished(definition: Definition) -> str:
     return (
         f"c.lifecycle_phase = 'submitted' AND c.raw_fields->>'attachment' = {literal(definition.name)}"
         f" AND NOT EXISTS (SELECT FROM {table(definition)} j"
-        f" WHERE format('%s', j.{identifier(definition.key)}) = c.raw_fields->'tags'->>'key')"
+        f" WHERE {byte_for_byte('j', definition.key)} = c.raw_fields->'tags'->>'key')"
     )
 
 

@@ -14,10 +14,19 @@ from typing import Final
 import msgspec
 
 from ffcompletion.attaching.definition import PENDING_WORDS, Definition
-from ffcompletion.attaching.quoting import function_name, identifier, literal, result_table, table
+from ffcompletion.attaching.quoting import (
+    byte_for_byte,
+    dollars,
+    function_name,
+    identifier,
+    literal,
+    result_table,
+    table,
+)
 
 __all__ = [
     "LOCK",
+    "PINNED",
     "definition_json",
     "detaching",
     "facts_of",
@@ -37,16 +46,24 @@ def definition_json(definition: Definition) -> str:
 LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('ffcompletion producers', 0));"
 """Whoever else attaches, detaches or installs at this moment comes after us, and finds what we have left."""
 
+PINNED: Final = "SET LOCAL search_path = pg_catalog, pg_temp;"
+"""Nobody's functions and operators but the server's own, however well others fit: those on a ``search_path`` may be
+anybody's."""
+
 
 def shared(schema: str) -> str:
     """What all attachments share; safe to run again."""
     text = files("ffcompletion.attaching").joinpath("functions.sql").read_text(encoding="utf-8")
     inside = identifier(schema)
+    text = text.replace("$ff$", dollars("ff", inside))
     return text.format(schema=inside, regclass=literal(f"{inside}.ff_exec_core"))
 
 
-def triggers(definition: Definition, schema: str) -> str:
-    """The trigger function, its triggers, and the attachment's entry; safe to run again."""
+def triggers(definition: Definition, schema: str, given: Definition | None = None) -> str:
+    """The trigger function, its triggers, and the attachment's entry; safe to run again.
+
+    ``given``: what is kept as the attachment's definition, where its tables are named otherwise.
+    """
     on, name = table(definition), function_name(definition.name)
     function = f"{identifier(schema)}.{identifier(name)}"
     parts = [
@@ -68,8 +85,8 @@ def triggers(definition: Definition, schema: str) -> str:
         parts += _results(definition, schema)
     parts.append(
         f"INSERT INTO {identifier(schema)}.ff_attachment (name, relation_schema, relation_name, definition)\n"
-        f"SELECT {literal(definition.name)}, n.nspname, c.relname, {literal(definition_json(definition))}::jsonb\n"
-        f"FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {literal(on)}::regclass\n"
+        f"SELECT {literal(definition.name)}, n.nspname, c.relname, {literal(definition_json(given or definition))}::jsonb\n"
+        f"FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {literal(on)}::regclass::oid\n"
         "ON CONFLICT (name) DO UPDATE SET definition = excluded.definition, relation_schema = excluded.relation_schema,\n"
         "    relation_name = excluded.relation_name;"
     )
@@ -77,22 +94,21 @@ def triggers(definition: Definition, schema: str) -> str:
 
 
 def detaching(definition: Definition, schema: str) -> str:
-    """What undoes it: triggers, function, what was recorded, the entry; and, with the last one, what all share."""
-    on, name, inside = table(definition), function_name(definition.name), identifier(schema)
+    """What undoes it: entry, function, triggers, what was recorded; and, with the last one, what all share."""
+    name, inside = function_name(definition.name), identifier(schema)
     of = f"raw_fields->>'attachment' = {literal(definition.name)}"
-    results, core = result_table(definition), literal(f"{inside}.ff_exec_core")
-    forgotten = literal(f"{inside}.ff_attached_forgotten")
+    core, forgotten = literal(f"{inside}.ff_exec_core"), literal(f"{inside}.ff_attached_forgotten")
+    mark = dollars("detach", inside)
     return "\n".join([
-        *(f"DROP TRIGGER IF EXISTS {identifier(name + kind)} ON {on};" for kind in ("_insert", "_update", "_delete")),
-        *([] if results is None else [f"DROP TRIGGER IF EXISTS {identifier(name + '_result')} ON {results};"]),
-        # CASCADE: its triggers on a table that had the name before, and was put aside.
+        # First: whoever is recording what is in the table waits here, and finds that it is detached.
+        f"DELETE FROM {inside}.ff_attachment WHERE name = {literal(definition.name)};",
+        # CASCADE: the triggers, whatever their tables are called by now.
         f"DROP FUNCTION IF EXISTS {inside}.{identifier(name)}() CASCADE;",
         f"DROP FUNCTION IF EXISTS {inside}.{identifier(name + '_result')}() CASCADE;",
         f"DELETE FROM {inside}.ff_completion_event e USING {inside}.ff_exec_core c WHERE c.{of}\n"
         "    AND e.partition_key = c.partition_key AND e.execution_id = c.execution_id;",
         f"DELETE FROM {inside}.ff_exec_core WHERE {of};",
-        f"DELETE FROM {inside}.ff_attachment WHERE name = {literal(definition.name)};",
-        "DO $detach$ BEGIN",
+        f"DO {mark} BEGIN",
         f"    IF NOT EXISTS (SELECT FROM {inside}.ff_attachment) THEN",
         f"        DROP TABLE {inside}.ff_attachment;",
         f"        IF EXISTS (SELECT FROM pg_class WHERE oid = {core}::regclass AND pg_has_role(relowner, 'USAGE')) THEN",
@@ -106,7 +122,7 @@ def detaching(definition: Definition, schema: str) -> str:
         f"        DROP FUNCTION {inside}.ff_attached_id;",
         f"        DROP FUNCTION {inside}.ff_attached_uuid;",
         "    END IF;",
-        "END $detach$;",
+        f"END {mark};",
         "",
     ])  # fmt: skip
 
@@ -130,16 +146,13 @@ def _concerns(definition: Definition) -> str:
 
     Short, because the server reads it anew for each statement.
     """
-    state, key = identifier(definition.state), identifier(definition.key)
     ends = {text.lower() for text in definition.outcomes}
-    # Byte for byte, as the function compares, whatever the column's collation is.
-    old, new = (
-        _pending(definition, f"pg_catalog.format('%s', {row}.{state}) COLLATE pg_catalog.\"C\"", but=ends)
-        for row in ("OLD", "NEW")
+    old_key, new_key, old, new = (
+        byte_for_byte(row, column) for column in (definition.key, definition.state) for row in ("OLD", "NEW")
     )
     return (
-        f"OLD.{key} IS DISTINCT FROM NEW.{key} OR OLD.{state} IS DISTINCT FROM NEW.{state}\n"
-        f"        AND NOT ({old}\n            AND {new})"
+        f"{old_key} <> {new_key} OR {old} <> {new}\n"
+        f"        AND NOT ({_pending(definition, old, but=ends)}\n            AND {_pending(definition, new, but=ends)})"
     )
 
 
@@ -246,7 +259,8 @@ BEGIN
         IF TG_OP <> 'DELETE' THEN
             after := format('%s', NEW.{state});
         END IF;
-        IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND format('%s', OLD.{key}) <> format('%s', NEW.{key})) THEN
+        IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE'
+            AND {byte_for_byte("OLD", definition.key)} <> {byte_for_byte("NEW", definition.key)}) THEN
             -- What had finished stays known; what had not will not any more.
             IF {outcome_of(definition, "before")} IS NULL THEN
             outcome := {gone};
@@ -267,7 +281,9 @@ BEGIN
                 format('%s', NEW.{key}), left(after, 80);
             RETURN NULL;
         END IF;
-        IF before IS NOT NULL AND outcome IS NOT DISTINCT FROM {outcome_of(definition, "before")} THEN
+        IF before IS NOT NULL AND outcome IS NOT DISTINCT FROM {outcome_of(definition, "before")}
+            -- From a state that has no outcome it comes back as a job that may not be known, or as one that had ended.
+            AND (outcome IS NOT NULL OR {_pending(definition, "before")}) THEN
             RETURN NULL;
         END IF;
             {record("NEW", "outcome", "before IS NULL", "false")}
@@ -280,9 +296,7 @@ END """
 
 
 def _definer(function: str, body: str) -> str:
-    mark = "$ff$"
-    while mark in body:
-        mark = f"$f{mark[1:]}"
+    mark = dollars("ff", body)
     return (
         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER\n"
         f"    SET search_path = pg_catalog, pg_temp SET bytea_output = 'hex' AS {mark}{body}{mark};\n"

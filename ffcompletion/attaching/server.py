@@ -10,13 +10,13 @@ import msgspec
 import psycopg
 
 from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours, check_triggers, run
-from ffcompletion.attaching.definition import Definition
+from ffcompletion.attaching.definition import Definition, table_parts
 from ffcompletion.attaching.naming import not_attached
 from ffcompletion.attaching.patience import LOCK_MS, patiently
 from ffcompletion.attaching.quoting import function_name, identifier, literal, result_table, table
 from ffcompletion.attaching.recorder import Progress, Recorded
 from ffcompletion.attaching.recorder import record as _record
-from ffcompletion.attaching.rendering import LOCK, detaching, shared, triggers
+from ffcompletion.attaching.rendering import LOCK, PINNED, detaching, shared, triggers
 from ffcompletion.backends.postgres.attachments import attachments_query
 from ffcompletion.backends.postgres.connection import Target
 from ffcompletion.backends.postgres.errors import translated
@@ -65,10 +65,10 @@ def attach(
     definition.checked()
     with _connected(url, "attach") as conn:
         inside = _schema(conn, schema, "attach")
-        before = patiently(conn, lambda: _attach(conn, definition, inside), definition)
+        found, before = patiently(conn, lambda: _attach(conn, definition, inside), definition)
         if not record:
             return Recorded()
-        return _record(conn, definition, inside, before, _about(conn, definition), progress)
+        return _record(conn, found, inside, before, _about(conn, found), progress)
 
 
 def detach(url: str, name: str, *, schema: str | None = None) -> None:
@@ -76,19 +76,13 @@ def detach(url: str, name: str, *, schema: str | None = None) -> None:
     with _connected(url, "detach") as conn:
         inside = _schema(conn, schema, "detach")
         with conn.transaction():
-            run(conn, LOCK)
+            run(conn, f"{LOCK} {PINNED}")
             found = _find(conn, inside, name)
             if found is None:
                 there = run(conn, f"SELECT name FROM {_registry(inside)} ORDER BY name") if _there(conn, inside) else ()
                 raise not_attached(name, (str(each) for (each,) in there))
-            definition, oid = found
             run(conn, f"SET LOCAL lock_timeout = '{_DETACH_MS}ms'")
-            script = detaching(definition, inside)
-            if oid is None:
-                # The table is gone, and its triggers with it.
-                of_it = f" ON {table(definition)};"
-                script = "\n".join(line for line in script.splitlines() if not line.endswith(of_it))
-            run(conn, script)
+            run(conn, detaching(found[0], inside))
 
 
 def attached(url: str, *, schema: str | None = None) -> list[Attached]:
@@ -97,13 +91,17 @@ def attached(url: str, *, schema: str | None = None) -> list[Attached]:
         inside = _schema(conn, schema, "attached")
         if not _there(conn, inside):
             return []
-        return [_state(conn, inside, row) for row in run(conn, attachments_query(_registry(inside))).fetchall()]
+        with conn.transaction():
+            run(conn, PINNED)
+            return [_state(conn, inside, row) for row in run(conn, attachments_query(_registry(inside))).fetchall()]
 
 
-def _attach(conn: Connected, definition: Definition, schema: str) -> Definition | None:
-    """What was attached under this name before."""
+def _attach(conn: Connected, given: Definition, schema: str) -> tuple[Definition, Definition | None]:
+    """Itself, with its tables as they have been found, and what was attached under this name before."""
     with conn.transaction():
         run(conn, LOCK)
+        definition = _found(conn, given)
+        run(conn, PINNED)
         # Looking into the table waits as well, where somebody has locked all of it.
         run(conn, f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
         installed = check_tables_of_ours(conn, schema)
@@ -118,12 +116,32 @@ def _attach(conn: Connected, definition: Definition, schema: str) -> Definition 
         if not installed:
             run(conn, f"SET LOCAL search_path = {identifier(schema)}")
             run(conn, text("postgres"))
-            run(conn, "SET LOCAL search_path TO DEFAULT")
+            run(conn, PINNED)
         run(conn, shared(schema))
-        if before is not None and (results := result_table(before[0])) not in {None, result_table(definition)}:
-            run(conn, f"DROP TRIGGER IF EXISTS {identifier(function_name(definition.name) + '_result')} ON {results}")
-        run(conn, triggers(definition, schema))
-    return before[0] if before is not None else None
+        if before is not None and result_table(before[0]) not in {None, result_table(given)}:
+            old = identifier(function_name(given.name) + "_result")
+            run(conn, f"DROP FUNCTION IF EXISTS {identifier(schema)}.{old}() CASCADE")
+        run(conn, triggers(definition, schema, given))
+    return definition, before[0] if before is not None else None
+
+
+def _found(conn: Connected, given: Definition) -> Definition:
+    """Tables that are named without a schema are looked for on the ``search_path``, which nothing else is."""
+
+    def found(name: str, quoted: str | None) -> str:
+        row = conn.execute(
+            "SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) FROM pg_catalog.pg_class c"
+            " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass(%s)::oid",
+            (quoted,),
+        ).fetchone()
+        return name if row is None or table_parts(name)[0] is not None else str(row[0])
+
+    results = given.result_table
+    return msgspec.structs.replace(
+        given,
+        table=found(given.table, table(given)),
+        result_table=None if results is None else found(results, result_table(given)),
+    )
 
 
 def _about(conn: Connected, definition: Definition) -> int:

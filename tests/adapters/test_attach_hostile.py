@@ -1,0 +1,236 @@
+"""Tables of jobs that are unlike others, and surroundings that mean harm: what is told is what the table says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import msgspec
+import psycopg
+import pytest
+from psycopg import sql
+
+import ffcompletion as ffc
+from ffcompletion.attaching import Definition, attach, attach_sql, attached, detach
+from ffcompletion.attaching.quoting import function_name
+from ffcompletion.attaching.scripts import detach_sql
+from tests.worlds.attaching import REPORTS, clean, database, rows, told
+
+# Every outcome, an outcome that is spelled in capitals too, what has not finished, what nobody has named, nothing.
+OUTCOMES = {"done": "success", "Done": "success", "OK": "skipped", "error": "failed", "stop": "cancelled", "late": "expired",
+            "RETRY": "failed"}  # fmt: skip
+STATES = [*OUTCOMES, "DONE", "queued", "QUEUED", "running", "retry", "strange", "STRANGE", "", None]
+
+
+@pytest.fixture(scope="module", params=[16, 18], ids=["postgres16", "postgres18"])
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    with database(request.getfixturevalue(f"postgres{request.param}_url"), "attach_hostile") as url:
+        yield url
+
+
+@pytest.mark.parametrize("pending", [(), ("queued", "running", "QUEUED", "retry")], ids=["usual", "named"])
+def test_every_change_of_state_is_told_as_if_each_update_called_the_function(
+    url: str, conn: psycopg.Connection, pending: tuple[str, ...]
+) -> None:
+    """From each state to each other one, by single updates and again by one for all, beside a trigger without WHEN."""
+    for table in ("quick", "plain"):
+        conn.execute(f"CREATE TABLE app.{table} (id int PRIMARY KEY, status text)".encode())
+        definition = Definition(
+            name=table, table=f"app.{table}", key="id", state="status", outcomes=OUTCOMES, pending=pending
+        )
+        attach(url, definition)
+    name = function_name("plain")
+    conn.execute(f"DROP TRIGGER {name}_update ON app.plain".encode())
+    conn.execute(
+        f"CREATE TRIGGER {name}_update AFTER UPDATE ON app.plain FOR EACH ROW EXECUTE FUNCTION {name}()".encode()
+    )
+    pairs = list(enumerate(itertools.product(STATES, STATES)))
+    for table in ("quick", "plain"):
+        with conn.transaction(), conn.cursor() as cursor:
+            cursor.executemany(f"INSERT INTO app.{table} VALUES (%s, %s)".encode(), [(n, old) for n, (old, _) in pairs])
+            cursor.executemany(
+                f"UPDATE app.{table} SET status = %s WHERE id = %s".encode(), [(new, n) for n, (_, new) in pairs[::2]]
+            )
+            cursor.execute("CREATE TEMP TABLE wanted (id int, status text) ON COMMIT DROP")
+            cursor.executemany("INSERT INTO wanted VALUES (%s, %s)", [(n, new) for n, (_, new) in pairs[1::2]])
+            cursor.execute(f"UPDATE app.{table} t SET status = w.status FROM wanted w WHERE w.id = t.id".encode())
+    ends: dict[str, list[tuple[str, str]]] = {}
+    for table, key, outcome in rows(
+        conn,
+        "SELECT raw_fields->>'attachment', raw_fields->'tags'->>'key', outcome FROM ff_completion_event"
+        " JOIN ff_exec_core USING (partition_key, execution_id) ORDER BY event_id",
+    ):
+        ends.setdefault(table, []).append((key, outcome))
+    assert sorted(ends["quick"]) == sorted(ends["plain"])
+    assert len(ends["quick"]) > len(OUTCOMES) * len(STATES)
+    records = "SELECT raw_fields->'tags'->>'key', lifecycle_phase, public_state, raw_fields->>'attached_outcome' FROM ff_exec_core WHERE raw_fields->>'attachment' = %s ORDER BY 1"
+    assert rows(conn, records, "quick") == rows(conn, records, "plain")
+    # And what is known of each job in the end is what its row says.
+    known = {key: outcome for key, _, _, outcome in rows(conn, records, "quick")}
+    for n, (_, new) in pairs:
+        if new not in {"DONE", "strange", "STRANGE"}:
+            assert known[str(n)] == OUTCOMES.get(new or ""), pairs[n]
+
+
+def test_a_key_with_a_collation_of_its_own(url: str, conn: psycopg.Connection) -> None:
+    """Attached again, what has vanished is found."""
+    conn.execute('CREATE TABLE app.texts (id text COLLATE "C" PRIMARY KEY, status text COLLATE "POSIX")')
+    definition = Definition(name="texts", table="app.texts", key="id", state="status", outcomes={"done": "success"})
+    conn.execute("INSERT INTO app.texts VALUES ('one', 'done'), ('two', 'queued'), ('three', 'queued')")
+    attach(url, definition)
+    conn.execute("UPDATE app.texts SET id = 'THREE' WHERE id = 'three'")
+    conn.execute("ALTER TABLE app.texts DISABLE TRIGGER USER")
+    conn.execute("DELETE FROM app.texts WHERE id = 'THREE'")
+    conn.execute("UPDATE app.texts SET status = 'done'")
+    assert attach(url, definition).missed == 2
+    conn.execute(attach_sql(definition).encode())
+    assert told(conn) == [("three", "cancelled"), ("two", "success"), ("THREE", "skipped")]
+
+
+def test_values_that_are_equal_and_read_otherwise(url: str, conn: psycopg.Connection) -> None:
+    """States and keys are compared by their text, as they are named: so is what needs no call of the function."""
+    conn.execute("CREATE TABLE app.numbers (id numeric PRIMARY KEY, status numeric)")
+    definition = Definition(
+        name="numbers", table="app.numbers", key="id", state="status", outcomes={"1.0": "success"}, pending=("0", "1")
+    )
+    attach(url, definition)
+    conn.execute("INSERT INTO app.numbers VALUES (7, 0), (8, 1)")
+    conn.execute("UPDATE app.numbers SET status = 1.0 WHERE id = 8")
+    conn.execute("UPDATE app.numbers SET id = 7.0 WHERE id = 7")
+    assert told(conn) == [("8", "success"), ("7", "cancelled")]
+    conn.execute("UPDATE app.numbers SET status = 1.0 WHERE id = 7")
+    assert told(conn)[2:] == [("7.0", "success")]
+
+
+def test_a_job_that_comes_back_from_a_state_without_an_outcome(url: str, conn: psycopg.Connection) -> None:
+    """Runs again, as any other that is retried, and is known: nobody who waits is given the end before."""
+    attach(url, REPORTS)
+    conn.execute("INSERT INTO app.reports (id, status) VALUES (1, 'done'), (2, 'strange')")
+    conn.execute("UPDATE app.reports SET status = 'strange' WHERE id = 1")
+    conn.execute("UPDATE app.reports SET status = 'queued'")
+    phases = "SELECT raw_fields->'tags'->>'key', lifecycle_phase FROM ff_exec_core ORDER BY 1"
+    assert rows(conn, phases) == [("1", "submitted"), ("2", "submitted")]
+
+
+@pytest.mark.parametrize("odd", ["two$ff$schemas", "a$detach$b", "%s{x}'\"\\\u2028é"])
+def test_schemas_with_odd_names(url: str, conn: psycopg.Connection, odd: str) -> None:
+    """Of our tables, of the jobs' table, and of a table that is gone by the time it is detached."""
+    name = sql.Identifier(odd)
+    conn.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+    conn.execute(sql.SQL("CREATE TABLE {0}.{0} (id int PRIMARY KEY, {0} text)").format(name))
+    definition = Definition(
+        name=odd, table=f"{name.as_string()}.{name.as_string()}", key="id", state=odd, outcomes={odd: "success"}
+    )
+    try:
+        for again in range(2):
+            if again:
+                conn.execute(attach_sql(definition, schema=odd).encode())
+            else:
+                attach(url, definition, schema=odd)
+            conn.execute(sql.SQL("INSERT INTO {0}.{0} VALUES ({1}, {2})").format(name, again, sql.Literal(odd)))
+            events = conn.execute(sql.SQL("SELECT outcome FROM {}.ff_completion_event").format(name)).fetchall()
+            assert events == [("success",)]
+            if again:
+                conn.execute(sql.SQL("DROP TABLE {0}.{0}").format(name))
+                detach(url, odd, schema=odd)
+            else:
+                conn.execute(detach_sql(definition, schema=odd).encode())
+            for table in ("ff_completion_event", "ff_exec_core"):
+                assert conn.execute(sql.SQL("SELECT FROM {}.{}").format(name, sql.Identifier(table))).rowcount == 0
+            assert attached(url, schema=odd) == []
+    finally:
+        conn.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(name))
+
+
+def test_detached_while_it_is_being_recorded(url: str, conn: psycopg.Connection) -> None:
+    """Nothing is left of it, and whoever records is told."""
+    conn.execute("INSERT INTO app.reports (status) SELECT 'done' FROM generate_series(1, 12000)")
+    attach(url, msgspec.structs.replace(REPORTS, name="other"), record=False)
+    with pytest.raises(ffc.Unavailable, match="detached meanwhile"):
+        attach(url, REPORTS, progress=lambda done, _about: detach(url, "reports") if done == 5_000 else None)
+    assert [each.definition.name for each in attached(url)] == ["other"]
+    assert rows(conn, "SELECT count(*) FROM ff_exec_core WHERE raw_fields->>'attachment' = 'reports'") == [(0,)]
+
+
+@pytest.mark.parametrize("how", ["function", "script", "unqualified"])
+def test_whoever_attaches_runs_nobody_elses_code(url: str, conn: psycopg.Connection, how: str) -> None:
+    """Functions and operators that fit better than the server's own, in a schema of the search_path: none is called."""
+    conn.execute("CREATE SCHEMA evil")
+    conn.execute("CREATE TABLE evil.called (by text)")
+    made = [
+        ("format(text, bigint)", "text"), ("format(text, text)", "text"), ("lower(character varying)", "text"),
+        ("convert_to(text, text)", "bytea"), ("jsonb_strip_nulls(jsonb)", "jsonb"),
+        ("jsonb_build_object(text, text)", "jsonb"), ("operated(jsonb, jsonb)", "text"), ("same(oid, regclass)", "boolean"),
+    ]  # fmt: skip
+    for signature, result in made:
+        conn.execute(
+            f"CREATE FUNCTION evil.{signature} RETURNS {result} LANGUAGE plpgsql AS"
+            f" $$ BEGIN INSERT INTO evil.called VALUES ('{signature}'); RETURN NULL; END $$".encode()
+        )
+    conn.execute("CREATE OPERATOR evil.->> (FUNCTION = evil.operated, LEFTARG = jsonb, RIGHTARG = jsonb)")
+    conn.execute("CREATE OPERATOR evil.= (FUNCTION = evil.same, LEFTARG = oid, RIGHTARG = regclass)")
+    conn.execute(
+        "INSERT INTO app.reports (status, output, tenant) VALUES ('done', 'x', 'acme'), ('queued', 'y', 'acme')"
+    )
+    named = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(url)["dbname"]))
+    conn.execute(sql.SQL("ALTER DATABASE {} SET search_path = public, app, evil").format(named))
+    try:
+        definition = msgspec.structs.replace(REPORTS, table="reports") if how == "unqualified" else REPORTS
+        for _ in range(2):
+            if how == "function":
+                attach(url, definition)
+                attached(url)
+            else:
+                with psycopg.connect(url, autocommit=True) as psql:
+                    psql.execute(attach_sql(definition).encode())
+            conn.execute("ALTER TABLE app.reports DISABLE TRIGGER USER")
+            conn.execute("UPDATE app.reports SET status = 'error' WHERE status = 'queued'")
+            conn.execute("ALTER TABLE app.reports ENABLE TRIGGER USER")
+        attach(url, definition)
+        assert rows(conn, "SELECT DISTINCT by FROM evil.called") == []
+        assert told(conn) == [("2", "failed")]
+    finally:
+        conn.execute(sql.SQL("ALTER DATABASE {} RESET search_path").format(named))
+        clean(url)
+        conn.execute("DROP SCHEMA evil CASCADE")
+
+
+def test_settings_of_a_worker(url: str, conn: psycopg.Connection) -> None:
+    """None of them changes what is told."""
+    conn.execute("CREATE TABLE app.kinds (id text PRIMARY KEY, status text, result bytea)")
+    definition = Definition(
+        name="kinds", table="app.kinds", key="id", state="status", outcomes={"done": "success"}, result="result"
+    )
+    attach(url, definition)
+    for setting in (
+        "standard_conforming_strings = off", "bytea_output = 'escape'", "search_path = ''", "quote_all_identifiers = on",
+        "plpgsql.variable_conflict = 'error'", "default_transaction_isolation = 'serializable'", "plpgsql.extra_errors = 'all'",
+        "transform_null_equals = on", "array_nulls = off", "row_security = off", "client_encoding = 'LATIN1'",
+    ):  # fmt: skip
+        with psycopg.connect(url, autocommit=True) as worker:
+            worker.execute(f"SET {setting}".encode())
+            worker.execute("INSERT INTO app.kinds VALUES (%s, 'queued', NULL)", (setting,))
+            worker.execute(
+                "UPDATE app.kinds SET status = 'done', result = decode('00ff', 'hex') WHERE id = %s", (setting,)
+            )
+        assert told(conn)[-1:] == [(setting, "success")], setting
+        found = rows(
+            conn, "SELECT execution_id, result FROM ff_exec_core WHERE raw_fields->'tags'->>'key' = %s", setting
+        )
+        assert [(str(id_), result) for id_, result in found] == [
+            (str(ffc.attached_id("kinds", setting).uuid), b"\0\xff")
+        ]
+
+
+def test_another_trigger_takes_the_end_back(url: str, conn: psycopg.Connection) -> None:
+    """A job that fails is put back by a trigger of the table's own, behind ours: it has not finished."""
+    attach(url, REPORTS)
+    conn.execute(
+        "CREATE FUNCTION app.again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " UPDATE app.reports SET status = 'queued' WHERE id = NEW.id AND status = 'error'; RETURN NULL; END $$"
+    )
+    conn.execute("CREATE TRIGGER put_back AFTER UPDATE ON app.reports FOR EACH ROW EXECUTE FUNCTION app.again()")
+    conn.execute("INSERT INTO app.reports (id) VALUES (1)")
+    conn.execute("UPDATE app.reports SET status = 'error' WHERE id = 1")
+    phases = "SELECT raw_fields->'tags'->>'key', lifecycle_phase FROM ff_exec_core ORDER BY 1"
+    assert rows(conn, phases) == [("1", "submitted")]
