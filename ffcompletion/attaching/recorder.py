@@ -63,8 +63,12 @@ def record(
         behind = literal(last)
     if before is not None:
         missed += _tell_vanished(conn, definition, schema)
-    with _settled(conn, definition, schema):
-        run(conn, completed(definition, schema))
+
+    def whole() -> None:
+        with _settled(conn, definition, schema):
+            run(conn, completed(definition, schema))
+
+    patiently(conn, whole, definition)
     return Recorded(jobs=jobs, missed=missed)
 
 

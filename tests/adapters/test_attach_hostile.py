@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 import ffcompletion as ffc
-from ffcompletion.attaching import Definition, attach, attach_sql, attached, detach
+from ffcompletion.attaching import Definition, Recorded, attach, attach_sql, attached, detach
 from ffcompletion.attaching.quoting import function_name
 from ffcompletion.attaching.scripts import detach_sql
 from tests.worlds.attaching import REPORTS, clean, database, rows, told
@@ -19,6 +19,11 @@ from tests.worlds.attaching import REPORTS, clean, database, rows, told
 # Every outcome, an outcome that is spelled in capitals too, what has not finished, what nobody has named, nothing.
 OUTCOMES = {"done": "success", "Done": "success", "OK": "skipped", "error": "failed", "stop": "cancelled", "late": "expired",
             "RETRY": "failed"}  # fmt: skip
+NIL, ONES = "00000000-0000-0000-0000-000000000000", "11111111-1111-1111-1111-111111111111"
+TYPES = """
+CREATE TYPE app.mood AS ENUM ('low', 'high'); CREATE DOMAIN app.mild AS app.mood; CREATE DOMAIN app.flag AS boolean;
+CREATE DOMAIN app.word AS text CHECK (length(VALUE) < 9);
+"""
 STATES = [*OUTCOMES, "DONE", "queued", "QUEUED", "running", "retry", "strange", "STRANGE", "", None]
 
 
@@ -234,3 +239,60 @@ def test_another_trigger_takes_the_end_back(url: str, conn: psycopg.Connection) 
     conn.execute("UPDATE app.reports SET status = 'error' WHERE id = 1")
     phases = "SELECT raw_fields->'tags'->>'key', lifecycle_phase FROM ff_exec_core ORDER BY 1"
     assert rows(conn, phases) == [("1", "submitted")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "queued", "done"),
+    [
+        ("app.mood", "low", "high"), ("app.mild", "low", "high"), ("boolean", "f", "t"), ("app.flag", "f", "t"),
+        ("smallint", "0", "-7"), ("numeric(4,1)", "0.0", "2.5"), ("char(6)", "queued", "done  "), ('"char"', "q", "d"),
+        ("varchar(6)", "queued", "done"), ("app.word", "queued", "done"), ("name", "queued", "done"), ("uuid", NIL, ONES),
+        ("date", "1999-12-31", "2000-01-01"), ("jsonb", '"queued"', '"done"'), ("json", '"queued"', '"done"'),
+    ],
+)  # fmt: skip
+def test_states_of_every_type(url: str, conn: psycopg.Connection, kind: str, queued: str, done: str) -> None:
+    """Told as they read; NULL has not finished; what was there before is known."""
+    conn.execute(TYPES)
+    conn.execute(f"CREATE TABLE app.kinds (id int PRIMARY KEY, status {kind})".encode())
+    insert = f"INSERT INTO app.kinds SELECT n, CAST(s AS {kind}) FROM unnest(%s::int[], %s::text[]) x(n, s)".encode()
+    conn.execute(insert, ([1, 2, 3], [queued, done, None]))
+    definition = Definition(
+        name="kinds", table="app.kinds", key="id", state="status", outcomes={done: "success"}, pending=(queued,)
+    )
+    attach(url, definition)
+    update = f"UPDATE app.kinds SET status = CAST(%s::text AS {kind}) WHERE id = ANY(%s)".encode()
+    conn.execute(update, (done, [1, 2]))
+    conn.execute(update, (None, [1]))
+    conn.execute(update, (queued, [1, 3]))
+    conn.execute(update, (done, [1, 3]))
+    conn.execute(insert, ([4, 5], [done, queued]))
+    assert told(conn) == [("1", "success"), ("1", "success"), ("3", "success"), ("4", "success")]
+    assert attach(url, definition) == Recorded(jobs=5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("smallint", ["-32768", "7"]), ("int", ["-1", "0"]), ("bigint", [str(-(1 << 63)), str((1 << 63) - 1)]),
+        ("numeric", [str(1 << 70), "7"]), ("uuid", [NIL, ONES]), ("text", ["", "it's \\ 50% {x}\n\"é\""]),
+        ("varchar(9)", ["007", "-0"]), ("app.word", ["a", "A"]), ("name", ["x" * 63, "y"]),
+    ],
+)  # fmt: skip
+def test_keys_of_every_type(url: str, conn: psycopg.Connection, kind: str, keys: list[str]) -> None:
+    """The id is the one that Python makes; paged through, vanished and found."""
+    conn.execute(TYPES)
+    conn.execute(f"CREATE TABLE app.kinds (id {kind} PRIMARY KEY, status text)".encode())
+    insert = f"INSERT INTO app.kinds VALUES (CAST(%s::text AS {kind}), 'queued')".encode()
+    definition = Definition(name="kinds", table="app.kinds", key="id", state="status", outcomes={"done": "success"})
+    conn.execute(insert, (keys[0],))
+    attach(url, definition)
+    conn.execute(insert, (keys[1],))
+    conn.execute("UPDATE app.kinds SET status = 'done'")
+    assert sorted(told(conn)) == sorted((key, "success") for key in keys)
+    ids = {str(id_) for (id_,) in rows(conn, "SELECT execution_id FROM ff_exec_core")}
+    assert {str(ffc.attached_id("kinds", key).uuid) for key in keys if key} <= ids
+    conn.execute("UPDATE app.kinds SET status = 'queued'")
+    conn.execute("ALTER TABLE app.kinds DISABLE TRIGGER USER")
+    conn.execute(f"DELETE FROM app.kinds WHERE id = CAST(%s::text AS {kind})".encode(), (keys[1],))
+    assert attach(url, definition) == Recorded(jobs=1, missed=1)
+    assert told(conn)[-1] == (keys[1], "skipped")
