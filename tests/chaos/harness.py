@@ -146,11 +146,14 @@ class Chaos(ABC):
             await asyncio.sleep(0)
         # A consumer that is behind gets the time that it needs; one that stands still is waited for so long.
         waited_for = [ledger for ledger in self.ledgers if not ledger.may_lose]
-        patience = Patience(self.patience_s)
+        patience, took_s = Patience(self.patience_s), 0.0
         while (missing := sum(ledger.lost for ledger in waited_for)) and patience.lasts(missing):
-            await asyncio.sleep(0.2)
+            # Looking takes time of those who are looked at, the more the further they are behind.
+            await asyncio.sleep(max(0.2, 9 * took_s))
+            began = time.monotonic()
             for ledger in self.ledgers:
                 ledger.look_again()
+            took_s = time.monotonic() - began
         for task in self.consumers:
             task.cancel()
         await asyncio.gather(*self.consumers, return_exceptions=True)

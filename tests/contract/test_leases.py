@@ -19,6 +19,7 @@ import ffcompletion as ffc
 from ffcompletion import embedded
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.backends.postgres import PostgresCheckpoints
+from ffcompletion.backends.postgres.connection import Connection
 from tests.worlds import PostgresWorld, templates
 from tests.worlds.forking import Interpreter
 
@@ -474,3 +475,18 @@ async def test_a_position_that_was_stored_by_a_former_class_s_name(store: ffc.Fi
     kept = await store.load("a")
     assert kept is not None
     assert json.loads(kept.selection) == {"filter": former, "partitions": [7]}
+
+
+async def test_a_store_that_is_closed_while_it_is_used_keeps_no_connection(postgres18_url: str) -> None:
+    """By another thread, as the answer comes: whoever asked gives it up."""
+    store = PostgresCheckpoints(postgres18_url, table="closed_meanwhile")
+    used: list[Connection] = []
+
+    async def work(conn: Connection) -> None:
+        used.append(conn)
+        await asyncio.to_thread(store.close)
+
+    await store._connected("use it", work)
+    assert used[0].closed
+    with pytest.raises(ffc.Unavailable, match="the store is closed"):
+        await store.load("a")

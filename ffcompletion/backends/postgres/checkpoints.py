@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeVar, final
@@ -82,7 +83,9 @@ class PostgresCheckpoints(AsyncClosing, Closing):
         self._table = in_statement(*names)
         self._shown_table = quoted(*names)
         self._turn = asyncio.Lock()
+        self._handing = threading.Lock()
         self._conn: Connection | None = None
+        self._in_use = False
         self._closed = False
         # Names that are ours alone, as long as the connection holds.
         self._leases: set[str] = set()
@@ -126,7 +129,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
             if self._closed or self._conn is None or self._conn.closed:
                 return
             # A failure closes the connection, and whoever has an error of its own to raise is not to be held up.
-            with contextlib.suppress(psycopg.Error, OSError):
+            with contextlib.suppress(psycopg.Error, OSError, Unavailable):
                 await self._attempt("give up a lease", release)
 
     async def _locked(self, conn: Connection, name: str) -> bool:
@@ -224,9 +227,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
             return await self._attempt(op, work)
 
     async def _attempt(self, op: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        if self._closed:
-            raise Unavailable(op, "the store is closed")
-        conn = self._conn
+        conn, sound = self._take(op), False
         try:
             if conn is None or conn.closed:
                 async with asyncio.timeout(self._timeout_s):
@@ -237,15 +238,37 @@ class PostgresCheckpoints(AsyncClosing, Closing):
                     for name in self._leases - self._lost:
                         if not await self._locked(conn, name):
                             self._lost.add(name)
-                self._conn = conn
+                self._keep(op, conn)
             with deadline(conn, self._timeout_s):
-                return await work(conn)
-        except BaseException:
+                answer = await work(conn)
+            sound = True
+            return answer
+        finally:
+            self._put_back(conn, sound=sound)
+
+    # `close` may be called on another thread, at any of these moments: the one or the other gives the connection up.
+
+    def _take(self, op: str) -> Connection | None:
+        with self._handing:
+            if self._closed:
+                raise Unavailable(op, "the store is closed")
+            self._in_use = True
+            return self._conn
+
+    def _keep(self, op: str, conn: Connection) -> None:
+        with self._handing:
+            if self._closed:
+                raise Unavailable(op, "the store is closed")
+            self._conn = conn
+
+    def _put_back(self, conn: Connection | None, *, sound: bool) -> None:
+        with self._handing:
+            self._in_use = False
+            sound = sound and not self._closed
+            self._conn = conn if sound else None
+        if conn is not None and not sound:
             # In whatever state it is, also where a save was cancelled half-way.
-            self._conn = None
-            if conn is not None:
-                abandon(conn)
-            raise
+            abandon(conn)
 
     async def _make_table(self, conn: Connection) -> None:
         # Asked first, because making it needs a right that using it does not.
@@ -270,11 +293,12 @@ class PostgresCheckpoints(AsyncClosing, Closing):
     @override
     def close(self) -> None:
         """The same, without waiting: for code that blocks, which uses the store in ``with``."""
-        self._closed = True
-        conn, self._conn = self._conn, None
+        with self._handing:
+            self._closed = True
+            (conn, self._conn), in_use = (self._conn, None), self._in_use
         if conn is None:
             return
-        if self._turn.locked():
+        if in_use:
             # Whoever uses it still waits on its socket, and gives it up.
             shut_down(conn)
         else:
