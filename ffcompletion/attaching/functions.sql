@@ -37,7 +37,7 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_tem
 $ff$;
 
 -- One job as it is now: a record, and a row in the outbox where it has finished. Called by the triggers alone, whose
--- search_path holds here too: to put on another for each job would cost half as much as both inserts.
+-- pinned search_path holds here too, so whatever is ours is named with its schema.
 --   outcome   NULL while it has not finished
 --   came      whether the row is new, and may only have been moved
 --   gone      whether the row was deleted
