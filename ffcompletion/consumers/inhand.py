@@ -37,12 +37,11 @@ class InHand:
             work[1]()
         return work is not None
 
-    def commit(self) -> bool:
-        """The same, whoever has it, and also for one that was put back."""
+    def commit(self) -> None:
+        """It is processed, whoever has it, and also where it was put back."""
         work, self._work, self._again = self._work or self._again, None, None
         if work is not None:
             work[1]()
-        return work is not None
 
     def put_back(self) -> None:
         """It is not processed, and comes again next. Raises ``Unavailable`` where it is in another task's hand."""

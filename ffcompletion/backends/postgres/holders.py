@@ -13,8 +13,9 @@ from typing_extensions import override
 
 __all__ = ["HOLDERS", "Holder", "Holding"]
 
-# No float8 in it: a role's extra_float_digits would round it. Whoever may still fill an id: pid, application, state, age, when it began, the beginning of its query, or the prepared
-# transaction. The oldest first, after those of which this role may not see it.
+# Whoever may still fill an id: pid, application, state, age, when it began, the beginning of its query, or the prepared
+# transaction. The oldest first, after those of which this role may not see it. No float8 in it: a role's
+# extra_float_digits would round it.
 HOLDERS: Final[LiteralString] = (
     "WITH holders AS (SELECT DISTINCT l.pid, l.virtualtransaction FROM pg_locks l"
     " WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted"
