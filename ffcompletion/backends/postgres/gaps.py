@@ -26,7 +26,10 @@ from typing import Final, final
 from ffcompletion.backends.postgres.gap import TOGETHER, Gap, packed
 from ffcompletion.backends.postgres.spans import covers, union
 
-__all__ = ["GapTracker"]
+__all__ = ["LOOK_BACK", "GapTracker"]
+
+LOOK_BACK: Final = 100_000
+"""Ids below the start that are examined for transactions already under way."""
 
 # Spans of retired ids that are remembered, the highest, so that a row which appears in one after all (an id taken
 # without the lock, by hand) is known to be new. Bounds memory; each is some 100 bytes.
@@ -42,7 +45,7 @@ _DECIDED: Final = 4_096
 class GapTracker:
     """What one reader of the outbox has seen. ``start``: everything visible up to there counts as already seen."""
 
-    __slots__ = ("_early", "_expected", "_floor", "_gaps", "_high", "_opened", "_retired", "_start")
+    __slots__ = ("_bottom", "_early", "_expected", "_floor", "_gaps", "_high", "_opened", "_retired", "_start")
 
     def __init__(self, start: int) -> None:
         self._start = start
@@ -51,7 +54,7 @@ class GapTracker:
         self._opened = 0
         self._retired: list[tuple[int, int]] = []
         # Below this, nobody has looked what was visible; and ids there, announced and about to be looked for, or admitted.
-        self._floor = 0
+        self._floor = self._bottom = 0
         self._expected: set[int] = set()
         self._early: set[int] = set()
 
@@ -76,6 +79,13 @@ class GapTracker:
         return self._gaps[0].lows[0] - 1 if self._gaps else self._high
 
     @property
+    def now(self) -> int:
+        """Where a stream stands that wants what comes from now on. Never so far down that what is trimmed meanwhile would
+        not be noticed when it resumes.
+        """
+        return max(self.watermark, self._start - LOOK_BACK)
+
+    @property
     def gaps(self) -> Sequence[Gap]:
         """Open gaps, lowest first."""
         return self._gaps
@@ -87,25 +97,32 @@ class GapTracker:
 
     @property
     def held(self) -> int:
-        """How many ids are held."""
-        return sum(sum(gap.highs) - sum(gap.lows) + len(gap.lows) for gap in self._gaps)
+        """How many ids are held; of those beneath the lowest row, as many as are examined where there are rows."""
+        held = sum(sum(gap.highs) - sum(gap.lows) + len(gap.lows) for gap in self._gaps)
+        return held - self._bottom if self._bottom and self._gaps and self._gaps[0].lows[0] == 1 else held
 
     def spans(self) -> list[tuple[int, int]]:
         """Open gaps as ``(low, high)``, a copy."""
         return [span for gap in self._gaps for span in gap.spans]
 
-    def assume(self, missing: Iterable[tuple[int, int]], now: float, floor: int = 0) -> None:
+    def assume(self, missing: Sequence[tuple[int, int]], now: float, floor: int = 0, *, lowest: bool = False) -> None:
         """Hold these spans (ascending, above ``floor``, at or below ``start``) as gaps: they may belong to transactions
         that were under way when the reader began. What those may own at or below ``floor`` was not looked at.
+
+        ``lowest``: no row was visible there, and the first span begins above it. It is held from the first id on: a
+        position in there would be taken for one whose successors were trimmed.
         """
-        self._gaps = packed(list(missing), now) + self._gaps
+        if lowest:
+            self._bottom, floor = floor, 0
+            missing = [(1, missing[0][1]), *missing[1:]]
+        self._gaps = packed(missing, now) + self._gaps
         self._floor = floor
 
     def copy(self) -> GapTracker:
         """One that stands at the same place, and goes on by itself."""
         other = GapTracker(self._start)
         other._high = self._high  # of the same class
-        other._floor = self._floor
+        other._floor, other._bottom = self._floor, self._bottom
         other._gaps = [Gap(gap.lows[:], gap.highs[:], gap.since, gap.owners) for gap in self._gaps]
         other._retired = list(self._retired)
         other._expected, other._early = set(self._expected), set(self._early)

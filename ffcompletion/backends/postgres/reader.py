@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import Final, final
 
-from ffcompletion.backends.postgres.ahead import AHEAD_KEPT, Ahead
+from ffcompletion.backends.postgres.ahead import Ahead
 from ffcompletion.backends.postgres.announced import Hints
+from ffcompletion.backends.postgres.beginning import Beginning
 from ffcompletion.backends.postgres.filtering import Filtering
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.holders import Holding
-from ffcompletion.backends.postgres.numbering import Numbering, with_issued
+from ffcompletion.backends.postgres.numbering import with_issued
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.queries import Queries, Query
 from ffcompletion.backends.postgres.rows import Row, decode
 from ffcompletion.backends.postgres.session import Session
-from ffcompletion.backends.postgres.spans import missing, run_from
+from ffcompletion.backends.postgres.spans import run_from
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.hub import Hub
@@ -39,8 +41,9 @@ _PICKED_AT_ONCE: Final = 32
 # How far below the newest id the ordinary read looks again for rows that committed late. Ids of transactions that
 # run side by side lie close together; older gaps are looked for when they are announced, or when their owners end.
 _REREAD: Final = 512
-# Ids below the start that are examined for transactions already under way.
-_LOOK_BACK: Final = 100_000
+# Whoever is writing when we begin mostly ends in a moment: so long is waited for it, where nothing else is stored below.
+_ENDS_WITHIN_S: Final = 0.1
+_ASKED_EVERY_S: Final = 0.005
 # Ripe gaps this close are looked for in one read, over so many ids in between and so many rows at the most: only ids
 # are read, 1,000 in a millisecond or so, while each read costs one by itself.
 _MERGE_WITHIN: Final = 1_000
@@ -60,7 +63,6 @@ class Reader:
 
     def __init__(self, queries: Queries, hub: Hub[Stream], on_rewind: Callable[[int], None]) -> None:
         self._queries = queries
-        self._numbering = Numbering(queries)
         self._page, self._picked = with_issued(queries.page()), with_issued(queries.picked())
         self._hub = hub
         self._on_rewind = on_rewind
@@ -80,24 +82,27 @@ class Reader:
         self._quiet_at = 0
         self._looked_at = 0.0
         self._ahead = Ahead()
+        self._beginning = Beginning(queries, self._ahead)
 
     async def find_start(self, session: Session) -> None:
         """Begin at the newest visible row. LISTEN must be live: what commits after this is announced or visible."""
-        now = time.monotonic()
-        self.tracker = GapTracker(await self._newest(session))
+        self.tracker = await self._beginning.tracker(session)
         self._quiet_at = 0
         self.history.forget()
-        start = self.tracker.start
-        newest = await session.read(self._queries.picked(), ([start],))
+        newest = await session.read(self._queries.picked(), ([self.tracker.start],))
         self.history.remember([row[0] for row in newest], newest)
-        if start and (session.in_recovery or await session.owners()):
-            # Somebody is writing: ids just below the start may belong to them.
-            floor = max(0, start - _LOOK_BACK)
-            visible = await session.fetch(self._queries.ids(), (floor, start, _LOOK_BACK))
-            self.tracker.assume(missing([floor, *(row[0] for row in visible), start + 1]), now, floor)
-        self.settle_at = now
+        self.settle_at = time.monotonic()
         for place in self.behind:
             place.begin(self.tracker)
+        if not self.tracker.watermark:
+            await self._wait_for_writers(session)
+
+    async def _wait_for_writers(self, session: Session) -> None:
+        until = time.monotonic() + _ENDS_WITHIN_S
+        while not self.tracker.watermark and self.tracker.gaps and time.monotonic() < until:
+            self.settle_at = 0.0
+            await self.settle(session)
+            await asyncio.sleep(_ASKED_EVERY_S)
 
     def place(self, *, results: bool) -> Filtering:
         """Where a stream stands that needs records looked up."""
@@ -111,21 +116,6 @@ class Reader:
     def waiting(self) -> int:
         """Rows that wait for their records."""
         return sum(place.waiting for place in self.behind)
-
-    async def _newest(self, session: Session) -> int:
-        """The highest visible id; in an outbox that was emptied, the last id given out, where that may be seen.
-
-        Otherwise everything trimmed would be a gap, and cursors would stand at the beginning until it was settled.
-        """
-        rows = await session.fetch(self._numbering.high())
-        # After that, so that it includes what was seen.
-        issued = (await session.sequence()).issued
-        if rows and issued and rows[0][0] > issued:
-            self._ahead.tell(rows[0][0], issued)
-            ahead = await session.fetch(self._queries.ids(), (issued, rows[0][0], AHEAD_KEPT))
-            self._ahead.remember(row[0] for row in ahead)
-            rows = await session.fetch(self._numbering.high_upto(), (issued,))
-        return rows[0][0] if rows else max(0, issued or 0)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -298,7 +288,7 @@ class Reader:
         out ids again that were somebody else's. Hands out what it has, and goes on from what is the same.
         """
         tracker = self.tracker
-        comparison = self.history.compare(await self._newest(session), tracker.high)
+        comparison = self.history.compare(await self._beginning.newest(session), tracker.high)
         while (after := comparison.after) is not None:
             comparison.page(await session.read(self._queries.page(), (after, _PAGE)), _PAGE)
         high = comparison.same_upto

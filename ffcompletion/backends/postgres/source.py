@@ -63,7 +63,7 @@ class Source:
         self._delivered = self._overflows = 0
         self._filtered = self._undecided = 0
         tracker = reader.tracker
-        self._standing = Standing(tracker.watermark if after is None else after)
+        self._standing = Standing(tracker.now if after is None else after)
         if after is None:
             # Attached, with nothing pending: rows up to the highest were not asked for, and what is still to appear
             # in the gaps commits after this.

@@ -305,6 +305,22 @@ def test_ids_that_nobody_looked_at_are_looked_for_once_when_they_are_announced()
     assert tracker.watermark == 40
 
 
+def test_beneath_the_lowest_row_there_is_no_position_but_the_beginning() -> None:
+    """What may be missing there is held like any other; a stream from now on stands where trimming would be noticed."""
+    tracker = GapTracker(300_000)
+    tracker.assume([(200_001, 299_990), (299_995, 299_996)], 0.0, 200_000, lowest=True)
+    assert (tracker.watermark, tracker.now, tracker.copy().watermark, tracker.held) == (0, 200_000, 0, 99_992)
+    assert (tracker.floor, tracker.spans()) == (0, [(1, 299_990), (299_995, 299_996)])
+    tracker.admit([200_002], 1.0)
+    assert tracker.watermark == 0
+    tracker.observe([])
+    tracker.retire([(1, 299_990)])
+    assert (tracker.watermark, tracker.now, tracker.held) == (299_994, 299_994, 2)
+    other = GapTracker(300_000)
+    other.assume([(200_001, 299_990)], 0.0, 200_000)
+    assert (other.watermark, other.now) == (200_000, 200_000)
+
+
 def test_an_announcement_is_late_where_its_row_was_missed() -> None:
     """And nothing where it was seen, or is still to come."""
     tracker = GapTracker(10)

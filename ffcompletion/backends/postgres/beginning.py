@@ -1,0 +1,57 @@
+"""Where whoever reads the outbox begins: at the newest row, with what transactions under way may own below it held as gaps."""
+
+from __future__ import annotations
+
+import time
+from typing import final
+
+from ffcompletion.backends.postgres.ahead import AHEAD_KEPT, Ahead
+from ffcompletion.backends.postgres.gaps import LOOK_BACK, GapTracker
+from ffcompletion.backends.postgres.numbering import Numbering
+from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.session import Session
+from ffcompletion.backends.postgres.spans import missing
+
+__all__ = ["Beginning"]
+
+
+@final
+class Beginning:
+    """Asks of the outbox what there is. ``ahead`` learns of rows whose ids have not been given out."""
+
+    def __init__(self, queries: Queries, ahead: Ahead) -> None:
+        self._queries = queries
+        self._numbering = Numbering(queries)
+        self._ahead = ahead
+
+    async def newest(self, session: Session) -> int:
+        """The highest visible id; in an outbox that was emptied, the last id given out, where that may be seen.
+
+        Otherwise everything trimmed would be a gap, and cursors would stand at the beginning until it was settled.
+        """
+        rows = await session.fetch(self._numbering.high())
+        # After that, so that it includes what was seen.
+        issued = (await session.sequence()).issued
+        if rows and issued and rows[0][0] > issued:
+            self._ahead.tell(rows[0][0], issued)
+            ahead = await session.fetch(self._queries.ids(), (issued, rows[0][0], AHEAD_KEPT))
+            self._ahead.remember(row[0] for row in ahead)
+            rows = await session.fetch(self._numbering.high_upto(), (issued,))
+        return rows[0][0] if rows else max(0, issued or 0)
+
+    async def tracker(self, session: Session) -> GapTracker:
+        """One that begins at the newest row. LISTEN must be live: what commits after this is announced or visible."""
+        now = time.monotonic()
+        start = await self.newest(session)
+        made = GapTracker(start)
+        if start and (session.in_recovery or await session.owners()):
+            # Somebody is writing: ids just below the start may belong to them.
+            floor = max(0, start - LOOK_BACK)
+            visible = await session.fetch(self._queries.ids(), (floor, start, LOOK_BACK))
+            spans = missing([floor, *(row[0] for row in visible), start + 1])
+            lowest = False
+            if spans and spans[0][0] == floor + 1:
+                oldest = await session.fetch(self._numbering.low())
+                lowest = not oldest or oldest[0][0] > floor
+            made.assume(spans, now, floor, lowest=lowest)
+        return made
