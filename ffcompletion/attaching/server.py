@@ -17,6 +17,7 @@ from ffcompletion.attaching.quoting import function_name, identifier, literal, r
 from ffcompletion.attaching.recorder import Progress, Recorded
 from ffcompletion.attaching.recorder import record as _record
 from ffcompletion.attaching.rendering import LOCK, PINNED, detaching, shared, triggers
+from ffcompletion.attaching.watched import Watched
 from ffcompletion.backends.postgres.attachments import attachments_query
 from ffcompletion.backends.postgres.connection import Target
 from ffcompletion.backends.postgres.errors import translated
@@ -206,9 +207,7 @@ def _connected(url: str, op: str) -> Generator[Connected]:
         raise Validation("url", "tables of jobs are in Postgres: postgresql://…")
     target = Target(url, 8.0)
     try:
-        with psycopg.connect(
-            target.conninfo, autocommit=True, prepare_threshold=None, application_name="ffcompletion attach"
-        ) as conn:
+        with Watched.to(target.conninfo) as conn:
             if conn.info.server_version < _OLDEST:
                 raise Unavailable(op, "PostgreSQL 15 or later is needed")
             yield conn

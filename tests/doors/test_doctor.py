@@ -416,6 +416,14 @@ async def test_no_connection_says_why(database: str, case: str) -> None:
     assert "hunter2" not in it.found + it.remedy
 
 
+async def test_a_service_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No host is asked for, and none is to be looked at."""
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "none"))
+    (it,) = await examine("service=nowhere")
+    assert it.verdict is FAILURE
+    assert "the service 'nowhere' in ~/.pg_service.conf" in it.remedy
+
+
 @asynccontextmanager
 async def mute() -> AsyncGenerator[int]:
     """Accepts, and never says a word."""

@@ -88,6 +88,8 @@ def test_signals_reach_it(start: Callable[[Sequence[str]], list[str]], sign: sig
     program = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
+        # Whoever runs this in the background may have interrupts ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "try: print('ready', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt: sys.exit(4)\n"
     )

@@ -5,27 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import secrets
 import socket
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any, Final, final
 
 import psycopg
 from psycopg import AsyncConnection, sql, waiting
 from psycopg.abc import RV, PQGen
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import Conninfo, TransactionStatus
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
 from typing_extensions import override
 
+from ffcompletion.backends.postgres.conninfo import hosts, parsed, place
 from ffcompletion.backends.postgres.errors import LastWords
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN, LIMIT
-from ffcompletion.contract.errors import Validation
-from ffcompletion.delivery.credentials import Password, ask_password, check_password, check_url
+from ffcompletion.delivery.credentials import Password, ask_password, check_password
 
 __all__ = [
     "ONLY_WHEN_ASKED",
@@ -38,29 +36,11 @@ __all__ = [
     "end_task",
     "is_direct",
     "make_ready",
-    "parsed",
-    "place",
     "server_limit",
     "shut_down",
 ]
 
 Connection = AsyncConnection[tuple[Any, ...]]
-
-# What libpq takes for a URL, and who and where in it.
-_URI: Final = re.compile(r"postgres(?:ql)?://([^/?#]*)")
-_CAPITALS: Final = re.compile(r"(?!postgres(?:ql)?:)(?i:postgres(?:ql)?://)")
-
-# What libpq says of a parameter that is none of its own, and what may hold an unencoded `&` or blank, after which comes
-# what libpq takes for another parameter.
-_UNKNOWN: Final = re.compile(r'invalid (?:URI query parameter:|connection option) "([A-Za-z_][A-Za-z0-9_]{0,39})"')
-_SECRET: Final = re.compile(r"password|secret|_key", re.IGNORECASE)
-
-# A URL, or a user and password, where a name belongs, by which it would be shown. Sockets may have an @ in their paths, and
-# begin with one.
-_URL: Final = re.compile(r"://")
-_PASTED: Final = {"host": re.compile(r"://|(?:^|,)[^,/@][^,/]*@"), "dbname": _URL, "service": _URL}
-_ENVIRONMENT: Final = {"host": "PGHOST", "dbname": "PGDATABASE", "service": "PGSERVICE"}
-_SECONDS: Final = re.compile(r"\s*-?\d+(?:\.\d*)?\s*")
 
 # Found dead in about a minute by the kernel; the echo is faster, this is for when the process itself was asleep.
 _KEEPALIVES: Final = {"keepalives": "1", "keepalives_idle": "15", "keepalives_interval": "5", "keepalives_count": "3"}
@@ -95,53 +75,6 @@ class _Owned(AsyncConnection[tuple[Any, ...]]):
             raise
 
 
-def parsed(conninfo: str) -> Mapping[str, str | int | None]:
-    """What a conninfo or URL names. Raises ``Validation``, which quotes nothing of it."""
-    check_url(conninfo)
-    given: Mapping[str, str | int | None] | None = None
-    fault = ""
-    try:
-        given = conninfo_to_dict(conninfo)
-    except psycopg.Error as exc:
-        # The driver's text quotes the conninfo, password included: neither text, cause nor context may go on.
-        fault = _fault(conninfo, str(exc))
-    if given is None:
-        raise Validation("url", fault)
-    uri = _URI.match(conninfo)
-    if uri is not None and uri[1].count("@") > 1:
-        # libpq ends the password at the first one; the rest of it would be shown as the host's name.
-        raise Validation("url", "more than one @: percent-encode the password, in which @ is %40")
-    for name in ("host", "dbname", "service"):
-        if _PASTED[name].search(str(given.get(name) or os.environ.get(_ENVIRONMENT[name]) or "")):
-            raise Validation("url", f"{name} holds a URL, or a user: write the URL alone, or key=value pairs alone")
-    if not all(port.isdigit() and int(port) < 65_536 for port in str(given.get("port") or "5432").split(",")):
-        raise Validation("url", "a port must be a number from 0 to 65535")
-    if not _SECONDS.fullmatch(str(given.get("connect_timeout") or "0")):
-        raise Validation("url", "connect_timeout must be a number of seconds")
-    return given
-
-
-def _fault(conninfo: str, said: str) -> str:
-    """What is wrong with it: a parameter that libpq does not know is named, unless it may be a piece of a password."""
-    if _CAPITALS.match(conninfo) is not None:
-        return "libpq knows its scheme in lower case only: postgresql://"
-    if (found := _UNKNOWN.match(said)) is not None:
-        near = get_close_matches(found[1], (option.keyword.decode() for option in Conninfo.get_defaults()), 1, 0.8)
-        if near:
-            return f"unknown parameter {found[1]!r}; did you mean {near[0]}?"
-        if _SECRET.search(conninfo) is None:
-            return f"unknown parameter {found[1]!r}; libpq's are known, among them sslmode, connect_timeout and options"
-    return "not a libpq connection string; use postgresql://user@host:5432/database or key=value pairs"
-
-
-def place(given: Mapping[str, str | int | None]) -> str:
-    """Host and port, for people; from the environment where the conninfo names none, as libpq has it."""
-    host = given.get("host") or given.get("hostaddr") or given.get("service")
-    if host is None:
-        host = next((os.environ[name] for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE") if os.environ.get(name)), None)
-    return f"{host or 'local socket'}:{given.get('port') or os.environ.get('PGPORT') or 5432}"
-
-
 @final
 class Target:
     """Where to connect to: any libpq conninfo or ``postgresql://`` URL. Its repr shows no secret."""
@@ -154,7 +87,7 @@ class Target:
         defaults: dict[str, str] = dict(_KEEPALIVES)
         defaults["connect_timeout"] = str(max(2, round(connect_timeout_s)))
         defaults["application_name"] = "ffcompletion"
-        if "," in str(given.get("host", "")) or "," in str(given.get("hostaddr", "")):
+        if "," in hosts(given) and not os.environ.get("PGTARGETSESSIONATTRS"):
             # Of several hosts, only the primary announces. Not "read-write": a role may be read-only by default.
             defaults["target_session_attrs"] = "primary"
         extra = {key: value for key, value in defaults.items() if key not in given}

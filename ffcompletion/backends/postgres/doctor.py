@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from ffcompletion.backends.postgres import doctor_queries as ask
 from ffcompletion.backends.postgres.attachments import attachments_query
-from ffcompletion.backends.postgres.connection import parsed, place
+from ffcompletion.backends.postgres.conninfo import parsed, place
 from ffcompletion.backends.postgres.doctor_commands import CONNECT_S, Commands, no_room, not_connected, quoted
 from ffcompletion.backends.postgres.doctor_findings import (
     FREE_QUEUE,

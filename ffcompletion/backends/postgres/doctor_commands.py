@@ -50,6 +50,12 @@ class Commands:
         return str(self._given.get("dbname") or self.user)
 
     @property
+    def service(self) -> str | None:
+        """Where the URL names no host, but a service that does."""
+        named = None if self._given.get("host") else self._given.get("service")
+        return None if named is None else str(named)
+
+    @property
     def ready(self) -> str:
         return f"pg_isready{self._where('localhost')}"
 
@@ -94,6 +100,11 @@ def _remedy(exc: BaseException, text: str, commands: Commands) -> str:
         return "look at sslmode, sslrootcert, sslcert and sslkey in the URL"
     if isinstance(exc, psycopg.Error) and is_refusal(exc):
         return f"the server answers, and refuses: is the password right? {_new_password(commands)}"
+    if commands.service is not None:
+        return (
+            f"is the service {commands.service!r} in ~/.pg_service.conf, or in the file that PGSERVICEFILE names, and is its"
+            " server listening?"
+        )
     return f"is a server listening there, and does a firewall let you? {commands.ready}"
 
 
