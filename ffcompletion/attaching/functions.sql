@@ -50,9 +50,8 @@ DECLARE
     part      constant smallint := get_byte(uuid_send(id), 15);
     flow_uuid constant uuid := {schema}.ff_attached_uuid($1, nullif($4, ''), true);
     now_ms    constant bigint := (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
-    facts     constant jsonb := jsonb_strip_nulls(jsonb_build_object('namespace', $5))
-                                || jsonb_build_object('tags', $6, 'attachment', $1)
-                                || CASE WHEN $3 IS NULL THEN '{{}}' ELSE jsonb_build_object('attached_outcome', $3) END;
+    facts     constant jsonb := jsonb_strip_nulls(jsonb_build_object('namespace', $5, 'tags', $6, 'attachment', $1,
+                                                                     'attached_outcome', $3));
     state     constant text := CASE $3 WHEN 'success' THEN 'completed' ELSE $3 END;
     known     record;
     event     bigint;

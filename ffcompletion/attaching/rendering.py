@@ -156,17 +156,28 @@ def _concerns(definition: Definition) -> str:
     )
 
 
-def facts_of(definition: Definition, row: str) -> str:
+def _namespace(definition: Definition, row: str) -> str:
+    if definition.namespace is None:
+        return "NULL::text"
+    column = f"{row}.{identifier(definition.namespace)}"
+    return f"CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END"
+
+
+def _tags(definition: Definition, row: str) -> str:
     pairs: Mapping[str, str] = {"key": definition.key, **definition.tags}
     tags = ", ".join(
         f"{literal(tag)}, CASE WHEN {row}.{identifier(c)} IS NOT NULL THEN format('%s', {row}.{identifier(c)}) END"
         for tag, c in pairs.items()
     )
-    facts = f"jsonb_build_object('tags', jsonb_strip_nulls(jsonb_build_object({tags}, 'attachment', {literal(definition.name)})), 'attachment', {literal(definition.name)})"
-    if definition.namespace is None:
-        return facts
-    column = f"{row}.{identifier(definition.namespace)}"
-    return f"jsonb_strip_nulls(jsonb_build_object('namespace', CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END)) || {facts}"
+    return f"jsonb_strip_nulls(jsonb_build_object({tags}, 'attachment', {literal(definition.name)}))"
+
+
+def facts_of(definition: Definition, row: str) -> str:
+    """What the record of a job that has not finished says of it beside its state."""
+    return (
+        f"jsonb_strip_nulls(jsonb_build_object('namespace', {_namespace(definition, row)},"
+        f" 'tags', {_tags(definition, row)}, 'attachment', {literal(definition.name)}))"
+    )
 
 
 def result_of(definition: Definition, row: str, outcome: str) -> str:
@@ -234,10 +245,10 @@ def _function(definition: Definition, schema: str, function: str) -> str:
 
     def record(row: str, outcome: str, came: str, gone: str) -> str:
         flow = f"format('%s', {row}.{q(definition.flow)})" if definition.flow else "NULL"
-        facts = "facts->>'namespace', facts->'tags'"
+        # An assignment: PERFORM would have a statement begun and ended for it.
         return (
-            f"facts := {facts_of(definition, row)};\n"
-            f"            PERFORM {inside}.ff_attached_record({name}, format('%s', {row}.{key}), {outcome}, {flow}, {facts},\n"
+            f"nothing := {inside}.ff_attached_record({name}, format('%s', {row}.{key}), {outcome}, {flow},\n"
+            f"                {_namespace(definition, row)}, {_tags(definition, row)},\n"
             f"                CASE WHEN {outcome} IS NOT NULL THEN {result_of(definition, row, outcome)} END, {came}, {gone});"
         )
 
@@ -249,7 +260,7 @@ DECLARE
     before  text;
     after   text;
     outcome text;
-    facts   jsonb;
+    nothing text;
 BEGIN
     -- Whatever goes wrong here is a warning: the job's own transaction must not suffer.
     BEGIN
