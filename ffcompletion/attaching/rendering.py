@@ -7,12 +7,13 @@ never through casts or operators that the table's owner could define.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Final
 
 import msgspec
 
+from ffcompletion.attaching.changes import key_changes, state_changes
 from ffcompletion.attaching.definition import PENDING_WORDS, Definition
 from ffcompletion.attaching.quoting import (
     byte_for_byte,
@@ -68,18 +69,25 @@ def triggers(definition: Definition, schema: str, given: Definition | None = Non
     function = f"{identifier(schema)}.{identifier(name)}"
     parts = [
         _function(definition, schema, function),
-        f"DROP TRIGGER IF EXISTS {identifier(name + '_insert')} ON {on};",
-        f"DROP TRIGGER IF EXISTS {identifier(name + '_update')} ON {on};",
-        f"DROP TRIGGER IF EXISTS {identifier(name + '_delete')} ON {on};",
-        f"CREATE TRIGGER {identifier(name + '_insert')} AFTER INSERT ON {on}\n"
-        f"    FOR EACH ROW EXECUTE FUNCTION {function}();",
+        # The last of an earlier version.
+        *(
+            f"DROP TRIGGER IF EXISTS {identifier(f'{name}_{of}')} ON {on};"
+            for of in ("insert", "state", "key", "delete", "update")
+        ),
     ]
+
+    def trigger(of: str, change: str, when: str = "") -> str:
+        return (
+            f"CREATE TRIGGER {identifier(f'{name}_{of}')} AFTER {change} ON {on}\n"
+            f"    FOR EACH ROW {when}EXECUTE FUNCTION {function}();"
+        )
+
+    parts.append(trigger("insert", "INSERT"))
     if definition.history is None:
         parts += [
-            f"CREATE TRIGGER {identifier(name + '_update')} AFTER UPDATE ON {on}\n"
-            f"    FOR EACH ROW WHEN ({_concerns(definition)}) EXECUTE FUNCTION {function}();",
-            f"CREATE TRIGGER {identifier(name + '_delete')} AFTER DELETE ON {on}\n"
-            f"    FOR EACH ROW EXECUTE FUNCTION {function}();",
+            trigger("state", "UPDATE", f"WHEN ({state_changes(definition)})\n    "),
+            trigger("key", f"UPDATE OF {identifier(definition.key)}", f"WHEN ({key_changes(definition)})\n    "),
+            trigger("delete", "DELETE"),
         ]
     if definition.result_table is not None:
         parts += _results(definition, schema)
@@ -134,26 +142,11 @@ def outcome_of(definition: Definition, state: str) -> str:
     return f"(CASE {state}{finished} END)"
 
 
-def _pending(definition: Definition, state: str, but: Collection[str] = ()) -> str:
-    """Whether a state is one of a job that has not finished; ``but``: in lower case, those to leave out."""
-    words = [word for word in ("", *(definition.pending or sorted(PENDING_WORDS))) if word.lower() not in but]
+def _pending(definition: Definition, state: str) -> str:
+    """Whether a state is one of a job that has not finished."""
+    words = ("", *(definition.pending or sorted(PENDING_WORDS)))
     read = state if definition.pending else f"pg_catalog.lower({state})"
-    return f"{read} IN ({', '.join(map(literal, words))})" if words else "false"
-
-
-def _concerns(definition: Definition) -> str:
-    """Whether an update is worth the function's call; it decides. Half of all are a job that begins, and are not.
-
-    Short, because the server reads it anew for each statement.
-    """
-    ends = {text.lower() for text in definition.outcomes}
-    old_key, new_key, old, new = (
-        byte_for_byte(row, column) for column in (definition.key, definition.state) for row in ("OLD", "NEW")
-    )
-    return (
-        f"{old_key} <> {new_key} OR {old} <> {new}\n"
-        f"        AND NOT ({_pending(definition, old, but=ends)}\n            AND {_pending(definition, new, but=ends)})"
-    )
+    return f"{read} IN ({', '.join(map(literal, words))})"
 
 
 def _namespace(definition: Definition, row: str) -> str:
@@ -264,11 +257,9 @@ DECLARE
 BEGIN
     -- Whatever goes wrong here is a warning: the job's own transaction must not suffer.
     BEGIN
+        -- One condition in another: what is not asked costs nothing.
         IF TG_OP <> 'INSERT' THEN
             before := format('%s', OLD.{state});
-        END IF;
-        IF TG_OP <> 'DELETE' THEN
-            after := format('%s', NEW.{state});
         END IF;
         IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE'
             AND {byte_for_byte("OLD", definition.key)} <> {byte_for_byte("NEW", definition.key)}) THEN
@@ -286,16 +277,22 @@ BEGIN
             RAISE WARNING 'ffcompletion: %: a job without a key is not announced', {name};
             RETURN NULL;
         END IF;
+        after := format('%s', NEW.{state});
         outcome := {outcome_of(definition, "after")};
-        IF outcome IS NULL AND NOT {_pending(definition, "after")} THEN
-            RAISE WARNING 'ffcompletion: %: job % has the state %, which no outcome is given for', {name},
-                format('%s', NEW.{key}), left(after, 80);
-            RETURN NULL;
+        IF outcome IS NULL THEN
+            IF NOT {_pending(definition, "after")} THEN
+                RAISE WARNING 'ffcompletion: %: job % has the state %, which no outcome is given for', {name},
+                    format('%s', NEW.{key}), left(after, 80);
+                RETURN NULL;
+            END IF;
         END IF;
-        IF before IS NOT NULL AND outcome IS NOT DISTINCT FROM {outcome_of(definition, "before")}
-            -- From a state that has no outcome it comes back as a job that may not be known, or as one that had ended.
-            AND (outcome IS NOT NULL OR {_pending(definition, "before")}) THEN
-            RETURN NULL;
+        IF before IS NOT NULL THEN
+            IF outcome IS NOT DISTINCT FROM {outcome_of(definition, "before")} THEN
+                -- From a state that has no outcome it comes back as a job that may not be known, or as one that had ended.
+                IF outcome IS NOT NULL OR {_pending(definition, "before")} THEN
+                    RETURN NULL;
+                END IF;
+            END IF;
         END IF;
             {record("NEW", "outcome", "before IS NULL", "false")}
     EXCEPTION WHEN OTHERS THEN

@@ -71,13 +71,8 @@ BEGIN
 
     -- One notification per statement: the reader asks the outbox anyway, so a bulk insert need not pay per row.
     CREATE OR REPLACE FUNCTION ff_announce_completions() RETURNS trigger LANGUAGE plpgsql AS $announce$
-    DECLARE
-        newest bigint;
     BEGIN
-        SELECT max(event_id) INTO newest FROM inserted;
-        IF newest IS NOT NULL THEN
-            PERFORM pg_notify('ff_completion', newest::text);
-        END IF;
+        PERFORM pg_notify('ff_completion', max(event_id)::text) FROM inserted HAVING count(*) > 0;
         RETURN NULL;
     END $announce$;
     CREATE OR REPLACE TRIGGER ff_announce_completions AFTER INSERT ON ff_completion_event

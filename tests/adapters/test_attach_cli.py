@@ -105,7 +105,7 @@ async def test_a_session(server: str, tmp_path: Path) -> None:
         status, out, err = await sh(
             'ffcompletion attach "$1" --preset-file "$2" --pending queued --sql', server, str(mine)
         )
-        assert (status, out.count('CREATE TRIGGER "ff_')) == (0, 3), err
+        assert (status, out.count('CREATE TRIGGER "ff_')) == (0, 4), err
         for words, message in [
             ('--preset-file "$2" --pending queued', "no outcome is given for 'error'"),
             ("reports", "there are dbos, django-tasks, pgqueuer, procrastinate"),

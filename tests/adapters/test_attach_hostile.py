@@ -45,7 +45,7 @@ def test_every_change_of_state_is_told_as_if_each_update_called_the_function(
         )
         attach(url, definition)
     name = function_name("plain")
-    conn.execute(f"DROP TRIGGER {name}_update ON app.plain".encode())
+    conn.execute(f"DROP TRIGGER {name}_state ON app.plain; DROP TRIGGER {name}_key ON app.plain".encode())
     conn.execute(
         f"CREATE TRIGGER {name}_update AFTER UPDATE ON app.plain FOR EACH ROW EXECUTE FUNCTION {name}()".encode()
     )
@@ -296,3 +296,69 @@ def test_keys_of_every_type(url: str, conn: psycopg.Connection, kind: str, keys:
     conn.execute(f"DELETE FROM app.kinds WHERE id = CAST(%s::text AS {kind})".encode(), (keys[1],))
     assert attach(url, definition) == Recorded(jobs=1, missed=1)
     assert told(conn)[-1] == (keys[1], "skipped")
+
+
+def test_the_condition_takes_no_word_for_another(url: str, conn: psycopg.Connection) -> None:
+    """Words that mean something to a regular expression, hold commas and quotes, or are the beginning of one another."""
+    words = ("a.c", "a,b", "(", "a|b", "ab*", "'", "o'clock", "\\", "new ", "new", "läuft", "$", "[x]", "','", "")
+    ends = ("abc", "a", "b", "'a.c'", "a.c','a.c", "new  ", "a,b,a", "x", "\\(", "''")
+    outcomes = dict.fromkeys(ends, "success")
+    conn.execute("CREATE TABLE app.words (id int PRIMARY KEY, status text)")
+    attach(
+        url,
+        Definition(name="words", table="app.words", key="id", state="status", outcomes=outcomes, pending=words[:-1]),
+    )
+    pairs = list(itertools.product((*words, None), (*ends, *words)))
+    with conn.cursor() as cursor:
+        cursor.executemany("INSERT INTO app.words VALUES (%s, %s)", [(n, old) for n, (old, _) in enumerate(pairs)])
+        cursor.executemany("UPDATE app.words SET status = %s WHERE id = %s", [(b, n) for n, (_, b) in enumerate(pairs)])
+    assert sorted(int(key) for key, _ in told(conn)) == [n for n, (_, new) in enumerate(pairs) if new in ends]
+
+
+def test_a_trigger_that_is_gone_is_missed(url: str, conn: psycopg.Connection) -> None:
+    """Each of them; and an attachment of an earlier version, with one trigger for all updates, works as it did."""
+    conn.execute("CREATE TABLE app.kept (id int PRIMARY KEY, status text)")
+    definition = Definition(name="kept", table="app.kept", key="id", state="status", outcomes={"done": "success"})
+    name = function_name("kept")
+    for gone in ("insert", "state", "key", "delete"):
+        attach(url, definition)
+        assert [each.working for each in attached(url)] == [True]
+        conn.execute(f"DROP TRIGGER {name}_{gone} ON app.kept".encode())
+        assert [each.working for each in attached(url)] == [False], gone
+    attach(url, definition)
+    conn.execute(f"DROP TRIGGER {name}_state ON app.kept; DROP TRIGGER {name}_key ON app.kept".encode())
+    assert [each.working for each in attached(url)] == [False]
+    conn.execute(
+        f"CREATE TRIGGER {name}_update AFTER UPDATE ON app.kept FOR EACH ROW EXECUTE FUNCTION {name}()".encode()
+    )
+    assert [each.working for each in attached(url)] == [True]
+    attach(url, definition)
+    assert rows(conn, "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'app.kept'::regclass") == [(4,)]
+
+
+def test_a_job_that_gets_another_key(url: str, conn: psycopg.Connection) -> None:
+    """Alone, with its state, by a reference that follows, where it is generated, and where nothing changes at all."""
+    conn.execute(
+        "CREATE TABLE app.owners (id int PRIMARY KEY);"
+        "CREATE TABLE app.moved (id int PRIMARY KEY REFERENCES app.owners ON UPDATE CASCADE, status text);"
+        "CREATE TABLE app.made (base int, id int GENERATED ALWAYS AS (base * 10) STORED PRIMARY KEY, status text)"
+    )
+    for table in ("moved", "made"):
+        attach(
+            url,
+            Definition(name=table, table=f"app.{table}", key="id", state="status", outcomes={"done": "success"}),
+        )
+    conn.execute("INSERT INTO app.owners SELECT generate_series(1, 9)")
+    conn.execute("INSERT INTO app.moved VALUES (1, 'queued'), (2, 'queued'), (3, 'queued')")
+    conn.execute("UPDATE app.moved SET id = id, status = status")
+    conn.execute("UPDATE app.moved SET id = 4 WHERE id = 1")
+    conn.execute("UPDATE app.moved SET id = 5, status = 'done' WHERE id = 2")
+    conn.execute("UPDATE app.owners SET id = 10 WHERE id = 3")
+    conn.execute("UPDATE app.moved SET status = 'done' WHERE id = 10")
+    conn.execute("INSERT INTO app.made VALUES (1, DEFAULT, 'queued')")
+    conn.execute("UPDATE app.made SET base = 2")
+    conn.execute("UPDATE app.made SET status = 'done'")
+    assert told(conn) == [
+        ("1", "cancelled"), ("2", "cancelled"), ("5", "success"), ("3", "cancelled"), ("10", "success"),
+        ("10", "cancelled"), ("20", "success"),
+    ]  # fmt: skip

@@ -192,7 +192,7 @@ def test_what_was_missed_is_told_when_it_is_attached_again(
     if name == "procrastinate":
         # Its own triggers stay.
         attach_preset.execute("ALTER TABLE procrastinate_jobs ENABLE TRIGGER USER")
-        for kind in ("insert", "update", "delete"):
+        for kind in ("insert", "state", "key", "delete"):
             trigger = psycopg.sql.Identifier(f"{function_name(name)}_{kind}")
             attach_preset.execute(psycopg.sql.SQL("ALTER TABLE {} DISABLE TRIGGER {}").format(table, trigger))
     run(name, server, "story")

@@ -24,8 +24,10 @@ def attachments_query(registry: str, where: str = "true") -> str:
         " AND has_any_column_privilege(p.proowner, mine.events, 'INSERT')"
         " AND has_any_column_privilege(p.proowner, mine.records, 'INSERT')"
         " AND has_any_column_privilege(p.proowner, mine.records, 'UPDATE'))"
-        # One for each kind of change; a table that has a row for each change only grows.
-        " >= CASE WHEN a.definition->>'history' IS NULL THEN 3 ELSE 1 END"
+        # One for each kind of change; a table that has a row for each change only grows. An earlier version had one for all
+        # updates.
+        " >= CASE WHEN a.definition->>'history' IS NOT NULL THEN 1 WHEN EXISTS (SELECT FROM pg_trigger t"
+        " WHERE t.tgrelid = jobs.oid AND t.tgname IN (mine.prefix || 'state', mine.prefix || 'key')) THEN 4 ELSE 3 END"
         " + CASE WHEN a.definition->>'result_table' IS NULL THEN 0 ELSE 1 END"
         # What they read is there.
         " AND NOT EXISTS (SELECT FROM (SELECT value FROM jsonb_each_text(a.definition)"
