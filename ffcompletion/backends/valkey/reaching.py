@@ -74,6 +74,8 @@ async def _try_tls(host: str, port: int) -> None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     handshake = asyncio.create_task(asyncio.open_connection(host, port, ssl=context), name="ffcompletion-handshake")
+    # That it is done is all there is to know, also where nobody waits for it any more.
+    handshake.add_done_callback(_hang_up)
     try:
         await asyncio.wait({handshake}, timeout=_HANDSHAKE_S)
         if not handshake.done() and await _speaks_plainly(host, port):
@@ -82,8 +84,11 @@ async def _try_tls(host: str, port: int) -> None:
     finally:
         handshake.cancel()
         await asyncio.wait({handshake})
-        if not handshake.cancelled() and handshake.exception() is None:
-            handshake.result()[1].transport.abort()
+
+
+def _hang_up(handshake: asyncio.Task[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
+    if not handshake.cancelled() and handshake.exception() is None:
+        handshake.result()[1].transport.abort()
 
 
 async def _speaks_plainly(host: str, port: int) -> bool:
