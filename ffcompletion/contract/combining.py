@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, final, overload
+from typing import TYPE_CHECKING, Final, final, overload
 
 import msgspec
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ffcompletion.contract.protocols import CompletionFilter
 
 __all__ = ["AllOf", "AnyOf", "Matching", "all_of", "any_of", "is_plain", "matching", "namespaces_of"]
+
+# Each level asks the next one; whoever reads for everybody must not run out of stack for one stream's filter.
+_DEEPEST: Final = 32
 
 
 @final
@@ -111,7 +114,8 @@ def any_of(*filters: CompletionFilter) -> CompletionFilter:
     """A filter that admits what at least one of these admits.
 
     Where none says yes and one cannot tell (it raises), nothing is delivered. All that want to see a tag must want the
-    same one: a backend reads one. Raises ``Validation`` for others, and for no filter at all.
+    same one: a backend reads one. Raises ``Validation`` for others, for no filter at all, and for more than 32 within
+    each other.
     """
     parts = _flat(filters, AnyOf)
     return parts[0] if len(parts) == 1 else AnyOf(parts, _tag_key(parts))
@@ -125,7 +129,8 @@ def all_of(*filters: CompletionFilter) -> CompletionFilter:
     """A filter that admits what every one of these admits; of ``ScannerFilter``s where it can be, one again.
 
     Where none says no and one cannot tell (it raises), nothing is delivered. All that want to see a tag must want the
-    same one. Raises ``Validation`` for others, and for no filter at all, which would be everybody's.
+    same one. Raises ``Validation`` for others, for no filter at all, which would be everybody's, and for more than 32
+    within each other.
     """
     parts = _merged(_flat(filters, AllOf))
     return parts[0] if len(parts) == 1 else AllOf(parts, _tag_key(parts))
@@ -229,7 +234,13 @@ def _flat(filters: tuple[CompletionFilter, ...], kind: type[AnyOf | AllOf]) -> t
                 others.add(id(part))
             if not known:
                 found.append(part)
+    if max(map(_depth, found)) >= _DEEPEST:
+        raise Validation("filter", f"more than {_DEEPEST} are within each other; put what is alike side by side")
     return tuple(found)
+
+
+def _depth(part: CompletionFilter) -> int:
+    return 1 + max(map(_depth, part.parts)) if isinstance(part, AnyOf | AllOf) else 0
 
 
 def _merged(parts: tuple[CompletionFilter, ...]) -> tuple[CompletionFilter, ...]:

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
 from ffcompletion.contract.errors import Unavailable
-from ffcompletion.foreign.calling import from_the_keyboard, name_of
+from ffcompletion.foreign.calling import name_of
+from ffcompletion.foreign.keyboard import from_the_keyboard
 
 __all__ = ["asked", "called"]
 
@@ -31,7 +32,7 @@ async def called(what: str, function: Callable[[], Awaitable[_T]], /) -> _T:
             raise
         raise Unavailable(what, "the code that was called for it raised CancelledError") from exc
     except BaseException as exc:
-        if isinstance(exc, KeyboardInterrupt) and from_the_keyboard():
+        if from_the_keyboard(exc):
             raise
         raise Unavailable(what, f"the code that was called for it raised {name_of(exc)}") from exc
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable
 from enum import Enum
 from types import CoroutineType
 from typing import Final, Literal, TypeVar, TypeVarTuple, Unpack, cast, final
 
+from ffcompletion.foreign.keyboard import from_the_keyboard
 from ffcompletion.foreign.logs import Logger, RateLog
 
-__all__ = ["FAILED", "Culprit", "Failed", "contained", "discard", "from_the_keyboard", "name_of"]
+__all__ = ["FAILED", "Culprit", "Failed", "contained", "discard", "name_of"]
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -65,19 +64,10 @@ def contained(
     try:
         return function(*args)
     except BaseException as exc:  # somebody else's code
-        if isinstance(exc, KeyboardInterrupt) and from_the_keyboard():
+        if from_the_keyboard(exc):
             raise
         culprit.failed(f"raised {name_of(exc)}")
         return FAILED
-
-
-def from_the_keyboard() -> bool:
-    """Whether a ``KeyboardInterrupt`` here and now can be a person's."""
-    # asyncio.run puts its own handler there, which cancels instead; and no other thread is ever interrupted.
-    return (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
 
 
 def discard(answer: object) -> bool:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Final, final
 
+from ffcompletion.foreign.keyboard import from_the_keyboard
+
 __all__ = ["Logger", "RateLog", "logger"]
 
 # The frames of this module between the line that logs and `logging` itself.
@@ -51,12 +53,20 @@ class Logger:
     def _say(self, level: int, text: str, args: tuple[object, ...], *, trace: bool = False) -> None:
         try:
             self._log.log(level, text, *args, exc_info=trace, stacklevel=_OURS)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # noqa: BLE001  # the application's filter or handler
+        except BaseException as exc:  # the application's filter or handler
+            if from_the_keyboard(exc):
+                raise
             self.refused += 1
-            if logging.lastResort is not None:
-                logging.lastResort.handle(logging.LogRecord(self._log.name, level, "", 0, text, args, None))
+            _say_at_last(logging.LogRecord(self._log.name, level, "", 0, text, args, None))
+
+
+def _say_at_last(record: logging.LogRecord) -> None:
+    try:
+        if logging.lastResort is not None:
+            logging.lastResort.handle(record)
+    except BaseException as exc:  # a daemon's stderr may be closed, and then there is nowhere to say it
+        if from_the_keyboard(exc):
+            raise
 
 
 _loggers: Final[dict[str, Logger]] = {}

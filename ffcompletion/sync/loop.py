@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from typing import Final, TypeVar, final
 
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.foreign.calling import name_of
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["LoopThread", "loop_thread"]
 
@@ -16,6 +18,7 @@ _T = TypeVar("_T")
 
 # Closing is bounded by the backends; this is for one that breaks its word.
 _CLOSE_S: Final = 10.0
+_log: Final = logger("ffcompletion.sync")
 
 
 @final
@@ -27,6 +30,7 @@ class LoopThread:
         self._users = 0
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
     def enter(self) -> None:
@@ -35,10 +39,10 @@ class LoopThread:
             self._users += 1
             if self._thread is not None:
                 return
-            started = threading.Event()
+            started, self._ending = threading.Event(), threading.Event()
             self._loop = loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
-                target=self._serve, args=(loop, started), name="ffcompletion-sync", daemon=True
+                target=_serve, args=(loop, started, self._ending), name="ffcompletion-sync", daemon=True
             )
             self._thread.start()
             started.wait()
@@ -49,22 +53,10 @@ class LoopThread:
             self._users -= 1
             if self._users or self._thread is None or self._loop is None:
                 return
+            self._ending.set()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_CLOSE_S)
             self._thread = self._loop = None
-
-    @staticmethod
-    def _serve(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
-        asyncio.set_event_loop(loop)
-        loop.call_soon(started.set)
-        try:
-            loop.run_forever()
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
-        finally:
-            loop.close()
 
     def run(self, work: Callable[[], Coroutine[object, object, _T]]) -> _T:
         """Do it on the loop and wait for it. Ctrl-C here cancels it there."""
@@ -93,6 +85,26 @@ class LoopThread:
         loop = self._loop
         if loop is not None and os.getpid() == self.pid and not loop.is_closed():
             loop.call_soon_threadsafe(function)
+
+
+def _serve(loop: asyncio.AbstractEventLoop, started: threading.Event, ending: threading.Event) -> None:
+    asyncio.set_event_loop(loop)
+    loop.call_soon(started.set)
+    try:
+        while True:
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as exc:
+                # Out of code that one caller brought; its own thread is told, and all the others go on.
+                _log.error("%s was raised on the loop's thread, which goes on", name_of(exc))
+            if ending.is_set():
+                break
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
 
 
 def _in_a_coroutine() -> bool:

@@ -1,0 +1,193 @@
+"""A careless caller in the same process: what it gives, raises and leaves behind stays with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+import ffcompletion as ffc
+import ffcompletion.sync
+from ffcompletion.backends.memory import MemoryBackend
+from ffcompletion.delivery.credentials import ask_password
+from ffcompletion.foreign.logs import logger
+from tests.worlds import PostgresWorld, ValkeyWorld, World, done, eventually, some
+
+# ── logging ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Exits(logging.Handler):
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        raise SystemExit
+
+
+class _Broken:
+    def write(self, text: str) -> int:
+        raise ValueError("I/O operation on closed file")
+
+    def flush(self) -> None:
+        raise ValueError("I/O operation on closed file")
+
+
+def test_a_line_that_can_be_said_nowhere_is_lost_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon's stderr may be closed: what would have been said there ended the task that said it."""
+    log = logger("ffcompletion.test.nowhere")
+    monkeypatch.setattr(sys, "stderr", _Broken())
+    monkeypatch.setattr(logging.getLogger("ffcompletion.test.nowhere"), "propagate", False)
+    log.warning("nobody hears this")
+    monkeypatch.setattr(logging, "lastResort", _Exits())
+    log.warning("nor this")
+    monkeypatch.setattr(logging, "lastResort", None)
+    logging.getLogger("ffcompletion.test.nowhere").addHandler(_Exits())
+    log.warning("nor this")
+    assert log.refused == 3
+
+
+async def test_streams_go_on_where_stderr_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", _Broken())
+    monkeypatch.setattr(logging.getLogger("ffcompletion"), "propagate", False)
+    async with world.backend() as backend:
+        stream = await backend.subscribe_completions()
+        await world.drop_connections()
+        items = [done() for _ in range(3)]
+        for item in items:
+            await world.ends(item)
+        assert {item.execution_id for item in await some(stream, 3)} == {item.execution_id for item in items}
+        await stream.aclose()
+
+
+# ── filters within filters ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _nested(levels: int) -> Any:
+    wanted: Any = ffc.ScannerFilter("a")
+    for level in range(levels // 2):
+        wanted = ffc.all_of(ffc.ScannerFilter("a"), ffc.any_of(ffc.ScannerFilter(f"x{level}"), wanted))
+    return wanted
+
+
+async def test_filters_within_each_other_are_bounded(world: World) -> None:
+    """Each level asks the next: of 320, the stack of whoever reads for everybody did not suffice."""
+    with pytest.raises(ffc.Validation, match="within each other"):
+        _nested(34)
+    async with world.backend() as backend:
+        deep = await backend.subscribe_completions_filtered(_nested(32))
+        other = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
+        item = done(namespace="a")
+        await world.announce(done(namespace="b"), item)
+        for stream in (deep, other):
+            assert (await some(stream, 1))[0].execution_id == item.execution_id
+            assert (stream.stats().overflows, stream.stats().undecided) == (0, 0)
+            await stream.aclose()
+
+
+# ── passwords ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_RAISED = (asyncio.CancelledError, SystemExit, GeneratorExit, StopIteration, KeyboardInterrupt, MemoryError)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["plain", "async"])
+async def test_a_password_that_cannot_be_had_ends_nothing(world: World, later: bool) -> None:
+    """What it raised was no fault to be mended: the reader ended, and so did the program, by its SystemExit."""
+    if not isinstance(world, ValkeyWorld | PostgresWorld):
+        pytest.skip("it needs none")
+    raised: list[type[BaseException]] = []
+
+    def ask() -> str:
+        if raised:
+            raise raised.pop()
+        return "x"
+
+    async def ask_later() -> str:
+        return ask()
+
+    if isinstance(world, ValkeyWorld):
+        await world.command("ACL", "SETUSER", "callers", "on", ">x", "~*", "&*", "+@all")
+    url = world.url.replace("://", "://callers@") if isinstance(world, ValkeyWorld) else world.url
+    async with ffc.connect(url, password=ask_later if later else ask) as backend:
+        for error in _RAISED:
+            raised.append(error)
+            with pytest.raises(ffc.Transport, match="password raised"):
+                await backend.subscribe_completions()
+        stream = await backend.subscribe_completions()
+        if isinstance(world, PostgresWorld):
+            # Valkey's driver comes back with the one that it has.
+            raised += _RAISED
+            await world.drop_connections()
+            await eventually(lambda: not raised)
+        item = done()
+        await world.ends(item)
+        assert (await some(stream, 1))[0].execution_id == item.execution_id
+        await stream.aclose()
+
+
+async def test_a_password_that_never_comes_costs_one_thread() -> None:
+    """It took one of the executor's at each attempt, until nobody in the program had one, and it could not end."""
+    release = threading.Event()
+
+    def hangs() -> str:
+        release.wait()
+        return "x"
+
+    async def ask() -> str:
+        async with asyncio.timeout(0.05):
+            return await ask_password(hangs, "a server")
+
+    before = threading.active_count()
+    assert all(isinstance(each, TimeoutError) for each in await asyncio.gather(*map(_told, [ask] * 50)))
+    assert threading.active_count() == before + 1
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: 3), 1) == 3
+    release.set()
+    await eventually(lambda: threading.active_count() <= before + 1)
+    assert await ask_password(hangs, "a server") == "x"
+
+
+async def _told(ask: Callable[[], Awaitable[str]]) -> object:
+    try:
+        return await ask()
+    except TimeoutError as exc:
+        return exc
+
+
+async def test_a_plain_password_whose_answer_is_to_be_awaited_is_asked_for_by_each() -> None:
+    calls = 0
+
+    async def later() -> str:
+        return "x"
+
+    def ask() -> Awaitable[str]:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.05)
+        return later()
+
+    assert await asyncio.gather(*(ask_password(ask, "a server") for _ in range(3))) == ["x"] * 3
+    assert calls == 3
+
+
+# ── the thread that all blocking code shares ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_one_callers_code_raises_ends_no_others_loop(error: type[BaseException]) -> None:
+    """Ids out of a generator that exits ended the thread, and everybody's waits and streams with it."""
+
+    def ids() -> Iterator[str]:
+        yield done().execution_id
+        raise error
+
+    memory = MemoryBackend()
+    with ffcompletion.sync.Backend(memory) as victim, victim.subscribe() as stream:
+        with ffcompletion.sync.Backend(MemoryBackend()) as careless, pytest.raises(error):
+            careless.wait_for_all(ids(), timeout=5)
+        memory.emit(item := done().execution_id)
+        assert next(stream).execution_id == item
+        assert victim.wait_for_completion(item, timeout=5).execution_id == item
