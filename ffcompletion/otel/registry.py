@@ -109,7 +109,7 @@ class Registry:
 
     def __init__(self, meter: Meter, *, recording: bool) -> None:
         self.recording: bool = recording
-        self._culprit = Culprit("a backend, stream or worker that is observed", logger("ffcompletion.otel"))
+        self._culprit = Culprit("what is observed", logger("ffcompletion.otel"))
         self.lagging: dict[tuple[str, str], list[Lagging]] = {}
         # Of those of one name the last counts.
         self.backends: dict[str, list[Counting]] = {}
