@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
-from typing import Final, Self, final
+from typing import Final, Self, TypeVar, final
 
 from typing_extensions import override
 
@@ -40,18 +40,16 @@ __all__ = ["METRICS", "Metered", "metered", "observed", "observed_lag"]
 
 # Recording one value costs more than yielding a completion does; in a flood a thousand a second are sample enough.
 _RECORD_EVERY_NS: Final = 1_000_000
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 _clock_ns: Final = time.monotonic_ns
 
 
 @contextmanager
 def observed(backend: Counting, name: str, *, provider: MeterProvider | None = None) -> Generator[None]:
     """The backend's counters as metrics, labelled with ``name``, for the length of the block."""
-    registry = registry_of(provider)
-    registry.backends[name] = backend
-    try:
+    with _listed(registry_of(provider).backends, name, backend):
         yield
-    finally:
-        registry.backends.pop(name, None)
 
 
 @contextmanager
@@ -60,12 +58,21 @@ def observed_lag(source: Lagging, backend: str, name: str, *, provider: MeterPro
 
     ``source`` has a ``lag``, as what ``checkpointed`` gives has inside its own ``async with``.
     """
-    registry = registry_of(provider)
-    registry.lagging[backend, name] = source
+    with _listed(registry_of(provider).lagging, (backend, name), source):
+        yield
+
+
+@contextmanager
+def _listed(table: dict[_K, list[_V]], key: _K, source: _V) -> Generator[None]:
+    """One more of this name for the length of the block, and none of the others less after it."""
+    table.setdefault(key, []).append(source)
     try:
         yield
     finally:
-        registry.lagging.pop((backend, name), None)
+        left = table[key]
+        del left[next(at for at, each in enumerate(left) if each is source)]
+        if not left:
+            del table[key]
 
 
 def metered(stream: CompletionStream, backend: str, name: str, *, provider: MeterProvider | None = None) -> Metered:

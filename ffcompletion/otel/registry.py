@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Protocol, final
+from typing import Final, Protocol, TypeVar, final
 
 from opentelemetry.metrics import (
     CallbackOptions,
@@ -17,6 +17,8 @@ from opentelemetry.metrics import (
 )
 
 from ffcompletion.contract.stats import BackendState, BackendStats, Lag, StreamStats
+from ffcompletion.foreign.calling import Culprit, Failed, contained
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["METRICS", "Counting", "Lagging", "Observed", "Registry", "registry_of", "stream_labels"]
 
@@ -68,6 +70,10 @@ _BACKEND: Final[Mapping[str, Callable[[BackendStats], float]]] = {
 }
 
 
+_S = TypeVar("_S")
+_T = TypeVar("_T")
+
+
 class Counting(Protocol):
     """A backend, as far as it is observed."""
 
@@ -103,8 +109,10 @@ class Registry:
 
     def __init__(self, meter: Meter, *, recording: bool) -> None:
         self.recording: bool = recording
-        self.lagging: dict[tuple[str, str], Lagging] = {}
-        self.backends: dict[str, Counting] = {}
+        self._culprit = Culprit("what is observed", logger("ffcompletion.otel"))
+        self.lagging: dict[tuple[str, str], list[Lagging]] = {}
+        # Of those of one name the last counts.
+        self.backends: dict[str, list[Counting]] = {}
         self.streams: dict[tuple[str, str], weakref.WeakSet[Observed]] = {}
         self.past: dict[tuple[str, str, str], float] = {}
         _, unit, meaning = METRICS["ffcompletion.lag"]
@@ -127,8 +135,9 @@ class Registry:
         read, of_stream = _BACKEND.get(name), _STREAM.get(name)
         if read is not None:
             return lambda _: [
-                Observation(read(backend.stats()), {"ffcompletion.backend": label})
-                for label, backend in tuple(self.backends.items())
+                Observation(value, {"ffcompletion.backend": label})
+                for label, backends in tuple(self.backends.items())
+                for value in self._each(lambda backend: read(backend.stats()), backends[-1:])
             ]
         if of_stream is not None:
             return lambda _: self._of_streams(name, of_stream)
@@ -137,16 +146,19 @@ class Registry:
     def _lags(self, read: Callable[[list[Lag]], float | None]) -> list[Observation]:
         # The application's SDK may have been set up later than we were: it has just asked.
         self._record_from_now_on()
-        found = {
-            labels: [stream.stats().lag for stream in tuple(streams)] for labels, streams in tuple(self.streams.items())
-        }
-        for labels, source in tuple(self.lagging.items()):
-            found.setdefault(labels, []).append(source.lag)
+        found = {labels: self._each(_lag_of_stream, streams) for labels, streams in tuple(self.streams.items())}
+        for labels, sources in tuple(self.lagging.items()):
+            found.setdefault(labels, []).extend(self._each(_lag_of, sources))
         return [
             Observation(value, stream_labels(labels))
             for labels, lags in found.items()
             if (value := read(lags)) is not None
         ]
+
+    def _each(self, read: Callable[[_S], _T], sources: Iterable[_S]) -> list[_T]:
+        """Of each that answers: one that does not takes nobody else's numbers away."""
+        answers = [contained(self._culprit, read, source) for source in tuple(sources)]
+        return [answer for answer in answers if not isinstance(answer, Failed)]
 
     def _record_from_now_on(self) -> None:
         if not self.recording:
@@ -159,7 +171,7 @@ class Registry:
         kept = METRICS[name][0] == "counter"
         return [
             Observation(
-                sum(read(stream.stats()) for stream in tuple(streams))
+                sum(self._each(lambda stream: read(stream.stats()), streams))
                 + (self.past.get((*labels, name), 0.0) if kept else 0.0),
                 {"messaging.system": "ffcompletion", **stream_labels(labels)},
             )
@@ -168,10 +180,9 @@ class Registry:
 
     def _states(self) -> list[Observation]:
         return [
-            Observation(
-                int(backend.stats().state is state), {"ffcompletion.backend": label, "ffcompletion.state": state.value}
-            )
-            for label, backend in tuple(self.backends.items())
+            Observation(int(now is state), {"ffcompletion.backend": label, "ffcompletion.state": state.value})
+            for label, backends in tuple(self.backends.items())
+            for now in self._each(lambda backend: backend.stats().state, backends[-1:])
             for state in BackendState
         ]
 
@@ -181,14 +192,28 @@ class Registry:
             self.past[key] = self.past.get(key, 0.0) + read(stats)
 
 
+def _lag_of_stream(stream: Observed) -> Lag:
+    return _checked(stream.stats().lag)
+
+
+def _lag_of(source: Lagging) -> Lag:
+    return _checked(source.lag)
+
+
+def _checked(lag: object) -> Lag:
+    if isinstance(lag, Lag):
+        return lag
+    raise TypeError("no Lag")
+
+
 def stream_labels(labels: tuple[str, str]) -> dict[str, str]:
     return {"ffcompletion.backend": labels[0], "ffcompletion.stream": labels[1]}
 
 
 def _oldest(lags: list[Lag]) -> float | None:
-    """None where it is not known of any that waits."""
+    """None where it is not known of any that waits, and where there is none."""
     ages = [lag.seconds for lag in lags if lag.seconds is not None]
-    return max(ages) if ages or not lags else None
+    return max(ages, default=None)
 
 
 def _records(provider: MeterProvider) -> bool:

@@ -20,6 +20,8 @@ from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.numbers import check_count, check_seconds
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader
+from ffcompletion.foreign.awaiting import called
+from ffcompletion.foreign.calling import name_of
 from ffcompletion.foreign.logs import logger
 from ffcompletion.web.channels import Channels
 from ffcompletion.web.grants import Authorize, Grant
@@ -153,7 +155,7 @@ class CompletionsApp:
         """What the client may see, by ``authorize``. Raises ``_Refused`` and ``HTTPException``."""
         try:
             async with asyncio.timeout(_AUTHORIZE_S):
-                grant: object = await self._authorize(request)
+                grant: object = await called("authorize", lambda: self._authorize(request))
         except HTTPException:
             raise
         except Exception as exc:
@@ -162,7 +164,7 @@ class CompletionsApp:
         if isinstance(grant, Grant):
             return grant
         if grant is not None:
-            log.error("web: authorize returned %s, which is no Grant; nothing is shown", type(grant).__name__)
+            log.error("web: authorize returned %s, which is no Grant; nothing is shown", name_of(grant))
         raise _Refused(403, "not allowed")
 
     async def _still_granted(self, request: Request, wanted: Grant) -> None:

@@ -114,10 +114,22 @@ class Channel:
             # A contract-abiding stream never does; its clients come back and are told by the subscribe call.
             log.warning("web: a stream ended with %s", exc)
         finally:
-            for outbox in tuple(self._outboxes):
-                self.leave(outbox)
+            self._leave_all()
+
+    def _leave_all(self) -> None:
+        for outbox in tuple(self._outboxes):
+            self.leave(outbox)
 
     async def _distribute(self) -> None:
+        try:
+            await self._distribute_on()
+        except Exception:  # a backend of somebody's own may raise anything
+            log.exception("web: a stream cannot be handed on; its clients come back")
+        finally:
+            # Whoever still waited here would do so for ever.
+            self._leave_all()
+
+    async def _distribute_on(self) -> None:
         while True:
             while not self._arrived:
                 self._news.clear()
@@ -159,8 +171,7 @@ class Channel:
 
     async def aclose(self) -> None:
         """End every client's stream and close the backend's."""
-        for outbox in tuple(self._outboxes):
-            self.leave(outbox)
+        self._leave_all()
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, Self, cast, final
 
 import msgspec
 from starlette.requests import Request
 
+from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.protocols import CompletionFilter
 from ffcompletion.contract.snapshot import ExecutionSnapshot
+from ffcompletion.contract.text import check_text
+from ffcompletion.foreign.calling import name_of
 
 __all__ = ["Authorize", "Grant"]
 
 
 @final
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """What one client may see. Immutable; what is not granted does not exist for it."""
+    """What one client may see. Immutable; what is not granted does not exist for it.
+
+    Raises ``Validation`` for namespaces that are no set, list or tuple of text, and a tag that is no pair of it.
+    """
 
     namespaces: frozenset[str] | None = None
     """These tenants alone; None for all of them, and for executions without one."""
     instance_tag: tuple[str, str] | None = None
     """Only executions with this tag, whatever their tenant."""
+
+    def __post_init__(self) -> None:
+        # Callers may be untyped: in one string every tenant would be found whose name is a part of it.
+        namespaces = cast("object", self.namespaces)
+        if namespaces is not None:
+            if not isinstance(namespaces, frozenset | set | list | tuple):
+                raise Validation("grant", f"namespaces must be a set of names, not {name_of(namespaces)}")
+            names = cast("frozenset[object]", namespaces)
+            plain = frozenset(check_text("grant", "a namespace", name) for name in names)
+            msgspec.structs.force_setattr(self, "namespaces", plain)
+        # The rules of a tag are those of ScannerFilter.
+        msgspec.structs.force_setattr(self, "instance_tag", ScannerFilter(None, self.instance_tag).instance_tag)
 
     @classmethod
     def everything(cls) -> Self:

@@ -74,7 +74,13 @@ def test_lines_that_are_made_elsewhere_are_explained_too() -> None:
     assert holding.due(0.0, 61.0)
     told, over = holding.tell(0.0, 61.0, [], 7, 2), holding.over(None, 70.0)
     shown = [re.escape(known).replace("…", ".+") for known in _documented()]
-    for line in (told, over, "the filter Mine raised ValueError", "the observer raised ValueError"):
+    for line in (
+        told,
+        over,
+        "the filter Mine raised ValueError",
+        "the observer raised ValueError",
+        "what is observed raised ValueError",
+    ):
         assert line is not None
         assert any(re.match(pattern, line) for pattern in shown), line
 
@@ -82,7 +88,17 @@ def test_lines_that_are_made_elsewhere_are_explained_too() -> None:
 def test_nothing_is_explained_that_is_not_logged() -> None:
     """A line that was renamed takes its row along."""
     logged = [line for _, line in _logged()]
-    made = ("the watermark ", "the filter ", "the observer ", "…: … ", "…: …", "web: …", "valkey: ", "postgres: ")
+    made = (
+        "the watermark ",
+        "the filter ",
+        "the observer ",
+        "what is observed ",
+        "…: … ",
+        "…: …",
+        "web: …",
+        "valkey: ",
+        "postgres: ",
+    )
     gone = [
         known
         for known in _documented()

@@ -193,7 +193,10 @@ async def test_what_is_granted_bounds_what_is_asked_for() -> None:
         assert (await client.post("/events", headers={"who": "a"})).status_code == 405
 
 
-@pytest.mark.parametrize("fault", ["raises", "wrong type", "http"])
+ENDS = {"cancels": asyncio.CancelledError, "exits": SystemExit, "leaves": GeneratorExit}
+
+
+@pytest.mark.parametrize("fault", ["raises", "wrong type", "wrong grant", "http", *ENDS])
 async def test_authorize_fails_closed(fault: str, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever goes wrong in it, nothing is shown, and its text is not told."""
 
@@ -202,7 +205,9 @@ async def test_authorize_fails_closed(fault: str, caplog: pytest.LogCaptureFixtu
             raise RuntimeError("the password is hunter2")
         if fault == "http":
             raise HTTPException(401, "who are you?", {"WWW-Authenticate": "Bearer"})
-        return True
+        if fault in ENDS:
+            raise ENDS[fault]
+        return True if fault == "wrong type" else Grant(namespaces="tenant-a")  # type: ignore[arg-type]  # that is the point
 
     async with MemoryBackend() as backend, serving(completions_app(backend, authorize=authorize)) as (client, _):
         backend.emit(ID % 1, "success")
@@ -215,7 +220,20 @@ async def test_authorize_fails_closed(fault: str, caplog: pytest.LogCaptureFixtu
     assert (fault == "http") is not ("authorize" in caplog.text)
 
 
-@pytest.mark.parametrize("then", ["withdrawn", "narrowed", "raises"])
+def test_a_grant_holds_plain_text_alone() -> None:
+    """In one string every tenant was found whose name is a part of it, "tenant" in "tenant-a"."""
+    wrong: list[dict[str, Any]] = [
+        *({"namespaces": names} for names in ("tenant-a", b"a", 3, {"a": 1}, frozenset({3}), ["\0"], [None])),
+        *({"instance_tag": tag} for tag in ("kv", ["k", "v"], ("k",), ("", "v"), ("k", 3))),
+    ]
+    for fields in wrong:
+        with pytest.raises(ffc.Validation):
+            Grant(**fields)
+    fields = {"namespaces": ["a", "a"]}
+    assert Grant(**fields) == Grant.of("a")
+
+
+@pytest.mark.parametrize("then", ["withdrawn", "narrowed", "raises", *ENDS])
 async def test_a_grant_is_asked_for_again_while_a_stream_lasts(then: str) -> None:
     """A stream and a wait end when it is withdrawn."""
     changed = False
@@ -223,6 +241,8 @@ async def test_a_grant_is_asked_for_again_while_a_stream_lasts(then: str) -> Non
     async def authorize(_: Request) -> Grant | None:
         if changed and then == "raises":
             raise RuntimeError
+        if changed and then in ENDS:
+            raise ENDS[then]
         return (None if then == "withdrawn" else Grant.of("b")) if changed else Grant.of("a", "b")
 
     async with MemoryBackend() as backend:

@@ -16,6 +16,7 @@ import msgspec
 from typing_extensions import override
 
 from ffcompletion.backends.memory.faults import Faults
+from ffcompletion.backends.memory.given import ms_of, namespace_of, outcome_of, result_of, tags_of
 from ffcompletion.backends.memory.log import Log, Reader, log
 from ffcompletion.contract.closing import AsyncClosing
 from ffcompletion.contract.cursor import StreamCursor
@@ -27,7 +28,6 @@ from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionFilter, ResumableBackend
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendEvent, BackendState, BackendStats, Observer
-from ffcompletion.contract.text import check_text
 from ffcompletion.delivery.stream import Subscription
 from ffcompletion.foreign.filters import checked_filter
 from ffcompletion.foreign.observers import contained_observer
@@ -80,13 +80,16 @@ class MemoryBackend(AsyncClosing):
         payload_bytes: bytes | None = None,
         produced_at_ms: int | None = None,
     ) -> CompletionPayload:
-        """Announce a completion to every stream. Returns the payload as logged. Raises ``Validation`` for bad ids.
+        """Announce a completion to every stream. Returns the payload as logged. Raises ``Validation`` for bad ids,
+        and for what no server could hold: text that is none, a time that is no whole number, a result that is no bytes.
 
         ``produced_at_ms`` defaults to the wall clock. ``payload_bytes`` reaches streams that asked for results.
         """
         if self._state is BackendState.CLOSED:
             raise Unavailable("emit", "the backend is closed")
-        _check(namespace, tags)
+        namespace, tags, payload_bytes = namespace_of(namespace), tags_of(tags), result_of(payload_bytes)
+        outcome = outcome_of(outcome)
+        produced_at_ms = time.time_ns() // 1_000_000 if produced_at_ms is None else ms_of(produced_at_ms)
         records = self._records
         submitted = records.states.get(ExecutionId(execution_id))
         if submitted is not None and not submitted.is_terminal:
@@ -99,7 +102,7 @@ class MemoryBackend(AsyncClosing):
                 ExecutionId(execution_id),
                 outcome,
                 payload_bytes,
-                time.time_ns() // 1_000_000 if produced_at_ms is None else produced_at_ms,
+                produced_at_ms,
                 None if flow_id is None else FlowId(flow_id),
                 records.cursor(records.end + 1),
             )
@@ -133,7 +136,7 @@ class MemoryBackend(AsyncClosing):
         """
         if self._state is BackendState.CLOSED:
             raise Unavailable("submit", "the backend is closed")
-        _check(namespace, tags)
+        namespace, tags = namespace_of(namespace), tags_of(tags)
         snapshot = ExecutionSnapshot(
             execution_id=ExecutionId(execution_id),
             namespace=namespace,
@@ -153,6 +156,7 @@ class MemoryBackend(AsyncClosing):
         Nothing happens if the backend has been closed by then. Raises ``Validation`` for bad ids and seconds.
         """
         id_, after_s = ExecutionId(execution_id), check_seconds("after", after)
+        outcome, payload_bytes = outcome_of(outcome), result_of(payload_bytes)
 
         def emit() -> None:
             if self._state is not BackendState.CLOSED:
@@ -281,15 +285,6 @@ class MemoryBackend(AsyncClosing):
     @override
     def __repr__(self) -> str:
         return f"<MemoryBackend {self._state.value}, {len(self._readers)} streams>"
-
-
-def _check(namespace: str | None, tags: Mapping[str, str] | None) -> None:
-    """The same as the servers keep: text. Raises ``Validation``; a number would match no filter, and nobody would know."""
-    if namespace is not None:
-        check_text("namespace", "it", namespace)
-    for key, value in (tags or {}).items():
-        check_text("tags", "a tag's key", key)
-        check_text("tags", "a tag's value", value)
 
 
 if TYPE_CHECKING:

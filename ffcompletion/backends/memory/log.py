@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import OrderedDict
@@ -17,7 +18,7 @@ from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.delivery.batch import Facts
 from ffcompletion.delivery.buffer import Hand, Room, Signal, sizes_of
-from ffcompletion.foreign.filters import Wanted, admits
+from ffcompletion.foreign.filters import ForeignFilter, Wanted, admits
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Log", "Reader", "log"]
@@ -25,6 +26,8 @@ __all__ = ["Log", "Reader", "log"]
 log: Final = logger("ffcompletion.memory")
 # Small enough that a consumer yields the loop often, large enough that slicing costs nothing per item.
 _BATCH: Final = 256
+# Of those that somebody's own filter is asked about: it holds up the loop for so many at the most.
+_ASKED: Final = 16
 
 _Entry = tuple[CompletionPayload, Facts]
 
@@ -98,7 +101,7 @@ class Reader:
         self._filter = wanted
         self._results = results
         self._holds = holds
-        self._at_once = min(holds, _BATCH)
+        self._at_once = min(holds, _ASKED if isinstance(wanted, ForeignFilter) else _BATCH)
         self._hand = Hand()
         self._delivered = 0
         self._filtered = 0
@@ -109,7 +112,8 @@ class Reader:
 
     def take(self) -> Hand:
         records = self._log
-        while records.connected and self._position < records.end:
+        # Once, whatever comes of it: what admits little of a long log gives the others their turns, in `ready`.
+        if self._more:
             with records.lock:
                 missed = max(0, records.start - self._position)
                 self._position += missed
@@ -144,9 +148,15 @@ class Reader:
             return payload
         return msgspec.structs.replace(payload, payload_bytes=None)
 
+    @property
+    def _more(self) -> bool:
+        return self._log.connected and self._position < self._log.end
+
     async def ready(self) -> None:
+        if self._more:
+            await asyncio.sleep(0)
         # Emitting and closing may happen on another thread, between any look and any wait.
-        await self._log.signal.until(lambda: self.closed or (self._log.connected and self._position < self._log.end))
+        await self._log.signal.until(lambda: self.closed or self._more)
 
     def close(self) -> None:
         self.closed = True
