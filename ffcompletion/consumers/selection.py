@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from ffcompletion.contract.checkpoint import Checkpoint
-from ffcompletion.contract.combining import AllOf, AnyOf
+from ffcompletion.contract.combining import AllOf, AnyOf, is_plain
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.filter import ScannerFilter
@@ -66,10 +66,10 @@ def selection_text(wanted: CompletionFilter | None, partitions: Collection[int] 
 
 def _value(wanted: CompletionFilter) -> dict[str, object] | None:
     """A filter that is ours as plain values; None for one that holds somebody else's code."""
-    if isinstance(wanted, ScannerFilter):
+    if type(wanted) is ScannerFilter:
         tenant: dict[str, object] = {} if wanted.namespace is None else {"namespace": wanted.namespace}
         return tenant if wanted.instance_tag is None else tenant | {"tag": wanted.instance_tag}
-    if isinstance(wanted, AnyOf | AllOf):
+    if isinstance(wanted, AnyOf | AllOf) and is_plain(wanted):
         values = [_value(part) for part in wanted.parts]
         if None in values:
             return None

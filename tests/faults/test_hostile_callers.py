@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
+import pickle
 import sys
 import threading
 import time
@@ -87,6 +89,72 @@ async def test_filters_within_each_other_are_bounded(world: World) -> None:
             assert (await some(stream, 1))[0].execution_id == item.execution_id
             assert (stream.stats().overflows, stream.stats().undecided) == (0, 0)
             await stream.aclose()
+
+
+class Narrow(ffc.ScannerFilter):  # type: ignore[misc]  # a checker would have refused it
+    """Admits less than its fields say."""
+
+    @override
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        if core_namespace == "a":
+            return tag_value == "never"
+        raise SystemExit
+
+
+_ANY: Any = type(ffc.any_of(ffc.ScannerFilter("x"), ffc.ScannerFilter("y")))
+
+
+class Exits(_ANY):  # type: ignore[misc, no-any-unimported]  # the same
+    @override
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        raise SystemExit
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = _ANY.__hash__
+
+
+_PARTS = (ffc.ScannerFilter("a"), ffc.ScannerFilter("b"))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        ffc.any_of(Narrow("a"), ffc.ScannerFilter("c")),
+        ffc.any_of(ffc.ScannerFilter("c"), ffc.all_of(Narrow("a"), ffc.ScannerFilter("a"))),
+        ffc.all_of(Narrow("a"), ffc.ScannerFilter("a")),
+        Exits(_PARTS, None),
+        _ANY([ffc.all_of(Narrow("a"), *_PARTS[:1])], None),
+    ],
+    ids=["any", "any of all", "all", "of any", "list"],
+)
+async def test_a_subclass_of_ours_is_asked_as_what_it_is(world: World, wanted: Any) -> None:
+    """It was taken for its fields, among others: what it did not admit was let in."""
+    async with world.backend() as backend:
+        stream = await backend.subscribe_completions_filtered(wanted)
+        other = await backend.subscribe_completions_filtered(ffc.any_of(*_PARTS))
+        items = [done(namespace="a"), done(namespace="b")]
+        await world.announce(*items)
+        assert {item.execution_id for item in await some(other, 2)} == {item.execution_id for item in items}
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.3)
+        await stream.aclose()
+        await other.aclose()
+
+
+async def test_nothing_that_is_closed_can_be_copied() -> None:
+    """A copy of a stream that was let go of closed the stream."""
+    async with MemoryBackend() as backend:
+        stream = await backend.subscribe_completions()
+        for thing in (stream, backend):
+            for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="cannot be copied"):
+                    copied(thing)
+        item = backend.emit(done().execution_id)
+        assert await some(stream, 1) == [item]
+        await stream.aclose()
 
 
 # ── passwords ────────────────────────────────────────────────────────────────────────────────────────────────────────
