@@ -91,7 +91,7 @@ class _Pump:
         # A plain iterator has nothing to be closed.
         close: Callable[[], Awaitable[object]] | None = getattr(self._generator, "aclose", None)
         if close is not None:
-            await close()
+            await called("the stream", close)
 
     def abandon(self) -> None:
         self.closed = True

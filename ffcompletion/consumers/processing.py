@@ -11,7 +11,7 @@ from ffcompletion.consumers.handling import ended_saver, handled, set_within
 from ffcompletion.consumers.histories import check_owner, owner_of
 from ffcompletion.consumers.inhand import InHand, Work
 from ffcompletion.consumers.progress import Processed, Progress
-from ffcompletion.consumers.selection import former_selection_text, selection_text, stored_checkpoint
+from ffcompletion.consumers.selection import check_selection, former_selection_text, selection_text, stored_checkpoint
 from ffcompletion.consumers.shards import position_of
 from ffcompletion.consumers.subscribing import check_cursor, check_partitions, open_stream
 from ffcompletion.contract.checkpoint import Checkpoint, CheckpointStore, Lease, LeasingStore
@@ -122,7 +122,7 @@ class Checkpointed:
         stored = stored_checkpoint(await called("load a checkpoint", lambda: self._store.load(self._name)))
         if stored is not None:
             await check_owner(self._backend, self._name, stored)
-            self._check(stored)
+            check_selection(self._name, stored, self._selection, self._former)
             self._saved = stored.cursor
         cursor = self._start if stored is None else stored.cursor
         self._stream = await open_stream(
@@ -299,18 +299,17 @@ class Checkpointed:
                 await set_within(self._leaving, self._interval_s)
                 await set_within(self._dirty, _IDLE_S)
                 self._dirty.clear()
+        except asyncio.CancelledError:
+            if not self._leaving.is_set():
+                # Nobody of ours did that: the store cancelled the task that called it.
+                await self._not_stored(Unavailable("save a checkpoint", "the task that does it was cancelled"))
+            raise
         except Exception as exc:  # noqa: BLE001  # the consumer raises it
-            _log.warning("%s: the position cannot be stored (%s); the stream ends", self._name, type(exc).__name__)
-            self._failed = exc
-            if self._stream is not None:
-                # Wakes whoever waits for the next completion.
-                await self._stream.aclose()
+            await self._not_stored(exc)
 
-    def _check(self, stored: Checkpoint) -> None:
-        selection = self._selection
-        if stored.selection != selection and stored.selection not in self._former:
-            raise Validation(
-                "checkpoint",
-                f"{self._name!r} was stored for {stored.selection or 'everything'}, and this is for"
-                f" {selection or 'everything'}; what that did not admit has been passed over",
-            )
+    async def _not_stored(self, error: Exception) -> None:
+        _log.warning("%s: the position cannot be stored (%s); the stream ends", self._name, name_of(error))
+        self._failed = error
+        if self._stream is not None:
+            # Wakes whoever waits for the next completion.
+            await self._stream.aclose()

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from ffcompletion.contract.checkpoint import Checkpoint
-from ffcompletion.contract.combining import AllOf, AnyOf
+from ffcompletion.contract.combining import AllOf, AnyOf, is_plain
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.filter import ScannerFilter
@@ -18,7 +18,14 @@ from ffcompletion.contract.text import check_text
 from ffcompletion.foreign.calling import name_of
 from ffcompletion.foreign.filters import is_noop
 
-__all__ = ["cursor_family", "former_selection_text", "own_family", "selection_text", "stored_checkpoint"]
+__all__ = [
+    "check_selection",
+    "cursor_family",
+    "former_selection_text",
+    "own_family",
+    "selection_text",
+    "stored_checkpoint",
+]
 
 _FAMILIES: Final = {0x01: "stream", 0x02: "outbox"}
 
@@ -59,10 +66,10 @@ def selection_text(wanted: CompletionFilter | None, partitions: Collection[int] 
 
 def _value(wanted: CompletionFilter) -> dict[str, object] | None:
     """A filter that is ours as plain values; None for one that holds somebody else's code."""
-    if isinstance(wanted, ScannerFilter):
+    if type(wanted) is ScannerFilter:
         tenant: dict[str, object] = {} if wanted.namespace is None else {"namespace": wanted.namespace}
         return tenant if wanted.instance_tag is None else tenant | {"tag": wanted.instance_tag}
-    if isinstance(wanted, AnyOf | AllOf):
+    if isinstance(wanted, AnyOf | AllOf) and is_plain(wanted):
         values = [_value(part) for part in wanted.parts]
         if None in values:
             return None
@@ -100,7 +107,31 @@ def _class_of(wanted: CompletionFilter) -> str:
 
 
 def stored_checkpoint(stored: object) -> Checkpoint | None:
-    """What a store answered. Raises ``Validation`` where that is no checkpoint."""
-    if stored is not None and not isinstance(stored, Checkpoint):
+    """What a store answered. Raises ``Validation`` where that is no checkpoint, or one of other things than it holds."""
+    if stored is None:
+        return None
+    if not isinstance(stored, Checkpoint):
         raise Validation("checkpoint", f"the store answered a {name_of(stored)}, which is no Checkpoint")
-    return stored
+    cursor: object = stored.cursor
+    if not isinstance(cursor, StreamCursor):
+        raise Validation("checkpoint", f"the store answered a {name_of(cursor)}, which is no cursor")
+    try:
+        # As a store would have to hold it, and read it back.
+        position = StreamCursor.from_bytes(cursor.to_bytes())
+    except Exception as exc:
+        raise Validation("checkpoint", "the store answered a position that is none") from exc
+    return Checkpoint(
+        cursor=position,
+        backend=check_text("checkpoint", "the backend", stored.backend),
+        selection=check_text("checkpoint", "the selection", stored.selection),
+    )
+
+
+def check_selection(name: str, stored: Checkpoint, selection: str, former: Collection[str]) -> None:
+    """Raise ``Validation`` if it was stored for other completions; ``former``: how earlier versions wrote these."""
+    if stored.selection != selection and stored.selection not in former:
+        raise Validation(
+            "checkpoint",
+            f"{name!r} was stored for {stored.selection or 'everything'}, and this is for"
+            f" {selection or 'everything'}; what that did not admit has been passed over",
+        )

@@ -20,6 +20,7 @@ from ffcompletion.contract.numbers import check_count
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, CompletionStream, Subscription
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
+from ffcompletion.foreign.awaiting import called
 
 __all__ = ["Broadcast", "BroadcastStream", "broadcast"]
 
@@ -184,21 +185,24 @@ class Broadcast(CompletionBackend, AsyncClosing):
         error: BaseException | None = None
         try:
             await self._wanted.wait()
-            async for completion in self._stream:
-                taken = False
-                while not taken:
-                    # Held back while nobody listens.
-                    await self._wanted.wait()
-                    for queue in tuple(self._queues):
-                        taken = await self._hand(queue, completion) or taken
-                self._cursor = completion.cursor
-                if any(2 * len(queue.items) >= self._limit for queue in self._queues):
-                    # A source that never waits would fill the buffers before anybody has had a turn.
-                    await asyncio.sleep(0)
+            await called("the shared stream", self._read)
         except Exception as exc:  # noqa: BLE001  # the consumers raise it
             error = exc
         finally:
             self._end(error)
+
+    async def _read(self) -> None:
+        async for completion in self._stream:
+            taken = False
+            while not taken:
+                # Held back while nobody listens.
+                await self._wanted.wait()
+                for queue in tuple(self._queues):
+                    taken = await self._hand(queue, completion) or taken
+            self._cursor = completion.cursor
+            if any(2 * len(queue.items) >= self._limit for queue in self._queues):
+                # A source that never waits would fill the buffers before anybody has had a turn.
+                await asyncio.sleep(0)
 
     async def _hand(self, queue: _Queue, completion: CompletionPayload) -> bool:
         if len(queue.items) >= self._limit:

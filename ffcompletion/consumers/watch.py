@@ -122,7 +122,7 @@ class Watch:
         if isinstance(self._backend, Backend):
             asking = asyncio.create_task(self._ask_why(self._backend), name="ffcompletion-waiting-why")
         try:
-            stream = await self._backend.subscribe_completions()
+            stream = await called("subscribe", self._backend.subscribe_completions)
             try:
                 # Nothing is awaited for it here: whoever is cancelled then has a stream to close.
                 if asking is not None:
@@ -131,7 +131,7 @@ class Watch:
                 self._live.set()
                 async with asyncio.TaskGroup() as group:
                     reading = group.create_task(self._read(self._reader)) if self._reader is not None else None
-                    await self._listen(stream)
+                    await called("the stream", partial(self._listen, stream))
                     if reading is not None:
                         reading.cancel()
             finally:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, final, overload
 
 import msgspec
+from typing_extensions import TypeIs
 
 from ffcompletion.contract.errors import Validation
 from ffcompletion.contract.filter import ScannerFilter
@@ -48,12 +49,12 @@ class AnyOf(msgspec.Struct, frozen=True, dict=True):
         return frozenset(
             (part.namespace, None if part.instance_tag is None else part.instance_tag[1])
             for part in self.parts
-            if isinstance(part, ScannerFilter)
+            if _is_ours(part)
         )
 
     @cached_property
     def _others(self) -> tuple[CompletionFilter, ...]:
-        return tuple(part for part in self.parts if not isinstance(part, ScannerFilter))
+        return tuple(part for part in self.parts if not _is_ours(part))
 
     @cached_property
     def namespaces(self) -> frozenset[str] | None:
@@ -156,14 +157,21 @@ def matching(
 
 def is_plain(wanted: CompletionFilter) -> bool:
     """Whether it is a ``ScannerFilter``, or made of those alone: then it is a value, and raises nothing."""
-    if type(wanted) is ScannerFilter:
+    if _is_ours(wanted):
         return True
-    return isinstance(wanted, AnyOf | AllOf) and all(map(is_plain, wanted.parts))
+    # A subclass may answer other things than its parts do, and so may parts that change.
+    kinds = (AnyOf, AllOf)
+    return (
+        isinstance(wanted, kinds)
+        and type(wanted) in kinds
+        and type(wanted.parts) is tuple
+        and all(map(is_plain, wanted.parts))
+    )
 
 
 def namespaces_of(wanted: CompletionFilter) -> frozenset[str] | None:
     """The namespaces of which it may admit something; None where that cannot be told, or is all of them."""
-    if isinstance(wanted, ScannerFilter):
+    if _is_ours(wanted):
         return None if wanted.namespace is None else frozenset({wanted.namespace})
     if isinstance(wanted, AnyOf):
         return wanted.namespaces
@@ -171,6 +179,11 @@ def namespaces_of(wanted: CompletionFilter) -> frozenset[str] | None:
         return None
     known = [names for part in wanted.parts if (names := namespaces_of(part)) is not None]
     return known[0].intersection(*known[1:]) if known else None
+
+
+def _is_ours(part: CompletionFilter) -> TypeIs[ScannerFilter]:
+    # Not a subclass, which may admit less than its fields say, whatever `final` means to a checker.
+    return type(part) is ScannerFilter
 
 
 def _admits_everything(part: CompletionFilter) -> bool:
@@ -226,7 +239,7 @@ def _flat(filters: tuple[CompletionFilter, ...], kind: type[AnyOf | AllOf]) -> t
             # Untyped callers: a namespace, or a list of filters.
             raise Validation("filter", f"a {type(item).__name__} is none")
         for part in item.parts if isinstance(item, AnyOf | AllOf) and type(item) is kind else (item,):
-            if isinstance(part, ScannerFilter):
+            if _is_ours(part):
                 known = part in values
                 values.add(part)
             else:
@@ -245,13 +258,13 @@ def _depth(part: CompletionFilter) -> int:
 
 def _merged(parts: tuple[CompletionFilter, ...]) -> tuple[CompletionFilter, ...]:
     """The same, with the ``ScannerFilter``s made one where they do not contradict each other."""
-    ours = [part for part in parts if isinstance(part, ScannerFilter)]
+    ours = [part for part in parts if _is_ours(part)]
     namespaces = {part.namespace for part in ours if part.namespace is not None}
     tags = {part.instance_tag for part in ours if part.instance_tag is not None}
     if not ours or len(namespaces) > 1 or len(tags) > 1:
         return parts
     one = ScannerFilter(next(iter(namespaces), None), next(iter(tags), None))
-    return (one, *(part for part in parts if not isinstance(part, ScannerFilter)))
+    return (one, *(part for part in parts if not _is_ours(part)))
 
 
 def _tag_key(parts: tuple[CompletionFilter, ...]) -> str | None:

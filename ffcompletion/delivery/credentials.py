@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
@@ -22,6 +22,7 @@ Password: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """The password itself, or what is called for it at each connect: a coroutine function, or a plain one, which runs in a
 thread because it may well ask a vault over the network."""
 
+_Outcome: TypeAlias = tuple[object, BaseException | None]
 
 _AUTHORITY: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*")
 
@@ -71,8 +72,27 @@ async def ask_password(password: Password, shown: str) -> str:
 
 
 async def _answer(function: Callable[[], object]) -> object:
+    import asyncio  # noqa: PLC0415  # half of what importing this package would take
+
     answer = function() if _is_coroutine_function(function) else await _in_a_thread(function)
-    return await cast("Awaitable[object]", answer) if inspect.isawaitable(answer) else answer
+    if not inspect.isawaitable(answer):
+        return answer
+    # In a task of its own: the one that it may cancel is that of the reader, which never comes back by itself.
+    text, error = await asyncio.create_task(_awaited(answer), name="ffcompletion-password")
+    if error is not None:
+        raise error
+    return text
+
+
+async def _awaited(answer: Awaitable[object]) -> _Outcome:
+    import asyncio  # noqa: PLC0415  # the same
+
+    try:
+        return await answer, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as exc:  # noqa: BLE001  # out of a task, some of them end the loop
+        return None, exc
 
 
 def _is_coroutine_function(function: object) -> bool:
@@ -80,8 +100,6 @@ def _is_coroutine_function(function: object) -> bool:
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # an object with an async __call__
 
-
-_Outcome: TypeAlias = tuple[object, BaseException | None]
 
 # Calls under way, by process and function, which each of them holds.
 _under_way: Final[dict[tuple[int, int], Future[_Outcome]]] = {}

@@ -23,6 +23,8 @@ __all__ = ["Channel"]
 log: Final = logger("ffcompletion.web")
 
 _BATCH: Final = 256
+# Digits of an event's number.
+_LONGEST: Final = 20
 # A tenant's name is for show: it must not hold up the completion for long.
 _NAMES_S: Final = 2.0
 
@@ -83,7 +85,9 @@ class Channel:
         missed: Sequence[bytes] = ()
         if last_id is not None:
             _, nonce, number = (*last_id.split("."), "", "")[:3]
-            behind = self._number - int(number) if nonce == self._nonce and number.isdecimal() else -1
+            # Digits without end are no number of ours, and `int` refuses them.
+            known = nonce == self._nonce and number.isdecimal() and len(number) <= _LONGEST
+            behind = self._number - int(number) if known else -1
             if not 0 <= behind <= len(self._recent):
                 return None
             missed = tuple(self._recent)[len(self._recent) - behind :]

@@ -150,6 +150,21 @@ async def test_a_client_that_was_sent_nothing_yet_resumes_where_it_began() -> No
             assert await again.ids(1) == [ID % 1]
 
 
+async def test_an_id_with_digits_without_end_resumes_by_its_position() -> None:
+    """Python refuses to read them as a number, and the client had no answer."""
+    async with MemoryBackend() as backend, serving(completions_app(backend, authorize=anybody)) as (client, _):
+        async with events(client) as one:
+            backend.emit(ID % 0, "success")
+            async with asyncio.timeout(30):
+                async for line in one._lines:
+                    if line.startswith("id: "):
+                        break
+            cursor, channel, _ = line.removeprefix("id: ").split(".")
+            async with events(client, last=f"{cursor}.{channel}.{'9' * 5000}") as again:
+                backend.emit(ID % 1, "success")
+                assert ID % 1 in await again.ids(2 if line.endswith(".0") else 1)
+
+
 async def test_what_is_granted_bounds_what_is_asked_for() -> None:
     """Own tenant, several, a tag; more than granted is refused; nothing of another's ever arrives."""
     grants = {

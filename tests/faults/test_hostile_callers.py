@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
+import pickle
 import sys
 import threading
 import time
@@ -89,6 +91,72 @@ async def test_filters_within_each_other_are_bounded(world: World) -> None:
             await stream.aclose()
 
 
+class Narrow(ffc.ScannerFilter):  # type: ignore[misc]  # a checker would have refused it
+    """Admits less than its fields say."""
+
+    @override
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        if core_namespace == "a":
+            return tag_value == "never"
+        raise SystemExit
+
+
+_ANY: Any = type(ffc.any_of(ffc.ScannerFilter("x"), ffc.ScannerFilter("y")))
+
+
+class Exits(_ANY):  # type: ignore[misc, no-any-unimported]  # the same
+    @override
+    def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
+        raise SystemExit
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = _ANY.__hash__
+
+
+_PARTS = (ffc.ScannerFilter("a"), ffc.ScannerFilter("b"))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        ffc.any_of(Narrow("a"), ffc.ScannerFilter("c")),
+        ffc.any_of(ffc.ScannerFilter("c"), ffc.all_of(Narrow("a"), ffc.ScannerFilter("a"))),
+        ffc.all_of(Narrow("a"), ffc.ScannerFilter("a")),
+        Exits(_PARTS, None),
+        _ANY([ffc.all_of(Narrow("a"), *_PARTS[:1])], None),
+    ],
+    ids=["any", "any of all", "all", "of any", "list"],
+)
+async def test_a_subclass_of_ours_is_asked_as_what_it_is(world: World, wanted: Any) -> None:
+    """It was taken for its fields, among others: what it did not admit was let in."""
+    async with world.backend() as backend:
+        stream = await backend.subscribe_completions_filtered(wanted)
+        other = await backend.subscribe_completions_filtered(ffc.any_of(*_PARTS))
+        items = [done(namespace="a"), done(namespace="b")]
+        await world.announce(*items)
+        assert {item.execution_id for item in await some(other, 2)} == {item.execution_id for item in items}
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.3)
+        await stream.aclose()
+        await other.aclose()
+
+
+async def test_nothing_that_is_closed_can_be_copied() -> None:
+    """A copy of a stream that was let go of closed the stream."""
+    async with MemoryBackend() as backend:
+        stream = await backend.subscribe_completions()
+        for thing in (stream, backend):
+            for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="cannot be copied"):
+                    copied(thing)
+        item = backend.emit(done().execution_id)
+        assert await some(stream, 1) == [item]
+        await stream.aclose()
+
+
 # ── passwords ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _RAISED = (asyncio.CancelledError, SystemExit, GeneratorExit, StopIteration, KeyboardInterrupt, MemoryError)
@@ -157,6 +225,20 @@ async def _told(ask: Callable[[], Awaitable[str]]) -> object:
         return exc
 
 
+async def test_a_password_that_cancels_its_task_cancels_its_own() -> None:
+    """It was the reader's, and nobody read any more."""
+
+    async def cancels() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(60)
+        return "x"
+
+    with pytest.raises(ffc.Transport):
+        await asyncio.wait_for(ask_password(cancels, "a server"), 5)
+
+
 async def test_a_plain_password_whose_answer_is_to_be_awaited_is_asked_for_by_each() -> None:
     calls = 0
 
@@ -191,3 +273,85 @@ def test_what_one_callers_code_raises_ends_no_others_loop(error: type[BaseExcept
         memory.emit(item := done().execution_id)
         assert next(stream).execution_id == item
         assert victim.wait_for_completion(item, timeout=5).execution_id == item
+
+
+# ── streams and stores of a program's own ────────────────────────────────────────────────────────────────────────────
+
+
+class _Raises:
+    """A stream that raises at its first item."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+
+    def __aiter__(self) -> _Raises:
+        return self
+
+    async def __anext__(self) -> ffc.CompletionPayload:
+        raise self._error
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, SystemExit])
+async def test_what_a_shared_stream_raises_is_raised_by_its_consumers(error: type[BaseException]) -> None:
+    """To them it had ended, as if nothing were wrong; a SystemExit ended the program."""
+    async with ffc.broadcast(_Raises(error), overflow="wait") as shared:
+        stream = await shared.subscribe_completions()
+        with pytest.raises(ffc.Unavailable):
+            await asyncio.wait_for(anext(stream), 5)
+
+
+class _Store:
+    """Answers what it is told to; cancels the task that saves, from the second time on."""
+
+    def __init__(self, answer: Any = None, *, cancels: bool = False) -> None:
+        self._answer = answer
+        self._cancels = cancels
+        self._saved = 0
+
+    async def load(self, name: str, /) -> Any:
+        return self._answer
+
+    async def save(self, name: str, checkpoint: ffc.Checkpoint, /) -> None:
+        self._saved += 1
+        task = asyncio.current_task()
+        if self._cancels and self._saved > 1 and task is not None:
+            task.cancel()
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cursor": "x"},
+        {"cursor": None},
+        {"cursor": ffc.StreamCursor(2, 1 << 80)},
+        {"cursor": ffc.StreamCursor(1, "x")},  # type: ignore[arg-type]  # that is the point
+        {"backend": 3},
+        {"selection": []},
+    ],
+    ids=str,
+)
+async def test_a_stored_position_that_is_none_is_refused(fields: dict[str, Any]) -> None:
+    whole: dict[str, Any] = {"cursor": ffc.StreamCursor.beginning(), "backend": "", "selection": "", **fields}
+    async with MemoryBackend() as backend:
+        with pytest.raises(ffc.Validation, match="checkpoint"):
+            async with ffc.checkpointed(backend, _Store(ffc.Checkpoint(**whole)), "x"):
+                pass
+        assert backend.stats().streams == 0
+
+
+async def test_a_store_that_cancels_the_task_that_saves_is_told_of() -> None:
+    """Nothing was stored from then on, and the loop went on without a word."""
+    async with MemoryBackend() as backend:
+        for _ in range(3):
+            backend.emit(done().execution_id)
+        with pytest.raises(ffc.Unavailable, match="cancelled"):
+            async with asyncio.timeout(10):
+                start = ffc.StreamCursor.beginning()
+                store = _Store(cancels=True)
+                async with ffc.checkpointed(backend, store, "x", start=start, save_interval=0.01) as completions:
+                    async for _ in completions:
+                        await asyncio.sleep(0)
+        assert backend.stats().streams == 0
