@@ -48,102 +48,103 @@ def record(
 
     Raises ``Unavailable``.
     """
+    recorder = _Recorder(conn, definition, schema, before)
     jobs, missed, behind = 0, 0, ""
     while True:
         page = recorded(definition, schema, (behind, "", str(_BATCH)), again=before is not None)
-        count, last, told, differ = _read(conn, definition, schema, page)
+        count, last, told, differ = recorder.read(page)
         jobs += count
         missed += told
         if differ:
-            missed += _mend(conn, definition, schema, (behind, literal(last), "ALL"), before)
+            missed += recorder.mend((behind, literal(last), "ALL"))
         if progress is not None and count:
             progress(jobs, max(about, jobs))
         if count < _BATCH:
             break
         behind = literal(last)
     if before is not None:
-        missed += _tell_vanished(conn, definition, schema)
-
-    def whole() -> None:
-        with _settled(conn, definition, schema):
-            run(conn, completed(definition, schema))
-
-    patiently(conn, whole, definition)
+        missed += recorder.tell_vanished()
+    recorder.run_alone(completed(definition, schema))
     return Recorded(jobs=jobs, missed=missed)
 
 
-def _mend(conn: Connected, definition: Definition, schema: str, span: Span, before: Definition | None) -> int:
-    total = 0
-    for _ in range(TRIES):
-        total += _told(
-            conn,
-            definition,
-            schema,
-            differing(definition, schema, span),
-            lambda ids: mended(definition, schema, span, ids, before),
-        )
-        _, _, told, differ = _read(conn, definition, schema, recorded(definition, schema, span, again=True))
-        total += told
-        if not differ:
-            return total
-        time.sleep(PAUSE_S)
-    raise busy(conn, definition)
+@final
+class _Recorder:
+    """One table's scripts, each in a transaction of its own, tried again where somebody is in the way."""
 
+    def __init__(self, conn: Connected, definition: Definition, schema: str, before: Definition | None) -> None:
+        self._conn = conn
+        self._definition = definition
+        self._schema = schema
+        self._before = before
 
-def _tell_vanished(conn: Connected, definition: Definition, schema: str) -> int:
-    total = 0
-    # Those that others hold are being told of by their triggers.
-    while told := _told(
-        conn,
-        definition,
-        schema,
-        vanished(definition, schema, str(_BATCH)),
-        lambda ids: gone(definition, schema, ids),
-    ):
-        total += told
-    return total
+    def read(self, script: str) -> tuple[int, str, int, int]:
+        """What ``recorded`` answers."""
+        count, last, told, differ = self.run_alone(script) or (0, None, 0, 0)
+        return int(count), str(last), int(told), int(differ)
 
+    def run_alone(self, script: str) -> tuple[Any, ...] | None:
+        """The first row of the answer, if there is one."""
 
-def _told(
-    conn: Connected, definition: Definition, schema: str, locking: str, telling: Callable[[list[str]], str]
-) -> int:
-    """How many were told, in one transaction: of those that could be locked at once."""
-    count = 0
-    with _settled(conn, definition, schema):
-        if ids := [str(id_) for (id_,) in run(conn, locking).fetchall()]:
-            row = run(conn, telling(ids)).fetchone()
-            count = int(row[0]) if row else 0
-    return count
+        def once() -> tuple[Any, ...] | None:
+            with self._settled():
+                cursor = run(self._conn, script)
+                return cursor.fetchone() if cursor.description else None
 
+        return patiently(self._conn, once, self._definition)
 
-def _read(conn: Connected, definition: Definition, schema: str, script: str) -> tuple[int, str, int, int]:
-    def once() -> tuple[Any, ...] | None:
-        with _settled(conn, definition, schema):
-            return run(conn, script).fetchone()
+    def mend(self, span: Span) -> int:
+        """Brings the records of a span up to date; how many ends were told."""
+        definition, schema = self._definition, self._schema
+        total = 0
+        for _ in range(TRIES):
+            total += self._told(
+                differing(definition, schema, span), lambda ids: mended(definition, schema, span, ids, self._before)
+            )
+            _, _, told, differ = self.read(recorded(definition, schema, span, again=True))
+            total += told
+            if not differ:
+                return total
+            time.sleep(PAUSE_S)
+        raise busy(self._conn, definition)
 
-    row = patiently(conn, once, definition)
-    count, last, told, differ = row or (0, None, 0, 0)
-    return int(count), str(last), int(told), int(differ)
+    def tell_vanished(self) -> int:
+        """How many jobs are gone, each of which is told."""
+        definition, schema = self._definition, self._schema
+        total = 0
+        # Those that others hold are being told of by their triggers.
+        while told := self._told(vanished(definition, schema, str(_BATCH)), lambda ids: gone(definition, schema, ids)):
+            total += told
+        return total
 
+    def _told(self, locking: str, telling: Callable[[list[str]], str]) -> int:
+        """How many were told, in one transaction: of those that could be locked at once."""
+        count = 0
+        with self._settled():
+            if ids := [str(id_) for (id_,) in run(self._conn, locking).fetchall()]:
+                row = run(self._conn, telling(ids)).fetchone()
+                count = int(row[0]) if row else 0
+        return count
 
-@contextmanager
-def _settled(conn: Connected, definition: Definition, schema: str) -> Generator[None]:
-    """One transaction, and for its length alone what it needs: a pooler gives the session to others.
+    @contextmanager
+    def _settled(self) -> Generator[None]:
+        """One transaction, and for its length alone what it needs: a pooler gives the session to others.
 
-    Nobody detaches meanwhile. Raises ``Unavailable`` where somebody has.
-    """
-    with conn.transaction():
-        # Each statement sees what others have committed before it; and bytes are read as the triggers read them.
-        run(
-            conn,
-            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL bytea_output = 'hex';"
-            f" SET LOCAL lock_timeout = '{LOCK_MS}ms'; {PINNED}",
-        )
-        registry, name = f"{identifier(schema)}.ff_attachment", literal(definition.name)
-        try:
-            entry = run(conn, f"SELECT FROM {registry} WHERE name = {name} FOR KEY SHARE").rowcount
-        except psycopg.errors.UndefinedTable:
-            entry = 0
-        if not entry:
-            raise Unavailable("attach", f"{definition.name!r} was detached meanwhile")
-        yield
+        Nobody detaches meanwhile. Raises ``Unavailable`` where somebody has.
+        """
+        conn, definition = self._conn, self._definition
+        with conn.transaction():
+            # Each statement sees what others have committed before it; and bytes are read as the triggers read them.
+            run(
+                conn,
+                "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL bytea_output = 'hex';"
+                f" SET LOCAL lock_timeout = '{LOCK_MS}ms'; {PINNED}",
+            )
+            registry, name = f"{identifier(self._schema)}.ff_attachment", literal(definition.name)
+            try:
+                entry = run(conn, f"SELECT FROM {registry} WHERE name = {name} FOR KEY SHARE").rowcount
+            except psycopg.errors.UndefinedTable:
+                entry = 0
+            if not entry:
+                raise Unavailable("attach", f"{definition.name!r} was detached meanwhile")
+            yield
