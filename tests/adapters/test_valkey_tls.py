@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import socket
+import ssl
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +17,7 @@ from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.backends.valkey.sockets import open_connection
 from ffcompletion.options import ValkeyOptions
 from tests.worlds import ValkeyWorld, done, first
 from tests.worlds.proxy import Proxy
@@ -97,3 +103,37 @@ async def test_a_server_that_cannot_be_trusted_is_refused(
     async with ValkeyBackend(url, tls_ca=ca, setup_timeout=4) as backend:
         with pytest.raises(ffc.EngineError):
             await backend.subscribe_completions()
+
+
+async def test_a_handshake_that_is_cancelled_leaves_no_socket(tls: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just when it has succeeded, where asyncio would go on to wait for the server's goodbye; and before."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    wake_up = SSLProtocol._wakeup_waiter
+
+    def cancelled_then(protocol: SSLProtocol, exc: BaseException | None = None) -> None:
+        wake_up(protocol, exc)
+        if asyncio.get_running_loop() is opening.get_loop():
+            opening.cancel()
+
+    monkeypatch.setattr(SSLProtocol, "_wakeup_waiter", cancelled_then)
+    for delay_s in (None, 0.0, 0.001, 0.002):
+        opening = asyncio.create_task(open_connection("127.0.0.1", tls.port, context))
+        if delay_s is not None:
+            await asyncio.sleep(delay_s)
+            opening.cancel()
+        await asyncio.wait({opening})
+        assert opening.cancelled()
+        # A turn of the loop closes it, not a word of the server's.
+        await asyncio.sleep(0)
+        assert tls.port not in _peers()
+
+
+def _peers() -> set[int]:
+    """The ports that sockets of this process are connected to."""
+    found = set[int]()
+    for each in gc.get_objects():
+        if isinstance(each, socket.socket) and each.fileno() != -1:
+            with contextlib.suppress(OSError, TypeError, IndexError):
+                found.add(each.getpeername()[1])
+    return found

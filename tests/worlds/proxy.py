@@ -113,13 +113,15 @@ class Proxy:
 
     async def _stop(self) -> None:
         self._server.close()
-        # A connection that has just been accepted is nobody's to close before it has a transport.
-        await asyncio.sleep(0)
-        await self._cut()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # A client that tries again and again may have come in this very moment: it is nobody's to close before it has a
+        # transport, and is served when it has one.
+        for _ in range(3):
+            await asyncio.sleep(0)
+            await self._cut()
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         await self._cut()
         # Aborted transports close in the next turn of the loop.
         await asyncio.sleep(0.01)

@@ -13,6 +13,7 @@ from typing import Final
 from glide import RequestError
 
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.sockets import open_connection
 
 __all__ = ["check_reachable"]
 
@@ -56,7 +57,7 @@ async def _try(options: Options, host: str, port: int, password: str | None) -> 
         commands.insert(0, ("SELECT", str(options.database)))
     if password is not None:
         commands.insert(0, ("AUTH", *([options.username] if options.username else []), password))
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await open_connection(host, port)
     try:
         for words in commands:
             writer.write(_encoded(words))
@@ -73,7 +74,9 @@ async def _try_tls(host: str, port: int) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    handshake = asyncio.create_task(asyncio.open_connection(host, port, ssl=context), name="ffcompletion-handshake")
+    handshake = asyncio.create_task(open_connection(host, port, context), name="ffcompletion-handshake")
+    # That it is done is all there is to know, also where nobody waits for it any more.
+    handshake.add_done_callback(_hang_up)
     try:
         await asyncio.wait({handshake}, timeout=_HANDSHAKE_S)
         if not handshake.done() and await _speaks_plainly(host, port):
@@ -82,14 +85,17 @@ async def _try_tls(host: str, port: int) -> None:
     finally:
         handshake.cancel()
         await asyncio.wait({handshake})
-        if not handshake.cancelled() and handshake.exception() is None:
-            handshake.result()[1].transport.abort()
+
+
+def _hang_up(handshake: asyncio.Task[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
+    if not handshake.cancelled() and handshake.exception() is None:
+        handshake.result()[1].transport.abort()
 
 
 async def _speaks_plainly(host: str, port: int) -> bool:
     with contextlib.suppress(OSError, EOFError):
         async with asyncio.timeout(_PLAIN_S):
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await open_connection(host, port)
             try:
                 writer.write(_encoded(("PING",)))
                 return (await reader.readexactly(1)) in b"+-"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, final
 
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.sockets import open_connection
 from ffcompletion.delivery.credentials import ask_password
 
 __all__ = ["Refused", "Reply", "Wire"]
@@ -38,9 +39,8 @@ class Wire:
         """To the first host; authenticated, in its database. Raises ``Refused`` for wrong credentials."""
         host, port = options.hosts[0]
         async with asyncio.timeout(seconds):
-            reader, writer = await asyncio.open_connection(
-                host, port, limit=_MOST_BYTES, ssl=_context(options) if options.tls else None
-            )
+            context = _context(options) if options.tls else None
+            reader, writer = await open_connection(host, port, context, limit=_MOST_BYTES)
         wire = cls(reader, writer, seconds)
         try:
             if options.password is not None:
