@@ -78,10 +78,11 @@ async def _floods(valkey: str, postgres: str) -> list[Row]:
             process = producer.start("results", url, 300, 1_000_000)
             producer.go(process)
             finishing = asyncio.create_task(asyncio.to_thread(producer.finish, process))
-            for _ in range(300):
-                await anext(stream)
-                await asyncio.sleep(0.03)
-                most = max(most, _resident_mib())
+            async with asyncio.timeout(120):
+                for _ in range(300):
+                    await anext(stream)
+                    await asyncio.sleep(0.03)
+                    most = max(most, _resident_mib())
             await finishing
             rows.append(_grown(f"{name}: 300 results of 1 MB, a slow reader", before, most, "80 MiB"))
     return rows

@@ -132,9 +132,14 @@ async def results(url: str, count: int, size: int) -> None:
         for number in range(count):
             key = f"ff:exec:{{fp:{number % 256}}}:{execution(number)}".encode()
             conn.sendall(_command(b"SET", key + b":result", bytes(size)))
-            conn.sendall(_command(b"HSET", key + b":core", b"namespace", b"a", b"lifecycle_phase", b"terminal"))
+            now = b"%d" % (time.time_ns() // 1_000_000)
+            fields = (b"namespace", b"a", b"lifecycle_phase", b"terminal", b"terminal_outcome", b"success")
+            conn.sendall(_command(b"HSET", key + b":core", *fields, b"completed_at", now))
+            # Where a stream that had no room finds it.
+            index = b"ff:idx:{fp:%d}:lane:default:terminal" % (number % 256)
+            conn.sendall(_command(b"ZADD", index, now, execution(number).encode()))
             conn.sendall(_command(b"PUBLISH", b"ff:dag:completions", message(number)))
-            _drain(conn, 3)
+            _drain(conn, 4)
         conn.close()
         return
     import psycopg

@@ -14,9 +14,12 @@ from ffcompletion.contract.text import check_text
 from ffcompletion.foreign.calling import FAILED, Culprit, contained, discard, name_of
 from ffcompletion.foreign.logs import logger
 
-__all__ = ["ForeignFilter", "Wanted", "admits", "checked_filter", "is_noop"]
+__all__ = ["ForeignFilter", "Wanted", "admits", "asked_at_once", "checked_filter", "is_noop"]
 
 _log: Final = logger("ffcompletion.filter")
+
+# A millisecond each holds up the loop for less than anybody notices.
+_AT_ONCE: Final = 64
 
 
 @final
@@ -110,6 +113,11 @@ def admits(wanted: Wanted, namespace: str | None, tag_value: str | None) -> bool
     if isinstance(wanted, ForeignFilter):
         return wanted.admits(namespace, tag_value)
     return wanted.matches(namespace, tag_value)
+
+
+def asked_at_once(wanted: Wanted | None, most: int) -> int:
+    """Of how many stored completions a filter is asked before others have a turn: fewer where it is somebody's code."""
+    return min(_AT_ONCE, most) if isinstance(wanted, ForeignFilter) else most
 
 
 # Functions of their own, because looking the attribute up may raise as well.

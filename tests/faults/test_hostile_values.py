@@ -16,7 +16,7 @@ import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.otel import metered, observed, observed_lag
 from ffcompletion.web.channel import Channel
-from tests.worlds import done, some
+from tests.worlds import World, done, some
 
 
 class EqualText(str):
@@ -143,6 +143,37 @@ async def test_a_stream_that_admits_little_of_a_long_log_gives_the_others_their_
         await slow.aclose()
         with pytest.raises(StopAsyncIteration):
             await reading
+
+
+async def test_somebodys_own_filter_is_asked_about_few_before_others_have_a_turn(world: World) -> None:
+    if not world.resumable:
+        pytest.skip("nothing is stored")
+    asked = most = 0
+
+    def counts(namespace: str | None, tag: str | None) -> bool:
+        nonlocal asked, most
+        asked += 1
+        most = max(most, asked)
+        return False
+
+    async def turns() -> None:
+        nonlocal asked
+        while True:
+            asked = 0
+            await asyncio.sleep(0)
+
+    async with world.backend() as backend:
+        await world.announce(*(done(namespace="a") for _ in range(300)))
+        turning = asyncio.create_task(turns())
+        wanted = ffc.matching(counts)
+        async with ffc.subscribe(backend, wanted, cursor=ffc.StreamCursor.beginning()) as stream:
+            reading = asyncio.create_task(some(stream, 1))
+            async with asyncio.timeout(30):
+                while stream.stats().filtered < 300:
+                    await asyncio.sleep(0.01)
+        turning.cancel()
+        await asyncio.wait([turning, reading])
+        assert 0 < most <= 64
 
 
 # ── metrics ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.delivery.batch import Facts
 from ffcompletion.delivery.buffer import Hand, Room, Signal, sizes_of
-from ffcompletion.foreign.filters import ForeignFilter, Wanted, admits
+from ffcompletion.foreign.filters import Wanted, admits, asked_at_once
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Log", "Reader", "log"]
@@ -26,8 +26,6 @@ __all__ = ["Log", "Reader", "log"]
 log: Final = logger("ffcompletion.memory")
 # Small enough that a consumer yields the loop often, large enough that slicing costs nothing per item.
 _BATCH: Final = 256
-# Of those that somebody's own filter is asked about: it holds up the loop for so many at the most.
-_ASKED: Final = 16
 
 _Entry = tuple[CompletionPayload, Facts]
 
@@ -101,7 +99,7 @@ class Reader:
         self._filter = wanted
         self._results = results
         self._holds = holds
-        self._at_once = min(holds, _ASKED if isinstance(wanted, ForeignFilter) else _BATCH)
+        self._at_once = min(holds, asked_at_once(wanted, _BATCH))
         self._hand = Hand()
         self._delivered = 0
         self._filtered = 0

@@ -29,6 +29,7 @@ from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.delivery.batch import Facts
 from ffcompletion.delivery.buffer import Room
 from ffcompletion.delivery.hub import Group, Selector
+from ffcompletion.foreign.filters import asked_at_once
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Page", "PageReader", "Piece"]
@@ -82,7 +83,7 @@ class Page:
     Decoding a page at once would hold the loop for longer than the socket's buffer lasts, and the server would wait.
     """
 
-    __slots__ = ("_answers", "_group", "_rows", "_stayed", "_taken", "_watermark", "bytes", "reached")
+    __slots__ = ("_answers", "_group", "_piece", "_rows", "_stayed", "_taken", "_watermark", "bytes", "reached")
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class Page:
         self._taken = 0
         self._watermark = watermark
         self._group = Group(selector)
+        self._piece = asked_at_once(selector.filter, _PIECE)
         self._answers = answers
         self.reached: Final = reached
         self.bytes: Final = sum(len(result.data or b"") for result in (answers.results or {}).values())
@@ -114,7 +116,7 @@ class Page:
 
     def take(self, most: int) -> Piece:
         """Decode and decide the next piece, so many rows at the most."""
-        rows = self._rows[self._taken : self._taken + min(_PIECE, most)]
+        rows = self._rows[self._taken : self._taken + min(self._piece, most)]
         self._taken += len(rows)
         batch = decode(rows, self._watermark)
         group, before = self._group, (self._group.filtered, self._group.undecided)
