@@ -30,7 +30,7 @@ BEGIN
     END IF;
     IF whole THEN
         RETURN (left(encode(sha256(convert_to($1, 'UTF8')), 'hex'), 12) || CASE WHEN $3 THEN '8fe' ELSE '8ff' END
-                || regexp_replace(lpad(to_hex($2::bigint), 16, '0'), '.', '\&8'))::uuid;
+                || overlay(lpad(to_hex($2::bigint), 16, '0') PLACING '8' FROM 2 FOR 0))::uuid;
     END IF;
     digest := encode(sha256(convert_to($1, 'UTF8') || decode('00', 'hex') || convert_to($2, 'UTF8')), 'hex');
     RETURN (left(digest, 12) || '8' || CASE WHEN $3 THEN 'fc' ELSE 'fd' END || substr(digest, 13, 1) || '8'

