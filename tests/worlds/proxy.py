@@ -30,6 +30,7 @@ class Proxy:
         self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._flowing: asyncio.Event
         self._refusing = False
         self.port = 0
@@ -43,12 +44,20 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         kind = asyncio.StreamReaderProtocol if self._tls is None else _Silent
-        self._server = await self._loop.create_server(lambda: kind(asyncio.StreamReader(), self._serve), "127.0.0.1", 0)
+        self._server = await self._loop.create_server(
+            lambda: kind(asyncio.StreamReader(), self._accept), "127.0.0.1", 0
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # At once: a task that is cancelled before its first step does nothing.
         self.accepted += 1
         self._writers.add(writer)
+        serving = self._loop.create_task(self._serve(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await self._forward(reader, writer)
 
