@@ -283,3 +283,12 @@ def test_which_namespaces_may_be_admitted() -> None:
     assert [is_plain(wanted) for wanted in (a, ffc.any_of(a, b), ffc.any_of(a, Raises()), Raises())] == [
         True, True, False, False,
     ]  # fmt: skip
+
+
+def test_filters_within_filters_are_bounded() -> None:
+    """Each asks the next: a stack that one stream's filter fills is everybody's reader's."""
+    made: ffc.CompletionFilter = ffc.ScannerFilter("a")
+    with pytest.raises(ffc.Validation, match="more than 32 are within each other"):
+        for depth in range(100):
+            kind = ffc.any_of if depth % 2 else ffc.all_of
+            made = kind(made, ffc.matching(lambda namespace, _: namespace == "a"))
