@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import pairwise
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -112,7 +112,7 @@ def stored_checkpoint(stored: object) -> Checkpoint | None:
         return None
     if not isinstance(stored, Checkpoint):
         raise Validation("checkpoint", f"the store answered a {name_of(stored)}, which is no Checkpoint")
-    cursor: object = stored.cursor
+    cursor = cast("object", stored.cursor)
     if not isinstance(cursor, StreamCursor):
         raise Validation("checkpoint", f"the store answered a {name_of(cursor)}, which is no cursor")
     try:

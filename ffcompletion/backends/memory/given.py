@@ -50,4 +50,4 @@ def result_of(given: object) -> bytes | None:
         return given
     if not isinstance(given, bytes | bytearray | memoryview):
         raise Validation("payload_bytes", f"bytes are needed, not {name_of(given)}")
-    return memoryview(given).tobytes()
+    return memoryview(cast("bytes", given)).tobytes()
