@@ -43,6 +43,10 @@ async def test_many_in_one_exchange_and_in_order(world: World) -> None:
         ]
         found = await backend.describe_executions(ids)
         assert [None if s is None else s.execution_id for s in found] == [None, *ids[1:-1], None]
+        # A few are asked for in another way.
+        for some in (ids[:4], ids[-3:], [ids[2], ids[1], ids[2]]):
+            told = await backend.describe_executions(some)
+            assert told == [found[ids.index(id_)] for id_ in some]
         assert await backend.describe_executions([]) == []
 
 

@@ -144,7 +144,9 @@ class Queries:
 
         One bound only: with two, a generic plan expects few rows, reads the whole range and sorts it.
         """
-        return self._select(" WHERE e.event_id > %s ORDER BY e.event_id FETCH FIRST %s ROWS WITH TIES")
+        return self._select(
+            " WHERE event_id > %s ORDER BY event_id FETCH FIRST %s ROWS WITH TIES", " ORDER BY e.event_id"
+        )
 
     def page_of_namespaces(self) -> Query:
         """The same page (``%s`` namespaces (text[]), after ``%s``, at most ``%s``) as far as ``%s``, for one filter.
@@ -170,7 +172,7 @@ class Queries:
 
     def picked(self) -> Query:
         """Rows whose id is in ``%s`` (bigint[]), in no order."""
-        return self._select(" WHERE e.event_id = ANY(%s)")
+        return self._select(" WHERE event_id = ANY(%s) OFFSET 0")
 
     def records(self, *, results: bool) -> Query:
         """What the records say of executions ``%s`` (smallint[]), ``%s`` (uuid[]), in no order: partition, bare id, …
@@ -200,10 +202,12 @@ class Queries:
 
         return _of_records(text, results=results)
 
-    def described(self, *, results: bool) -> bytes:
+    def described(self, *, results: bool, partition: int | None = None) -> bytes:
         """Executions by partition keys ``%s`` (smallint[]) and ids ``%s`` (uuid[]), each with its newest completion.
 
-        In no order: the first column is the position among those asked for, from 1.
+        Of one partition, by ids ``%s`` (uuid[]) alone. Its key stands in the text, so that the question is planned for
+        that one alone, whatever ``plan_cache_mode`` says. In no order: the first column is the position among those asked
+        for, from 1.
         """
         text: LiteralString = (
             "SELECT w.n, c.execution_id IS NOT NULL,"
@@ -215,7 +219,12 @@ class Queries:
         )
         text += " c.result" if results else " NULL::bytea"
         text += (
-            " FROM unnest(%s::smallint[], %s::uuid[]) WITH ORDINALITY AS w(partition_key, execution_id, n)"
+            " FROM (SELECT {partition}::smallint AS partition_key, u.execution_id, u.n"
+            " FROM unnest(%s::uuid[]) WITH ORDINALITY AS u(execution_id, n)) AS w"
+            if partition is not None
+            else " FROM unnest(%s::smallint[], %s::uuid[]) WITH ORDINALITY AS w(partition_key, execution_id, n)"
+        )
+        text += (
             " LEFT JOIN LATERAL (SELECT c.execution_id, c.flow_id, left(c.lane_id, 64) AS lane_id, c.lifecycle_phase,"
             " left(c.cancellation_reason, 32) AS reason, c.terminal_at_ms,"
             " CASE WHEN " + WHOLE + " THEN left(c.raw_fields->>'last_failure_message', 32) END AS failure,"
@@ -232,19 +241,26 @@ class Queries:
             " AND (e.namespace IS NULL OR (c.whole IS NOT FALSE AND coalesce(e.namespace = c.namespace, true)))"
             " ORDER BY e.event_id DESC LIMIT 1) o ON true"
         )
-        return self.compose(text)
+        return self.compose(text) if partition is None else self._for_partition(text, partition)
 
-    def members(self, *, everywhere: bool) -> bytes:
-        """``partition_key, execution_id`` of flow ``%s``, in partition ``%s`` alone unless everywhere; at most ``%s``."""
+    def members(self, partition: int | None = None) -> bytes:
+        """``partition_key, execution_id`` of flow ``%s``, of one partition or of all; at most ``%s``."""
         text: LiteralString = "SELECT partition_key, execution_id::text FROM {core} WHERE flow_id = %s::uuid"
-        return self.compose((text if everywhere else text + " AND partition_key = %s") + " LIMIT %s")
+        if partition is None:
+            return self.compose(text + " LIMIT %s")
+        return self._for_partition(text + " AND partition_key = {partition}::smallint LIMIT %s", partition)
 
-    def _select(self, tail: LiteralString) -> Query:
-        return Query(
-            self.compose("SELECT " + ROW + " FROM {outbox} e" + tail),  # noqa: S608  # literals only
-            self.compose("SELECT " + RAW_ROW + " FROM {outbox} e" + tail),  # noqa: S608  # the same
-            (2, 5),
+    def _for_partition(self, text: LiteralString, partition: int) -> bytes:
+        return sql.SQL(text).format(**self._names, partition=sql.Literal(partition)).as_bytes()
+
+    def _select(self, which: LiteralString, order: LiteralString = "") -> Query:
+        # The columns as they are below, and what is made of them above: else each partition's scan prepares to make it,
+        # which is a third of a wake's cost.
+        rows: LiteralString = (
+            " FROM (SELECT event_id, partition_key, execution_id, outcome, occurred_at_ms, flow_id, namespace"  # noqa: S608  # literals only
+            " FROM {outbox}" + which + ") e" + order
         )
+        return Query(self.compose("SELECT " + ROW + rows), self.compose("SELECT " + RAW_ROW + rows), (2, 5))
 
     def time_at(self) -> bytes:
         """When the newest row at or below ``%s`` occurred; else the oldest one that is left. In ms, or no row. Never in
