@@ -49,11 +49,16 @@ def _traffic(urls: dict[str, str]) -> Iterator[None]:
     """Something to read, on both servers, all the while."""
     ended = threading.Event()
 
+    def finish() -> None:
+        for url in urls.values():
+            announce(url, 99, tenant="tenant-a")
+
     def run() -> None:
         while not ended.wait(0.1):
-            for url in urls.values():
-                announce(url, 99, tenant="tenant-a")
+            finish()
 
+    # A wait finds an execution that is known.
+    finish()
     thread = threading.Thread(target=run)
     thread.start()
     yield
@@ -78,6 +83,7 @@ def test_python_blocks_run(text: str, urls: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("_traffic")
 @pytest.mark.parametrize("text", _blocks("sh", "bash", "console"))
 def test_shell_blocks_run(text: str, urls: dict[str, str]) -> None:
     """Line by line; the tables of the engine are there, so installing producers changes nothing."""
