@@ -7,11 +7,17 @@ from collections import deque
 from contextlib import suppress
 from typing import Final, final
 
+from ffcompletion.backends.valkey.wire import LONGEST
+
 __all__ = ["Inbox"]
 
 # Should the loop be held up: some 25 MB as the engine writes them.
 _MOST: Final = 100_000
 _MOST_BYTES: Final = 32 << 20
+# Taken at a time: while they are read, what arrives next is held by glide, which has no bound.
+_BYTES_AT_ONCE: Final = 256 << 10
+# On the average, ten times what the engine writes.
+_HEAVY: Final = 1_500
 
 
 @final
@@ -31,6 +37,7 @@ class Inbox:
         "_most",
         "_most_bytes",
         "_woken",
+        "heavy",
     )
 
     def __init__(self, most: int = _MOST, most_bytes: int = _MOST_BYTES) -> None:
@@ -44,6 +51,8 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._woken = False
+        self.heavy: bool = False
+        """Whether what was taken last was much larger than announcements are."""
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -54,7 +63,9 @@ class Inbox:
         return self._dropped
 
     def put(self, message: bytes) -> None:
-        """An announcement has arrived."""
+        """An announcement has arrived. Of one that is too long nothing is kept: no more is read of an empty one."""
+        if len(message) > LONGEST:
+            message = b""
         self._messages.append(message)
         self._bytes_put += len(message)
         if self._woken:
@@ -83,14 +94,20 @@ class Inbox:
             self._dropped += 1
 
     def take(self, most: int) -> list[bytes]:
-        """The oldest, so many at the most."""
+        """The oldest, so many at the most; fewer if they are large."""
         messages = self._messages
+        held = self._bytes_put - self._bytes_taken
+        if held > _BYTES_AT_ONCE:
+            # As they are on the average: each need not be looked at.
+            most = min(most, max(1, _BYTES_AT_ONCE * len(messages) // held))
         taken: list[bytes] = []
         oldest, keep = messages.popleft, taken.append
         with suppress(IndexError):  # some were dropped meanwhile, on another thread
             for _ in range(min(most, len(messages))):
                 keep(oldest())
-        self._bytes_taken += sum(map(len, taken))
+        size = sum(map(len, taken))
+        self._bytes_taken += size
+        self.heavy = size > _HEAVY * len(taken) or b"" in taken
         return taken
 
     async def ready(self) -> None:

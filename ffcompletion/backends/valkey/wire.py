@@ -20,10 +20,10 @@ from ffcompletion.contract.ids import (
 )
 from ffcompletion.contract.payload import CompletionPayload
 
-__all__ = ["decode", "decode_batch"]
+__all__ = ["LONGEST", "decode", "decode_batch"]
 
-# An announcement has some 150 bytes. What is a hundred times that is none, and is not worth parsing.
-_LONGEST: Final = 16_384
+LONGEST: Final = 4_096
+"""An announcement has some 150 bytes. What is twenty times that is none, and is not worth parsing, or keeping."""
 # An id has some 50 characters, an outcome 9 at the most. What is kept of an announcement is no longer than this.
 _LONGEST_WORD: Final = 256
 
@@ -121,7 +121,7 @@ def _are_prefixes(texts: set[str]) -> bool:
 
 def decode(raw: bytes) -> CompletionPayload | None:
     """The payload of one announcement, or None if it is malformed."""
-    if len(raw) > _LONGEST:
+    if len(raw) > LONGEST:
         return None
     try:
         found = _DECODE(raw)
