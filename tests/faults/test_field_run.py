@@ -17,6 +17,7 @@ import pytest
 import ffcompletion as ffc
 from ffcompletion import embedded
 from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints
+from ffcompletion.backends.postgres.supervisor import Supervisor
 from ffcompletion.contract.checkpoint import Checkpoint
 from tests.worlds import PostgresWorld, done, eventually, first, nothing, some
 from tests.worlds.proxy import Proxy
@@ -165,6 +166,38 @@ async def test_subscribing_that_is_cancelled_anywhere(server: embedded.Server, o
         async with ffc.subscribe(backend) as stream:
             await nothing(stream, done(), own)
     await eventually(held(own))
+
+
+async def test_subscribing_that_is_cancelled_when_its_stream_is_made(
+    server: embedded.Server, own: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each of the steps after that: the caller has the stream, or none is open."""
+    await own.announce(done())
+    real = Supervisor.open_source
+    loop = asyncio.get_running_loop()
+    opening: asyncio.Task[Any] | None = None
+
+    def later(steps: int) -> None:
+        if steps:
+            loop.call_soon(later, steps - 1)
+        elif opening is not None:
+            opening.cancel()
+
+    for steps in range(6):
+
+        def opened(*args: Any, steps: int = steps) -> Any:
+            source = real(*args)
+            loop.call_soon(later, steps)
+            return source
+
+        monkeypatch.setattr(Supervisor, "open_source", opened)
+        async with PostgresBackend(server.url) as backend:
+            opening = asyncio.create_task(backend.subscribe_completions_from(ffc.StreamCursor.beginning()))
+            await asyncio.wait({opening})
+            if opening.cancelled():
+                assert backend.stats().streams == 0
+            else:
+                await (await opening).aclose()
 
 
 async def test_closing_fifty_streams_that_catch_up_on_a_frozen_server(

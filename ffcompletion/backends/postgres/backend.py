@@ -200,8 +200,11 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         try:
             yield asking
         finally:
-            asking.cancel()
-            await asyncio.wait({asking})
+            # Not even for a moment where it has been answered: a stream is on its way out, and cancelled here nobody would
+            # ever close it.
+            if not asking.done():
+                asking.cancel()
+                await asyncio.wait({asking})
             if not asking.cancelled():
                 # Nobody may have come to ask for it: starting failed, and says why.
                 asking.exception()
