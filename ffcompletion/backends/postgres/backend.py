@@ -200,8 +200,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         try:
             yield asking
         finally:
-            # Not even for a moment where it has been answered: a stream is on its way out, and cancelled here nobody would
-            # ever close it.
+            # Where it has been answered not even for a moment: a stream is on its way out, which nobody would close.
             if not asking.done():
                 asking.cancel()
                 await asyncio.wait({asking})
