@@ -42,6 +42,21 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_tem
     SELECT '{{fp:' || get_byte(uuid_send(id), 15) || '}}:' || id FROM (SELECT {schema}.ff_attached_uuid($1, $2) AS id) made
 $ff$;
 
+-- The bytes of a result of this type, which reads so: of a domain over bytea its own, of anything else its text.
+CREATE OR REPLACE FUNCTION {schema}.ff_attached_bytes(kind regtype, shown text) RETURNS bytea
+LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $ff$
+DECLARE
+    base oid := $1;
+BEGIN
+    WHILE base <> 0 LOOP
+        IF base = 'bytea'::regtype THEN
+            RETURN decode(substr($2, 3), 'hex');
+        END IF;
+        base := (SELECT t.typbasetype FROM pg_type t WHERE t.oid = base);
+    END LOOP;
+    RETURN convert_to($2, 'UTF8');
+END $ff$;
+
 -- One job as it is now: a record, and a row in the outbox where it has finished. Called by the triggers alone, whose
 -- pinned search_path holds here too, so whatever is ours is named with its schema.
 --   outcome   NULL while it has not finished

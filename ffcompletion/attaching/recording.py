@@ -145,7 +145,7 @@ def _page(definition: Definition, schema: str, span: Span, *, again: bool) -> st
         {inside}.ff_attached_uuid({name}, format('%s', j.{key})) AS id,
         {inside}.ff_attached_uuid({name}, nullif({flow}, ''), true) AS flow_id,
         {facts_of(definition, "j")} AS described,
-        {stored_result(definition, "j", outcome_of(definition, state))} AS stored
+        {stored_result(definition, "j", outcome_of(definition, state), schema)} AS stored
     FROM {table(definition)} j{where} ORDER BY j.{key}{newest} LIMIT {limit}
 ), looked_at AS MATERIALIZED (
     SELECT *, get_byte(uuid_send(id), 15)::smallint AS part, {outcome_of(definition, "job_state")} AS outcome,

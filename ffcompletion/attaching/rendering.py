@@ -127,6 +127,8 @@ def detaching(definition: Definition, schema: str) -> str:
         f"            DROP FUNCTION IF EXISTS {inside}.ff_attached_forgotten;",
         "        END IF;",
         f"        DROP FUNCTION {inside}.ff_attached_record;",
+        # Earlier versions had none.
+        f"        DROP FUNCTION IF EXISTS {inside}.ff_attached_bytes;",
         f"        DROP FUNCTION {inside}.ff_attached_id;",
         f"        DROP FUNCTION {inside}.ff_attached_uuid;",
         "    END IF;",
@@ -173,38 +175,42 @@ def facts_of(definition: Definition, row: str) -> str:
     )
 
 
-def result_of(definition: Definition, row: str, outcome: str) -> str:
+def result_of(definition: Definition, row: str, outcome: str, schema: str) -> str:
     """Bytes: those of a bytea, the text of anything else. NULL where they are in another table, which tells them itself."""
     if definition.result_table is not None:
         return "NULL::bytea"
-    good, bad = _bytes(definition.result, row), _bytes(definition.error or definition.result, row)
+    good, bad = _bytes(definition.result, row, schema), _bytes(definition.error or definition.result, row, schema)
     return good if good == bad else f"CASE WHEN {outcome} = 'success' THEN {good} ELSE {bad} END"
 
 
-def stored_result(definition: Definition, row: str, outcome: str) -> str:
+def stored_result(definition: Definition, row: str, outcome: str, schema: str) -> str:
     """The same, of a job that was there before: from the other table, where it is in one."""
     results = result_table(definition)
     if results is None:
-        return result_of(definition, row, outcome)
-    return f"(SELECT {_either(definition, 'r')} FROM {results} r WHERE r.{_result_key(definition)} = {row}.{identifier(definition.key)} LIMIT 1)"
+        return result_of(definition, row, outcome, schema)
+    return f"(SELECT {_either(definition, 'r', schema)} FROM {results} r WHERE r.{_result_key(definition)} = {row}.{identifier(definition.key)} LIMIT 1)"
 
 
-def _either(definition: Definition, row: str) -> str:
-    return f"coalesce({_bytes(definition.result, row)}, {_bytes(definition.error, row)})"
+def _either(definition: Definition, row: str, schema: str) -> str:
+    return f"coalesce({_bytes(definition.result, row, schema)}, {_bytes(definition.error, row, schema)})"
 
 
 def _result_key(definition: Definition) -> str:
     return identifier(definition.result_key or definition.key)
 
 
-def _bytes(column: str | None, row: str) -> str:
+def _bytes(column: str | None, row: str, schema: str) -> str:
     if column is None:
         return "NULL::bytea"
     value = f"{row}.{identifier(column)}"
-    # A bytea's own text begins with \\x where bytea_output is hex, which the function and the session pin.
+    kind, text = f"pg_typeof({value})", f"format('%s', {value})"
+    # A bytea's own text begins with \\x where bytea_output is hex, which the function and the session pin. What may be a
+    # domain is looked into by a function: a query in its place would cost each text as much.
     return (
-        f"CASE WHEN {value} IS NULL THEN NULL WHEN pg_typeof({value}) = 'pg_catalog.bytea'::regtype"
-        f" THEN decode(substr(format('%s', {value}), 3), 'hex') ELSE convert_to(format('%s', {value}), 'UTF8') END"
+        f"CASE WHEN {value} IS NULL THEN NULL"
+        f" WHEN {kind} = 'pg_catalog.bytea'::regtype THEN decode(substr({text}, 3), 'hex')"
+        f" WHEN {kind} = ANY ('{{text,varchar,json,jsonb}}'::regtype[]) THEN convert_to({text}, 'UTF8')"
+        f" ELSE {identifier(schema)}.ff_attached_bytes({kind}, {text}) END"
     )
 
 
@@ -216,7 +222,7 @@ def _results(definition: Definition, schema: str) -> list[str]:
     body = f"""
 BEGIN
     BEGIN
-        UPDATE {inside}.ff_exec_core c SET result = {_either(definition, "NEW")}
+        UPDATE {inside}.ff_exec_core c SET result = {_either(definition, "NEW", schema)}
         WHERE c.execution_id = {id_} AND c.partition_key = get_byte(uuid_send({id_}), 15)
             AND c.raw_fields->>'attachment' = {literal(definition.name)};
     EXCEPTION WHEN OTHERS THEN
@@ -242,7 +248,7 @@ def _function(definition: Definition, schema: str, function: str) -> str:
         return (
             f"nothing := {inside}.ff_attached_record({name}, format('%s', {row}.{key}), {outcome}, {flow},\n"
             f"                {_namespace(definition, row)}, {_tags(definition, row)},\n"
-            f"                CASE WHEN {outcome} IS NOT NULL THEN {result_of(definition, row, outcome)} END, {came}, {gone});"
+            f"                CASE WHEN {outcome} IS NOT NULL THEN {result_of(definition, row, outcome, schema)} END, {came}, {gone});"
         )
 
     deleted = "".join(f" WHEN {literal(s)} THEN {literal(o)}" for s, o in definition.deleted.items() if s != "*")

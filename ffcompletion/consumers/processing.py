@@ -213,7 +213,8 @@ class Checkpointed:
 
         A handler that raises is called again, up to ``attempts`` times in all, with growing pauses. What keeps failing
         goes to ``failed``, with the last error; once that has returned it counts as done. Without ``failed`` (and where
-        that raises) the error cancels the others and is raised here: nothing is skipped.
+        that raises) the error cancels the others and is raised here: nothing is skipped. One whose task is cancelled, by
+        itself too, has done nothing: its completion comes again next time.
         """
         self._hand.put_back()
         concurrency, attempts = check_count("concurrency", concurrency), check_count("attempts", attempts)

@@ -19,6 +19,8 @@ __all__ = ["AllOf", "AnyOf", "Matching", "all_of", "any_of", "is_plain", "matchi
 
 # Each level asks the next one; whoever reads for everybody must not run out of stack for one stream's filter.
 _DEEPEST: Final = 32
+# One that is part of several others is asked by each of them: thirty levels of two could ask a thousand million times.
+_MOST_WITHIN: Final = 4_096
 
 
 @final
@@ -44,6 +46,11 @@ class AnyOf(msgspec.Struct, frozen=True, dict=True):
         return _decided(self._others, True, core_namespace, tag_value)
 
     @cached_property
+    def extent(self) -> tuple[int, int]:
+        """How many are within each other at the deepest place, and how many are asked altogether."""
+        return _extent(self.parts)
+
+    @cached_property
     def _exact(self) -> frozenset[tuple[str | None, str | None]]:
         """The ``ScannerFilter``s among the parts, as what they ask for: of thousands one is found in one step."""
         return frozenset(
@@ -64,7 +71,7 @@ class AnyOf(msgspec.Struct, frozen=True, dict=True):
 
 
 @final
-class AllOf(msgspec.Struct, frozen=True):
+class AllOf(msgspec.Struct, frozen=True, dict=True):
     """What ``all_of`` gives: admits what every one of its parts admits."""
 
     parts: tuple[CompletionFilter, ...]
@@ -79,6 +86,11 @@ class AllOf(msgspec.Struct, frozen=True):
     def matches(self, core_namespace: str | None, tag_value: str | None, /) -> bool:
         """Whether no part says no. Raises what a part raised where none does: then it is undecided."""
         return _decided(self.parts, False, core_namespace, tag_value)
+
+    @cached_property
+    def extent(self) -> tuple[int, int]:
+        """How many are within each other at the deepest place, and how many are asked altogether."""
+        return _extent(self.parts)
 
 
 @final
@@ -115,8 +127,8 @@ def any_of(*filters: CompletionFilter) -> CompletionFilter:
     """A filter that admits what at least one of these admits.
 
     Where none says yes and one cannot tell (it raises), nothing is delivered. All that want to see a tag must want the
-    same one: a backend reads one. Raises ``Validation`` for others, for no filter at all, and for more than 32 within
-    each other.
+    same one: a backend reads one. Raises ``Validation`` for others, for no filter at all, and for more than 32 levels
+    or 4,096 parts within each other.
     """
     parts = _flat(filters, AnyOf)
     return parts[0] if len(parts) == 1 else AnyOf(parts, _tag_key(parts))
@@ -131,7 +143,7 @@ def all_of(*filters: CompletionFilter) -> CompletionFilter:
 
     Where none says no and one cannot tell (it raises), nothing is delivered. All that want to see a tag must want the
     same one. Raises ``Validation`` for others, for no filter at all, which would be everybody's, and for more than 32
-    within each other.
+    levels or 4,096 parts within each other.
     """
     parts = _merged(_flat(filters, AllOf))
     return parts[0] if len(parts) == 1 else AllOf(parts, _tag_key(parts))
@@ -247,13 +259,19 @@ def _flat(filters: tuple[CompletionFilter, ...], kind: type[AnyOf | AllOf]) -> t
                 others.add(id(part))
             if not known:
                 found.append(part)
-    if max(map(_depth, found)) >= _DEEPEST:
+    deepest, within = _extent(found)
+    if deepest > _DEEPEST:
         raise Validation("filter", f"more than {_DEEPEST} are within each other; put what is alike side by side")
+    if within > _MOST_WITHIN:
+        raise Validation(
+            "filter", f"more than {_MOST_WITHIN:,} are within each other; make fewer out of what they share"
+        )
     return tuple(found)
 
 
-def _depth(part: CompletionFilter) -> int:
-    return 1 + max(map(_depth, part.parts)) if isinstance(part, AnyOf | AllOf) else 0
+def _extent(parts: Iterable[CompletionFilter]) -> tuple[int, int]:
+    inner = [part.extent for part in parts if isinstance(part, AnyOf | AllOf)]
+    return 1 + max((deep for deep, _ in inner), default=0), 1 + sum(within for _, within in inner)
 
 
 def _merged(parts: tuple[CompletionFilter, ...]) -> tuple[CompletionFilter, ...]:

@@ -16,7 +16,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import seconds_since
 
-__all__ = ["MOST_BYTES", "Buffer", "Hand", "Room", "Signal", "sizes_of", "weight"]
+__all__ = ["MOST_BYTES", "Buffer", "Hand", "Room", "Signal", "resolve", "sizes_of", "weight"]
 
 MOST_BYTES: Final = 32 << 20
 """Of results that one stream holds; a single one that is larger, it holds alone."""
@@ -37,9 +37,9 @@ class Signal:
         for waiter in waiters:
             loop = waiter.get_loop()
             if loop is asyncio._get_running_loop():  # pyright: ignore[reportPrivateUsage]  # the documented call raises, at ten times the cost
-                _resolve(waiter)
+                resolve(waiter)
             elif not loop.is_closed():
-                loop.call_soon_threadsafe(_resolve, waiter)
+                loop.call_soon_threadsafe(resolve, waiter)
 
     async def wait(self) -> None:
         """Wait for the next ``wake``. Only where nothing else runs between the look at the state and this call."""
@@ -64,7 +64,8 @@ class Signal:
                 self._waiters.remove(waiter)
 
 
-def _resolve(waiter: asyncio.Future[None]) -> None:
+def resolve(waiter: asyncio.Future[None]) -> None:
+    """Wake who waits, unless he has gone."""
     if not waiter.done():
         waiter.set_result(None)
 

@@ -227,6 +227,30 @@ def test_settings_of_a_worker(url: str, conn: psycopg.Connection) -> None:
         ]
 
 
+def test_results_of_every_type(url: str, conn: psycopg.Connection) -> None:
+    """Bytes are bytes, also where their type is a domain, or a domain of one; anything else is its text."""
+    conn.execute(
+        "CREATE DOMAIN app.blob AS bytea CHECK (octet_length(VALUE) < 99); CREATE DOMAIN app.small AS app.blob;"
+        " CREATE DOMAIN app.note AS text"
+    )
+    for n, (kind, value, wanted) in enumerate((
+        ("bytea", rb"\x00ff", b"\0\xff"), ("app.blob", rb"\x00ff", b"\0\xff"), ("app.small", rb"\x00ff", b"\0\xff"),
+        ("app.note", rb"\x00ff", rb"\x00ff"), ("text", rb"\x00ff", rb"\x00ff"), ("jsonb", b'{"a": 1}', b'{"a": 1}'),
+        ("numeric", b"1.50", b"1.50"), ("varchar(9)", b"ok", b"ok"), ("char(4)", b"ok", b"ok  "), ("int[]", b"{1,2}", b"{1,2}"),
+    )):  # fmt: skip
+        name = f"kind_{n}"
+        conn.execute(f"CREATE TABLE app.{name} (id int PRIMARY KEY, status text, r {kind})".encode())
+        conn.execute(f"INSERT INTO app.{name} VALUES (1, 'done', %s::text::{kind})".encode(), (value.decode(),))
+        definition = Definition(
+            name=name, table=f"app.{name}", key="id", state="status", outcomes={"done": "success"}, result="r"
+        )
+        attach(url, definition)
+        conn.execute(f"INSERT INTO app.{name} SELECT 2, 'queued', r FROM app.{name}".encode())
+        conn.execute(f"UPDATE app.{name} SET status = 'done' WHERE id = 2".encode())
+        found = rows(conn, "SELECT result FROM ff_exec_core WHERE raw_fields->>'attachment' = %s", name)
+        assert [bytes(result) for (result,) in found] == [wanted, wanted], kind
+
+
 def test_another_trigger_takes_the_end_back(url: str, conn: psycopg.Connection) -> None:
     """A job that fails is put back by a trigger of the table's own, behind ours: it has not finished."""
     attach(url, REPORTS)

@@ -379,7 +379,7 @@ async def test_few_executions_are_asked_for_in_their_partitions_alone(engine: Po
     async with await engine.connect() as conn:
         await conn.execute("SET plan_cache_mode = force_generic_plan")
         for text, values in (
-            (queries.described(results=True, partition=7), (["0" * 32],)),
+            (queries.described(results=True, among=[(7, 0)]), (["0" * 32],)),
             (queries.members(7), ("0" * 32, 10)),
         ):
             cursor = await conn.execute(b"EXPLAIN " + text, values)

@@ -356,7 +356,8 @@ async def test_closing_fifty_overflowing_streams_on_a_mute_server(valkey: Valkey
         proxy.freeze()
         started = asyncio.get_running_loop().time()
         await backend.aclose()
-        assert asyncio.get_running_loop().time() - started < 3
+        # One after the other would take many times that.
+        assert asyncio.get_running_loop().time() - started < 8
         assert len(streams) == 50
         proxy.cut()
 

@@ -350,7 +350,7 @@ async def test_what_waits_to_be_decided_while_a_pass_ends_is_owed_as_well(valkey
         stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
         plain = await backend.subscribe_completions()
         run = _run(backend)
-        lookups, reconciler = run._filtering._asking._lookups, _reconciler(backend)
+        lookups, reconciler = run._filtering._retrying._lookups, _reconciler(backend)
         answers, real = asyncio.Event(), lookups._execute
 
         async def held(commands: Any) -> Any:

@@ -256,7 +256,7 @@ async def test_a_closed_backend_ends_its_streams_and_refuses_new_ones(world: Wor
         waiting = asyncio.ensure_future(_next(stream))
         await asyncio.sleep(0)
         await backend.aclose()
-        assert await asyncio.wait_for(waiting, 2) == "stopped"
+        assert await asyncio.wait_for(waiting, 30) == "stopped"
         with pytest.raises(ffc.Unavailable, match="closed"):
             await backend.subscribe_completions()
         await stream.aclose()

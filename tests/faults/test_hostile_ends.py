@@ -163,7 +163,7 @@ async def test_slow_results_hold_up_nobodys_look(engine: PostgresWorld, monkeypa
             await eventually(lambda: len(asked) > before)
             started = asyncio.get_running_loop().time()
         await backend.aclose()
-        assert asyncio.get_running_loop().time() - started < 3
+        assert asyncio.get_running_loop().time() - started < 8
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ async def test_a_stream_that_admits_little_of_a_long_log_gives_the_others_their_
         began = time.monotonic()
         backend.emit(done().execution_id)
         await some(victim, 1)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         assert not reading.done()
         await slow.aclose()
         with pytest.raises(StopAsyncIteration):

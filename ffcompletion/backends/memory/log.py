@@ -106,7 +106,8 @@ class Reader:
         self._undecided = 0
         self._lost = 0
         self._overflows = 0
-        self.closed: bool = False
+        # Once it is closed: nothing is announced to it any more.
+        self._at_last: StreamStats | None = None
 
     def take(self) -> Hand:
         records = self._log
@@ -156,8 +157,12 @@ class Reader:
         # Emitting and closing may happen on another thread, between any look and any wait.
         await self._log.signal.until(lambda: self.closed or self._more)
 
+    @property
+    def closed(self) -> bool:
+        return self._at_last is not None
+
     def close(self) -> None:
-        self.closed = True
+        self._at_last = self.stats()
         self._forget(self)
         self._log.signal.wake()
 
@@ -169,9 +174,12 @@ class Reader:
         return self._log.cursor(self._position)
 
     def stats(self) -> StreamStats:
+        if self._at_last is not None:
+            return self._at_last
         records = self._log
         with records.lock:
             position = max(self._position, records.start)
+            missed = position - self._position
             waiting = records.end - position
             oldest_ms = records.since(position, 1)[0][0].produced_at_ms if waiting else 0
         # What is beyond the bound is nobody's yet but the log's.
@@ -181,8 +189,8 @@ class Reader:
             buffered=min(waiting, room),
             filtered=self._filtered,
             undecided=self._undecided,
-            lost=self._lost,
-            overflows=self._overflows,
+            lost=self._lost + missed,
+            overflows=self._overflows + bool(missed),
             catching_up=waiting > room,
             lag=Lag(completions=waiting, seconds=seconds_since(oldest_ms)) if waiting else Lag(),
         )

@@ -6,7 +6,7 @@ to be prepared, with ``plan_cache_mode = force_generic_plan``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, LiteralString, final
 
 import msgspec
@@ -202,15 +202,15 @@ class Queries:
 
         return _of_records(text, results=results)
 
-    def described(self, *, results: bool, partition: int | None = None) -> bytes:
+    def described(self, *, results: bool, among: Sequence[tuple[int, int]] | None = None) -> bytes:
         """Executions by partition keys ``%s`` (smallint[]) and ids ``%s`` (uuid[]), each with its newest completion.
 
-        Of one partition, by ids ``%s`` (uuid[]) alone. Its key stands in the text, so that the question is planned for
-        that one alone, whatever ``plan_cache_mode`` says. In no order: the first column is the position among those asked
-        for, from 1.
+        In no order: the first column is the position among those asked for, from 1. Of a few partitions, ``among``: the
+        key of each, and how many come before its own, whose ids ``%s`` (uuid[]) are then all that is asked with. The keys
+        stand in the text, so that the question is planned for those partitions alone, whatever ``plan_cache_mode`` says.
         """
         text: LiteralString = (
-            "SELECT w.n, c.execution_id IS NOT NULL,"
+            "SELECT w.n::int, c.execution_id IS NOT NULL,"
             " CASE WHEN octet_length(coalesce(c.namespace, o.namespace)) <= 4096 THEN coalesce(c.namespace, o.namespace) END,"
             " coalesce(c.flow_id, o.flow_id)::text, c.lane_id, CASE WHEN octet_length(c.tags) <= 16384 THEN c.tags END,"
             " c.lifecycle_phase, c.reason, c.failure, c.terminal_at_ms,"
@@ -219,9 +219,9 @@ class Queries:
         )
         text += " c.result" if results else " NULL::bytea"
         text += (
-            " FROM (SELECT {partition}::smallint AS partition_key, u.execution_id, u.n"
+            " FROM (SELECT {partition}::smallint AS partition_key, u.execution_id, u.n + {before} AS n"
             " FROM unnest(%s::uuid[]) WITH ORDINALITY AS u(execution_id, n)) AS w"
-            if partition is not None
+            if among is not None
             else " FROM unnest(%s::smallint[], %s::uuid[]) WITH ORDINALITY AS w(partition_key, execution_id, n)"
         )
         text += (
@@ -241,7 +241,9 @@ class Queries:
             " AND (e.namespace IS NULL OR (c.whole IS NOT FALSE AND coalesce(e.namespace = c.namespace, true)))"
             " ORDER BY e.event_id DESC LIMIT 1) o ON true"
         )
-        return self.compose(text) if partition is None else self._for_partition(text, partition)
+        if among is None:
+            return self.compose(text)
+        return b" UNION ALL ".join(self._for_partition(text, key, before) for key, before in among)
 
     def members(self, partition: int | None = None) -> bytes:
         """``partition_key, execution_id`` of flow ``%s``, of one partition or of all; at most ``%s``."""
@@ -250,8 +252,9 @@ class Queries:
             return self.compose(text + " LIMIT %s")
         return self._for_partition(text + " AND partition_key = {partition}::smallint LIMIT %s", partition)
 
-    def _for_partition(self, text: LiteralString, partition: int) -> bytes:
-        return sql.SQL(text).format(**self._names, partition=sql.Literal(partition)).as_bytes()
+    def _for_partition(self, text: LiteralString, partition: int, before: int = 0) -> bytes:
+        values = {"partition": sql.Literal(partition), "before": sql.Literal(before)}
+        return sql.SQL(text).format(**self._names, **values).as_bytes()
 
     def _select(self, which: LiteralString, order: LiteralString = "") -> Query:
         # The columns as they are below, and what is made of them above: else each partition's scan prepares to make it,

@@ -12,10 +12,12 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Final
 
+from ffcompletion.backends.valkey import keys
 from ffcompletion.backends.valkey.lanes import MOST_LANES
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.resp import Refused, Reply, Wire
 from ffcompletion.contract.diagnosis import Finding, Verdict, about_clocks, about_no_encryption
+from ffcompletion.contract.ids import FlowId
 
 __all__ = ["checks"]
 
@@ -23,28 +25,26 @@ _ANSWER_S: Final = 2.5
 _ECHO_S: Final = 1.5
 _OLDEST: Final = (7, 2)
 _SMALL_BUFFER: Final = 1 << 20
-_CHANNEL: Final = "ff:dag:completions"
-# A key of no execution: what counts is whether it may be asked for.
-_EXECUTION: Final = "ff:exec:{fp:0}:{fp:0}:00000000-0000-0000-0000-000000000000"
-_INDEX: Final = "ff:idx:{fp:0}:lane:default:terminal"
+# Keys of no execution: what counts is whether they may be asked for.
+_CORE: Final = keys.core(keys.NOBODY)
+_TAGS: Final = keys.tags(keys.NOBODY)
+_RESULT: Final = keys.result(keys.NOBODY)
+_MEMBERS: Final = keys.members(FlowId("00000000-0000-0000-0000-000000000000"), 1)
 
 OK, NOTE, WARNING, FAILURE = Verdict.OK, Verdict.NOTE, Verdict.WARNING, Verdict.FAILURE
 
 # What it is for, how grave its lack is, the commands that are tried, the rule that grants them.
 _RIGHTS: Final[tuple[tuple[str, Verdict, tuple[tuple[str, ...], ...], str], ...]] = (
-    ("filters", WARNING, (("HGET", f"{_EXECUTION}:core", "namespace"), ("HMGET", f"{_EXECUTION}:core", "namespace"),
-                          ("HGET", f"{_EXECUTION}:tags", "x")), "+hget +hmget %R~ff:exec:*"),
-    ("results", NOTE, (("GET", f"{_EXECUTION}:result"),), "+get %R~ff:exec:*"),
-    ("reconciling", WARNING, (("TIME",), ("SSCAN", "ff:idx:lanes", "0"), ("ZRANGE", _INDEX, "0", "0"),
-                              ("HGET", "ff:config:partitions", "num_flow_partitions")),
+    ("filters", WARNING, (("HGET", _CORE, "namespace"), ("HMGET", _CORE, "namespace"), ("HGET", _TAGS, "x")), "+hget +hmget %R~ff:exec:*"),
+    ("results", NOTE, (("GET", _RESULT),), "+get %R~ff:exec:*"),
+    ("reconciling", WARNING, (("TIME",), ("SSCAN", keys.LANES, "0"), ("ZRANGE", keys.terminal(0, "default"), "0", "0"),
+                              ("HGET", keys.PARTITIONS, "num_flow_partitions")),
      "+time +sscan +zrange +hget %R~ff:idx:* %R~ff:config:partitions"),
-    ("waiting", WARNING, (("HGETALL", f"{_EXECUTION}:tags"), ("HMGET", f"{_EXECUTION}:core", "lifecycle_phase"),
-                          ("SSCAN", "ff:flow:{fp:0}:00000000-0000-0000-0000-000000000000:members", "0")),
+    ("waiting", WARNING, (("HGETALL", _TAGS), ("HMGET", _CORE, "lifecycle_phase"), ("SSCAN", _MEMBERS, "0")),
      "+hgetall +hmget +sscan %R~ff:exec:* %R~ff:flow:*"),
     # Without them what is long is taken to see that it is, or taken in small portions.
-    ("lengths", NOTE, (("HSTRLEN", f"{_EXECUTION}:core", "x"), ("STRLEN", f"{_EXECUTION}:result")), "+hstrlen +strlen %R~ff:exec:*"),
-    ("tags' sizes", NOTE, (("HLEN", f"{_EXECUTION}:tags"), ("MEMORY", "USAGE", f"{_EXECUTION}:tags")),
-     "+hlen +memory|usage %R~ff:exec:*"),
+    ("lengths", NOTE, (("HSTRLEN", _CORE, "x"), ("STRLEN", _RESULT)), "+hstrlen +strlen %R~ff:exec:*"),
+    ("tags' sizes", NOTE, (("HLEN", _TAGS), ("MEMORY", "USAGE", _TAGS)), "+hlen +memory|usage %R~ff:exec:*"),
 )  # fmt: skip
 
 
@@ -198,13 +198,13 @@ async def _clocks(wire: Wire, user: str) -> Finding:
 
 async def _subscribing(wire: Wire, options: Options, user: str) -> Finding:
     """SUBSCRIBE as the reader does, and an echo on a channel of its own, the whole way round."""
-    echo, nonce = f"ffcompletion:echo:{{{_CHANNEL}}}:doctor:{secrets.token_hex(8)}", secrets.token_hex(8)
+    echo, nonce = f"ffcompletion:echo:{{{keys.CHANNEL}}}:doctor:{secrets.token_hex(8)}", secrets.token_hex(8)
     listening = await Wire.connect(options, _ANSWER_S)
     try:
         try:
-            await listening.ask("SUBSCRIBE", _CHANNEL)
+            await listening.ask("SUBSCRIBE", keys.CHANNEL)
         except Refused as exc:
-            return Finding("announcements", FAILURE, str(exc), f"ACL SETUSER {user} +subscribe &{_CHANNEL}")
+            return Finding("announcements", FAILURE, str(exc), f"ACL SETUSER {user} +subscribe &{keys.CHANNEL}")
         rule = f"ACL SETUSER {user} (+publish +subscribe +unsubscribe &ffcompletion:echo:*)"
         try:
             await listening.ask("SUBSCRIBE", echo)
@@ -259,7 +259,7 @@ async def _right(
 async def _lanes(wire: Wire) -> Finding:
     try:
         # A page of them will do; its cursor says whether there are more.
-        page = await wire.ask("SSCAN", "ff:idx:lanes", "0", "COUNT", "1000")
+        page = await wire.ask("SSCAN", keys.LANES, "0", "COUNT", "1000")
     except Refused:
         return Finding("lanes", NOTE, "may not be asked, or are another node's")
     cursor, lanes = page if isinstance(page, list) else (None, None)
@@ -275,7 +275,7 @@ async def _lanes(wire: Wire) -> Finding:
         return Finding(
             "lanes", WARNING,
             f"more than {MOST_LANES:,} are registered: only so many are read",
-            "lanes=[…] for those that matter; SREM ff:idx:lanes for what is none",
+            f"lanes=[…] for those that matter; SREM {keys.LANES} for what is none",
         )  # fmt: skip
     return Finding("lanes", OK, ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else ""))
 

@@ -16,10 +16,10 @@ __all__ = ["code_of", "driver_errors", "is_refused", "named", "translated"]
 # glide hands a server's error on as text: its code, a colon, the rest; for some codes a name of its own instead.
 _CODE: Final = re.compile(r"(?:^|[\s-])(WRONGPASS|NOAUTH|NOPERM|PermissionDenied|WRONGTYPE|AuthenticationFailed):")
 _OURS: Final = {"PermissionDenied": "NOPERM", "AuthenticationFailed": "WRONGPASS"}
-# What glide says of a server that is none of a cluster; it has no class and no code for that.
 # Of the server's errors without a code of their own. Its texts are in English whatever its locale.
 _FULL: Final = "max number of clients reached"
 _NO_DATABASE: Final = ("DB index is out of range", "refused to switch database")
+# What glide says of a server that is none of a cluster; it has no class and no code for that.
 _NO_CLUSTER: Final = ("cluster support disabled", "No topology views found")
 
 

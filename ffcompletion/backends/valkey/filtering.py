@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, final
 
-from ffcompletion.backends.valkey.asking import Asking
 from ffcompletion.backends.valkey.lookups import Lookups
 from ffcompletion.backends.valkey.replies import Execute
+from ffcompletion.backends.valkey.retrying import Retrying
 from ffcompletion.backends.valkey.source import Source
 from ffcompletion.backends.valkey.states import Denied
 from ffcompletion.contract.payload import CompletionPayload
@@ -44,9 +44,9 @@ def _needs_none(selector: Selector) -> bool:
 class _Line:
     """What waits to be decided for the streams with results, or for those without: neither waits for the other."""
 
-    def __init__(self, hub: Hub[Source], asking: Asking, *, results: bool) -> None:
+    def __init__(self, hub: Hub[Source], retrying: Retrying, *, results: bool) -> None:
         self._hub = hub
-        self._asking = asking
+        self._retrying = retrying
         self._results = results
         self._waiting: list[CompletionPayload] = []
         # For each of those: the server time up to which all was settled when it came. An announcement is no older.
@@ -135,7 +135,7 @@ class _Line:
         if not selectors:
             return
         filters = list(dict.fromkeys(wanted for each in selectors if (wanted := each.filter) is not None))
-        facts = await self._asking.facts(payloads, filters) if filters else None
+        facts = await self._retrying.facts(payloads, filters) if filters else None
         if not self._results:
             self._hub.publish(Batch(payloads, facts=facts), only=self._concerns, fit=fit)
             return
@@ -144,7 +144,7 @@ class _Line:
             # A group of its own, so that nothing is counted twice.
             names.update(payload.execution_id for payload in Group[Source](selector).select(payloads, facts))
         while payloads:
-            count, rich = await self._asking.with_results(payloads, names)
+            count, rich = await self._retrying.with_results(payloads, names)
             decided = None if facts is None else facts[:count]
             # Who joined meanwhile may want other results than these, and is younger than they are.
             self._hub.publish(Batch(payloads[:count], rich, decided), only=selectors.__contains__, fit=fit)
@@ -158,8 +158,8 @@ class Filtering:
     def __init__(self, hub: Hub[Source], execute: Execute, patiently: Execute) -> None:
         """``patiently``: runs what may take long, so that nobody else waits for it."""
         self._hub = hub
-        self._asking = Asking(Lookups(execute, patiently))
-        self._lines = [_Line(hub, self._asking, results=results) for results in (False, True)]
+        self._retrying = Retrying(Lookups(execute, patiently))
+        self._lines = [_Line(hub, self._retrying, results=results) for results in (False, True)]
 
     def announced(self, payloads: Sequence[CompletionPayload], settled_ms: int) -> None:
         """For every stream, after all that came before. None of them is older than ``settled_ms``."""
@@ -192,16 +192,16 @@ class Filtering:
     ) -> tuple[Sequence[CompletionPayload], Denied]:
         """What of these is for one stream, with results where it wants them; and what is not."""
         wanted = selector.filter
-        facts = None if wanted is None else await self._asking.facts(payloads, [wanted])
+        facts = None if wanted is None else await self._retrying.facts(payloads, [wanted])
         group = Group[Source](selector)
         admitted = group.select(payloads, facts)
         if selector.results and admitted:
-            admitted = await self._asking.results(admitted)
+            admitted = await self._retrying.results(admitted)
         return admitted, Denied(group.filtered, group.undecided)
 
     async def fitting(self, names: Sequence[str]) -> int:
         """Of how many of these, from the first on, the results fit one question. What is no id has none."""
-        return await self._asking.fitting(names)
+        return await self._retrying.fitting(names)
 
 
 def _since_opened(source: Source, batch: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:

@@ -102,9 +102,11 @@ class Inbox:
             most = min(most, max(1, _BYTES_AT_ONCE * len(messages) // held))
         taken: list[bytes] = []
         oldest, keep = messages.popleft, taken.append
-        with suppress(IndexError):  # some were dropped meanwhile, on another thread
+        try:
             for _ in range(min(most, len(messages))):
                 keep(oldest())
+        except IndexError:
+            pass  # some were dropped meanwhile, on another thread
         size = sum(map(len, taken))
         self._bytes_taken += size
         self.heavy = size > _HEAVY * len(taken) or b"" in taken

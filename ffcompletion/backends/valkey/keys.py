@@ -11,6 +11,7 @@ __all__ = [
     "LANES",
     "NOBODY",
     "PARTITIONS",
+    "all_executions",
     "core",
     "execution",
     "members",
@@ -59,6 +60,11 @@ def result(execution_id: ExecutionId) -> str:
 def terminal(partition: int, lane: str) -> str:
     """Sorted set of one partition and lane: finished executions by ``completed_at``, in ms."""
     return f"ff:idx:{{fp:{partition}}}:lane:{lane}:terminal"
+
+
+def all_executions(partition: int) -> str:
+    """Set: every execution of a partition that is known, finished or not."""
+    return f"ff:idx:{{fp:{partition}}}:all_executions"
 
 
 def members(flow_id: FlowId, partitions: int) -> str:

@@ -68,9 +68,7 @@ async def _lane(client: Client, index: str, call: Callable[[str], list[str | byt
 async def _unfinished(client: Client, partition: int, call: Callable[[str], list[str | bytes]]) -> int:
     removed, cursor = 0, b"0"
     while True:
-        (page,) = await _ask(
-            client, [("SSCAN", f"ff:idx:{{fp:{partition}}}:all_executions", cursor, "COUNT", str(_AT_ONCE))]
-        )
+        (page,) = await _ask(client, [("SSCAN", keys.all_executions(partition), cursor, "COUNT", str(_AT_ONCE))])
         cursor, found = cast("tuple[bytes, list[object]]", page)
         removed += await _forget(client, _ids(found), call)
         if cursor == b"0":

@@ -19,6 +19,7 @@ from ffcompletion.backends.valkey.inbox import Inbox
 from ffcompletion.backends.valkey.keys import CHANNEL
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.contract.errors import Unavailable
+from ffcompletion.delivery.buffer import resolve
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Session"]
@@ -85,7 +86,7 @@ class Session:
         if message.channel == self._echo_bytes:
             waiting = self._echoes.pop(message.message, None)
             if waiting is not None:
-                self._loop.call_soon_threadsafe(_resolve, waiting)
+                self._loop.call_soon_threadsafe(resolve, waiting)
         else:
             self._put(message.message)
 
@@ -185,8 +186,3 @@ def _identity(about: object) -> str | None:
     """Id and address from CLIENT INFO; None where the ACL does not let us ask. Ids alone repeat after a restart."""
     text = about.decode("utf-8", "replace") if isinstance(about, bytes) else about
     return " ".join(text.split(" ", 2)[:2]) if isinstance(text, str) else None
-
-
-def _resolve(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)

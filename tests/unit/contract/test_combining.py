@@ -285,6 +285,17 @@ def test_which_namespaces_may_be_admitted() -> None:
     ]  # fmt: skip
 
 
+def test_parts_that_are_shared_are_counted_each_time() -> None:
+    """A part of two others is asked twice, and each level doubles that: neither making nor asking it may take for ever."""
+    made: ffc.CompletionFilter = ffc.matching(lambda namespace, _: namespace == "a")
+    others = [ffc.matching(lambda namespace, _: namespace == "b") for _ in range(2)]
+    with pytest.raises(ffc.Validation, match="more than 4,096 are within each other"):
+        for depth in range(30):
+            one, both = (ffc.any_of, ffc.all_of) if depth % 2 else (ffc.all_of, ffc.any_of)
+            made = both(*(one(made, other) for other in others))
+    assert not made.matches("c", None)
+
+
 def test_filters_within_filters_are_bounded() -> None:
     """Each asks the next: a stack that one stream's filter fills is everybody's reader's."""
     made: ffc.CompletionFilter = ffc.ScannerFilter("a")

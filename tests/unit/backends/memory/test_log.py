@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from typing_extensions import override
 
 import ffcompletion as ffc
@@ -104,3 +106,70 @@ async def test_emitting_on_another_thread() -> None:
         group.create_task(asyncio.to_thread(emit))
         got = [completion.execution_id for completion in await some(stream, 20_000, 30)]
     assert got == sent
+
+
+class Sums(RuleBasedStateMachine):
+    """What was announced to a stream is somewhere, at any moment, and no counter runs backwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.backend = MemoryBackend(retention=10, buffer_size=4)
+        # Each stream, how many were announced to it, and its counters when they were last looked at.
+        self.streams: dict[Subscription, list[Any]] = {}
+
+    @rule(wanted=st.sampled_from([ffc.ScannerFilter.NOOP, ffc.ScannerFilter("a"), ffc.ScannerFilter(None, ("k", "v"))]))
+    def subscribe(self, wanted: ffc.ScannerFilter) -> None:
+        stream = self.loop.run_until_complete(self.backend.subscribe_completions_filtered(wanted))
+        self.streams[stream] = [0, ffc.StreamStats(), False]
+
+    @rule(count=st.integers(1, 15), namespace=st.sampled_from("ab"), tagged=st.booleans())
+    def emit(self, count: int, namespace: str, tagged: bool) -> None:
+        for _ in range(count):
+            self.backend.emit(done().execution_id, namespace=namespace, tags={"k": "v"} if tagged else {})
+        for known in self.streams.values():
+            known[0] += 0 if known[2] else count
+
+    @precondition(lambda self: self.streams)
+    @rule(which=st.integers(0, 9), count=st.integers(1, 9))
+    def read(self, which: int, count: int) -> None:
+        stream = list(self.streams)[which % len(self.streams)]
+
+        async def some_of_it() -> None:
+            for _ in range(count):
+                waiting = asyncio.ensure_future(anext(stream, None))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                if not waiting.done():
+                    waiting.cancel()
+                    await asyncio.wait([waiting])
+                    return
+
+        self.loop.run_until_complete(some_of_it())
+
+    @precondition(lambda self: self.streams)
+    @rule(which=st.integers(0, 9))
+    def close(self, which: int) -> None:
+        stream = list(self.streams)[which % len(self.streams)]
+        self.loop.run_until_complete(stream.aclose())
+        self.streams[stream][2] = True
+
+    @invariant()
+    def the_sum_holds(self) -> None:
+        for stream, known in self.streams.items():
+            stats = stream.stats()
+            handled = stats.delivered + stats.filtered + stats.undecided + stats.lost
+            assert handled + stats.lag.completions == known[0]
+            assert stats.catching_up or handled + stats.buffered == known[0]
+            before: ffc.StreamStats = known[1]
+            for name in ("delivered", "filtered", "undecided", "lost", "overflows"):
+                assert getattr(stats, name) >= getattr(before, name), name
+            known[1] = stats
+
+    @override
+    def teardown(self) -> None:
+        self.loop.run_until_complete(self.backend.aclose())
+        self.loop.close()
+
+
+TestSums = Sums.TestCase

@@ -162,6 +162,8 @@ class Consumer:
         # What it is not asked for: it was there, and it lies before the beginning.
         self.before = {row[1] for row in server.visible.values() if after is None or row[0] <= after}
         self.yielded: set[str] = set()
+        # When it was last looked at.
+        self.counted = ffc.StreamStats()
         selector = Selector(None if tenant is None else ffc.ScannerFilter(tenant))
         self.source = Source(server, server.hub, self.pages, selector, server.buffer, self.gone, after)
         self.stream = Subscription(self.source, "model")
@@ -364,6 +366,16 @@ class Positions(RuleBasedStateMachine):
         """Live, joining, catching up and overflowed: in the buffer, read ahead, and in hand, together."""
         for consumer in self.all:
             assert consumer.stream.stats().buffered <= self.server.buffer
+
+    @invariant()
+    def no_counter_runs_backwards(self) -> None:
+        """And of what a table keeps nothing is lost."""
+        for consumer in self.all:
+            stats = consumer.stream.stats()
+            for name in ("delivered", "filtered", "undecided", "overflows"):
+                assert getattr(stats, name) >= getattr(consumer.counted, name), name
+            assert stats.lost == 0
+            consumer.counted = stats
 
     @override
     def teardown(self) -> None:

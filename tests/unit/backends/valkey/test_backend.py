@@ -167,6 +167,9 @@ class Life(RuleBasedStateMachine):
         # Each open stream, and what had been finished for it before it was opened.
         self.streams: dict[Subscription, int] = {}
         self.finished = 0
+        # What was counted when it was last looked at: by each stream that is or was open, and by the backend.
+        self.counted: dict[Subscription, ffc.StreamStats] = {}
+        self.counted_by_backend = self.backend.stats()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(asyncio.wait_for(work, PATIENCE_S))
@@ -322,6 +325,20 @@ class Life(RuleBasedStateMachine):
         """Live, overflowed and joining."""
         for stream in self.streams:
             assert stream.stats().buffered <= ROOM
+
+    @invariant()
+    def no_counter_runs_backwards(self) -> None:
+        """Through overflow, faults, other loops, and the end of a stream."""
+        for stream in (*self.streams, *self.counted):
+            stats = stream.stats()
+            before = self.counted.get(stream, ffc.StreamStats())
+            for name in ("delivered", "filtered", "undecided", "lost", "overflows"):
+                assert getattr(stats, name) >= getattr(before, name), name
+            self.counted[stream] = stats
+        now = self.backend.stats()
+        for name in ("received", "malformed", "reconnects", "gaps", "dropped", "reconciled"):
+            assert getattr(now, name) >= getattr(self.counted_by_backend, name), name
+        self.counted_by_backend = now
 
     @precondition(lambda self: not self.streams)
     @rule()

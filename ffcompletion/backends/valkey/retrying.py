@@ -20,14 +20,14 @@ from ffcompletion.delivery.ratelog import RateLog
 from ffcompletion.foreign.filters import Wanted
 from ffcompletion.foreign.logs import logger
 
-__all__ = ["Asking"]
+__all__ = ["Retrying"]
 
 _T = TypeVar("_T")
 _log: Final = logger("ffcompletion.valkey")
 
 
 @final
-class Asking:
+class Retrying:
     """Each question is put again until it is answered."""
 
     def __init__(self, lookups: Lookups) -> None:
@@ -36,18 +36,18 @@ class Asking:
 
     async def facts(self, payloads: Sequence[CompletionPayload], filters: Sequence[Wanted]) -> Sequence[Facts | None]:
         """See ``Lookups``."""
-        return await self._query(lambda: self._lookups.facts(payloads, filters))
+        return await self._until_answered(lambda: self._lookups.facts(payloads, filters))
 
     async def results(self, payloads: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
         """See ``Lookups``."""
-        return await self._query(lambda: self._lookups.results(payloads))
+        return await self._until_answered(lambda: self._lookups.results(payloads))
 
     async def fitting(self, names: Sequence[str]) -> int:
         """Of how many of these, from the first on, the results fit one question. What is no id has none."""
         ids = [trusted_execution_id(name) for name in names if is_execution_id(name)]
         if not ids:
             return len(names)
-        sizes = dict(zip(map(str, ids), await self._query(lambda: self._lookups.sizes(ids)), strict=True))
+        sizes = dict(zip(map(str, ids), await self._until_answered(lambda: self._lookups.sizes(ids)), strict=True))
         return fit([sizes.get(name, 0) for name in names])
 
     async def with_results(
@@ -67,11 +67,11 @@ class Asking:
             count += 1
         return count, [by_id.get(payload.execution_id, payload) for payload in payloads[:count]]
 
-    async def _query(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+    async def _until_answered(self, question: Callable[[], Awaitable[_T]]) -> _T:
         backoff = Backoff(0.02, 1.0)
         while True:
             try:
-                return await ask()
+                return await question()
             except (GlideError, OSError, TimeoutError, EngineError) as exc:
                 self._held_log.warning(f"the server did not answer what a filter asks ({named(exc)}); holding")
                 await asyncio.sleep(backoff.next_delay())
