@@ -13,7 +13,7 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import DictRow, dict_row
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend
+from ffcompletion.backends.postgres import PostgresBackend, reader
 from ffcompletion.backends.postgres.queries import Query
 from ffcompletion.backends.postgres.rows import Row
 from ffcompletion.backends.postgres.session import Session
@@ -320,6 +320,31 @@ async def test_a_history_that_is_replaced_after_it_was_compared(
             await insert(writer, item)
         await writer.commit()
         assert [p.execution_id for p in await some(stream, 9, 10)] == [item.execution_id for item in items]
+        assert sum("history was replaced" in line for line in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("count", [8, 12])
+async def test_a_history_that_is_replaced_by_hand(
+    database: PostgresWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Emptied, the sequence set back, and as many rows written as before: the sequence tells nothing, a row does."""
+    monkeypatch.setattr(reader, "_LOOK_ANYWAY_S", 0.2)
+    async with database.backend(poll_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        await database.announce(*[done() for _ in range(8)])
+        await some(stream, 8)
+        await asyncio.sleep(0.5)
+        items = [done() for _ in range(count)]
+        writer = await database.connect(autocommit=False)
+        await writer.execute("DELETE FROM ff_completion_event")
+        await writer.execute("SELECT setval('ff_completion_event_event_id_seq', 1, false)")
+        for item in items:
+            await insert(writer, item)
+        await writer.commit()
+        # What lies beyond the old position comes at once, and again.
+        again = items[8:]
+        wanted = [item.execution_id for item in again + items]
+        assert [p.execution_id for p in await some(stream, len(wanted), 10)] == wanted
+        await nothing(stream, done(), database)
         assert sum("history was replaced" in line for line in caplog.messages) == 1
 
 

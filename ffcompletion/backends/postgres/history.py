@@ -96,6 +96,8 @@ class History:
     def __init__(self) -> None:
         self._recent: deque[tuple[Sequence[int], Sequence[Row]]] = deque()
         self._rows = 0
+        self._known: tuple[int, str] | None = None
+        self._due_at = 0.0
         self.doubtful: bool = False
         """Something says that the outbox is not the one it was: it is to be compared."""
 
@@ -119,7 +121,26 @@ class History:
         cut = [(bisect_right(ids, after), ids, rows) for ids, rows in self._recent]
         self._recent = deque((ids[:at], rows[:at]) for at, ids, rows in cut if at)
         self._rows = sum(len(ids) for ids, _ in self._recent)
+        self._known, self._due_at = None, 0.0
         self.doubtful = False
+
+    def due(self, now: float, every_s: float) -> int | None:
+        """The id of a row to look at again, 0 if none is known; None where it is not time.
+
+        An outbox that is emptied, and its sequence set back by hand, shows nothing else once as many ids have been given
+        out again.
+        """
+        if now < self._due_at:
+            return None
+        self._due_at = now + every_s
+        return 0 if self._known is None else self._known[0]
+
+    def replaced_at(self, known: int, rows: Sequence[Row], upto: int) -> bool:
+        """Whether that row is another than it was; the next to look at is the newest up to there."""
+        if self._known is not None and any(row[0] == known and row[1] != self._known[1] for row in rows):
+            self.doubtful = True
+        self._known = self.witness(upto)
+        return self.doubtful
 
     def replaced_by(self, sequence: Issue, identity: Identity, high: int) -> bool:
         """Whether the sequence tells of another history than that in which ``high`` was seen."""

@@ -154,6 +154,10 @@ class Reader:
         sequence = await session.sequence()
         if self.history.replaced_by(sequence, session.identity, tracker.high):
             return False
+        if (known := self.history.due(now, _LOOK_ANYWAY_S)) is not None:
+            rows = await session.read(self._queries.picked(), ([known],))
+            if self.history.replaced_at(known, rows, tracker.high):
+                return False
         issued = sequence.issued
         if issued is not None and not tracker.gaps and now < self._looked_at + _LOOK_ANYWAY_S:
             if issued <= max(tracker.high, self._quiet_at):

@@ -26,6 +26,7 @@ OLD = rows(11, 20)
     ("newest", "found", "remembered", "same_upto"),
     [
         pytest.param(20, rows(1, 20), OLD, 20, id="the same"),
+        pytest.param(25, rows(1, 25), OLD, 20, id="the same, and newer ones"),
         pytest.param(15, rows(1, 15), OLD, 15, id="a replica that lagged"),
         pytest.param(25, rows(1, 13) + rows(14, 25, "y"), OLD, 13, id="another one from the fourteenth on"),
         pytest.param(
@@ -79,6 +80,24 @@ def test_the_sequence_tells_of_another_history() -> None:
         assert history.replaced_by(told, here, 20)
         assert history.doubtful
         assert history.replaced_by(Issue(20, 1, 2), here, 20)
+
+
+def test_a_row_is_looked_at_again() -> None:
+    """Now and then, the newest of the time before: another may bear its id by now, and newer ones be of another history."""
+    history = remembering(OLD)
+    assert history.due(100.0, 30.0) == 0
+    assert not history.replaced_at(0, [], 20)
+    assert history.due(129.0, 30.0) is None
+    assert history.due(130.0, 30.0) == 20
+    assert not history.replaced_at(20, rows(20, 20), 20)
+    history.remember([21], rows(21, 21, "y"))
+    assert history.due(160.0, 30.0) == 20
+    assert not history.replaced_at(20, [], 21), "it was trimmed"
+    assert history.due(190.0, 30.0) == 21
+    assert history.replaced_at(21, rows(21, 21), 21)
+    assert history.doubtful
+    history.forget(20)
+    assert history.due(191.0, 30.0) == 0, "what was known is of no interest"
 
 
 def test_marks() -> None:
