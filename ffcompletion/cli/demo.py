@@ -104,7 +104,9 @@ async def _watch(console: Console, urls: dict[str, str], seconds: float, *, boar
                 tally = _Tally(kind, tenant, workload)
                 tallies.append(tally)
                 stream = await stack.enter_async_context(subscribe(backend, ScannerFilter(tenant)))
-                readers.append(group.create_task(_read(stream, tally, recent, console)))
+                # Beside a page no line each: where nobody reads them, a full pipe would hold up the page too.
+                told = None if board or console.is_terminal else console
+                readers.append(group.create_task(_read(stream, tally, recent, told)))
         work = [asyncio.create_task(workload.run(seconds)) for workload in workloads]
         try:
             await _show(console, tallies, recent, work)
@@ -115,13 +117,13 @@ async def _watch(console: Console, urls: dict[str, str], seconds: float, *, boar
     return _summary(console, tallies, seconds)
 
 
-async def _read(stream: CompletionStream, tally: _Tally, recent: deque[Text], console: Console) -> None:
+async def _read(stream: CompletionStream, tally: _Tally, recent: deque[Text], told: Console | None) -> None:
     async for completion in stream:
         tally.add(completion)
         line = Text(f"{tally.server:<9}{tally.tenant:<7} ", style="bold").append_text(as_text(completion))
         recent.append(line)
-        if not console.is_terminal:
-            console.print(line)
+        if told is not None:
+            told.print(line)
 
 
 async def _show(

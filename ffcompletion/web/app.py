@@ -51,8 +51,8 @@ def completions_app(
 
     - ``GET /events[?namespace=…][&tag=key=value]``: server-sent events, one for each completion that ``authorize`` grants
       and the query asks for. On a backend with a log each has an id, and a browser that lost its connection is given what
-      it missed (``Last-Event-ID``), also after a restart of this service; the header ``Completions-Resume`` says ``yes``
-      or ``no``.
+      it missed (``Last-Event-ID``, or ``last_event_id`` in the query), also after a restart of this service; the header
+      ``Completions-Resume`` says ``yes`` or ``no``.
     - ``GET /executions/{id}[?timeout=…][&result=1]``: answers when it has finished, 200; 202 after ``timeout`` seconds, to
       be asked again; 404 for what does not exist or is not granted.
 

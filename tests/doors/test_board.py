@@ -308,15 +308,3 @@ async def test_trouble_is_one_line() -> None:
                 out, _ = await asyncio.wait_for(process.communicate(), 30)
                 assert process.returncode == 2
                 assert len(out.decode().strip().splitlines()) == 1, out.decode()
-
-
-async def test_the_demo_shows_it_at_once() -> None:
-    """``demo --board`` prints the address, and the page is there."""
-    async with command("demo", "--backend", "postgres", "--board", "--seconds", "60") as (_, url):
-        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
-            assert "<h1>Completions</h1>" in (await client.get("/")).text
-            async with client.stream("GET", "api/events") as answer:
-                async for line in answer.aiter_lines():
-                    if line.startswith("data: "):
-                        break
-            assert json.loads(line.removeprefix("data: "))["namespace"] in ("acme", "globex")
