@@ -13,13 +13,15 @@ from ffcompletion.attaching.definition import Definition
 from ffcompletion.attaching.quoting import table
 from ffcompletion.contract.errors import Unavailable
 
-__all__ = ["LOCK_MS", "PAUSE_S", "TRIES", "busy", "patiently"]
+__all__ = ["LOCK_MS", "PAUSE_S", "TRIES", "UNHURRIED", "busy", "patiently"]
 
 _T = TypeVar("_T")
 
 LOCK_MS: Final = 500
 """How long a lock is waited for at once: whoever comes behind us waits as well. Below the server's ``deadlock_timeout``
 of a second: it is us who give way, never a worker."""
+UNHURRIED: Final = "SET LOCAL statement_timeout = 0;"
+"""A page of a large table takes its time, whatever limit our role has for its questions."""
 TRIES: Final = 30
 PAUSE_S: Final = 0.25
 """Between two tries."""

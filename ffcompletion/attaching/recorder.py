@@ -12,7 +12,7 @@ import psycopg
 
 from ffcompletion.attaching.checks import Connected, run
 from ffcompletion.attaching.definition import Definition
-from ffcompletion.attaching.patience import LOCK_MS, PAUSE_S, TRIES, busy, patiently
+from ffcompletion.attaching.patience import LOCK_MS, PAUSE_S, TRIES, UNHURRIED, busy, patiently
 from ffcompletion.attaching.quoting import identifier, literal
 from ffcompletion.attaching.recording import Span, completed, differing, gone, mended, recorded, vanished
 from ffcompletion.attaching.rendering import PINNED
@@ -138,7 +138,7 @@ class _Recorder:
             run(
                 conn,
                 "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL bytea_output = 'hex';"
-                f" SET LOCAL lock_timeout = '{LOCK_MS}ms'; {PINNED}",
+                f" SET LOCAL lock_timeout = '{LOCK_MS}ms'; {UNHURRIED} {PINNED}",
             )
             registry, name = f"{identifier(self._schema)}.ff_attachment", literal(definition.name)
             try:

@@ -12,7 +12,7 @@ import psycopg
 from ffcompletion.attaching.checks import Connected, check_table, check_tables_of_ours, check_triggers, run
 from ffcompletion.attaching.definition import Definition, table_parts
 from ffcompletion.attaching.naming import not_attached
-from ffcompletion.attaching.patience import LOCK_MS, patiently
+from ffcompletion.attaching.patience import LOCK_MS, UNHURRIED, patiently
 from ffcompletion.attaching.quoting import function_name, identifier, literal, result_table, table
 from ffcompletion.attaching.recorder import Progress, Recorded
 from ffcompletion.attaching.recorder import record as _record
@@ -77,7 +77,7 @@ def detach(url: str, name: str, *, schema: str | None = None) -> None:
     with _connected(url, "detach") as conn:
         inside = _schema(conn, schema, "detach")
         with conn.transaction():
-            run(conn, f"{LOCK} {PINNED}")
+            run(conn, f"{UNHURRIED} {LOCK} {PINNED}")
             found = _find(conn, inside, name)
             if found is None:
                 there = run(conn, f"SELECT name FROM {_registry(inside)} ORDER BY name") if _there(conn, inside) else ()
@@ -93,14 +93,14 @@ def attached(url: str, *, schema: str | None = None) -> list[Attached]:
         if not _there(conn, inside):
             return []
         with conn.transaction():
-            run(conn, PINNED)
+            run(conn, f"{UNHURRIED} {PINNED}")
             return [_state(conn, inside, row) for row in run(conn, attachments_query(_registry(inside))).fetchall()]
 
 
 def _attach(conn: Connected, given: Definition, schema: str) -> tuple[Definition, Definition | None]:
     """Itself, with its tables as they have been found, and what was attached under this name before."""
     with conn.transaction():
-        run(conn, LOCK)
+        run(conn, f"{UNHURRIED} {LOCK}")
         definition = _found(conn, given)
         run(conn, PINNED)
         # Looking into the table waits as well, where somebody has locked all of it.

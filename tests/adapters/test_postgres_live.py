@@ -284,6 +284,45 @@ async def test_a_truncated_outbox_that_begins_anew_is_read_from_its_beginning(
         assert sum("history was replaced" in line for line in caplog.messages) == 2
 
 
+@pytest.mark.parametrize("committed", [0, 1])
+async def test_a_replaced_history_whose_rows_are_still_to_come(database: PostgresWorld, committed: int) -> None:
+    """Its first ids are those of a transaction that has not ended, when it is compared with what was read."""
+    async with database.backend(poll_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        await database.announce(*[done() for _ in range(8)])
+        await some(stream, 8)
+        await database.sql("TRUNCATE ff_completion_event RESTART IDENTITY")
+        late, early = [done() for _ in range(5)], [done() for _ in range(committed)]
+        writer = await database.connect(autocommit=False)
+        for item in late:
+            await insert(writer, item)
+        await database.announce(*early)
+        assert [p.execution_id for p in await some(stream, committed, 10)] == [item.execution_id for item in early]
+        await asyncio.sleep(0.5)
+        await writer.commit()
+        assert [p.execution_id for p in await some(stream, 5, 10)] == [item.execution_id for item in late]
+
+
+async def test_a_history_that_is_replaced_after_it_was_compared(
+    database: PostgresWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing came in between: what it was known by, it is known by still."""
+    async with database.backend(poll_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        await database.announce(*[done() for _ in range(4)])
+        await some(stream, 4)
+        # Another file, the same rows.
+        await database.sql("ALTER TABLE ff_completion_event ALTER event_id SET CACHE 1")
+        await asyncio.sleep(0.5)
+        assert not caplog.messages
+        items = [done() for _ in range(9)]
+        writer = await database.connect(autocommit=False)
+        await writer.execute("TRUNCATE ff_completion_event RESTART IDENTITY")
+        for item in items:
+            await insert(writer, item)
+        await writer.commit()
+        assert [p.execution_id for p in await some(stream, 9, 10)] == [item.execution_id for item in items]
+        assert sum("history was replaced" in line for line in caplog.messages) == 1
+
+
 async def test_a_sequence_that_keeps_ids_in_store_is_refused(database: PostgresWorld) -> None:
     """CACHE 50: ids come late in later transactions, and nothing would tell; the remedy is named."""
     await database.sql("ALTER TABLE ff_completion_event ALTER event_id SET CACHE 50")

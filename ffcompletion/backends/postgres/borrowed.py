@@ -97,7 +97,7 @@ class BorrowedPool:
         try:
             if before.limit is not None and conn.pgconn.transaction_status == TransactionStatus.IDLE:
                 with contextlib.suppress(psycopg.Error), deadline(conn, _GIVE_BACK_S):
-                    await conn.execute(LIMIT, (before.limit,), prepare=False)
+                    await conn.execute(LIMIT, (before.limit, False), prepare=False)
         finally:
             conn.row_factory, conn.cursor_factory = before.row_factory, before.cursor_factory
             with contextlib.suppress(psycopg.Error, ValueError):

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from typing_extensions import override
 
-from ffcompletion.backends.postgres.connection import Connection, Target, abandon, deadline, shut_down
+from ffcompletion.backends.postgres.connection import Connection, Target, abandon, deadline, limit, limited, shut_down
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.names import checked, in_statement, quoted
 from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore, StoredCheckpoint
@@ -86,6 +86,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
         self._handing = threading.Lock()
         self._conn: Connection | None = None
         self._in_use = False
+        self._direct = True
         self._closed = False
         # Names that are ours alone, as long as the connection holds.
         self._leases: set[str] = set()
@@ -233,14 +234,18 @@ class PostgresCheckpoints(AsyncClosing, Closing):
                 async with asyncio.timeout(self._timeout_s):
                     conn = await self._target.connect()
                 with deadline(conn, self._timeout_s):
+                    self._direct = await limit(conn, self._timeout_s)
                     await self._make_table(conn)
                     # One that was lost stays it: its position may be behind that of whoever had it meanwhile.
                     for name in self._leases - self._lost:
                         if not await self._locked(conn, name):
                             self._lost.add(name)
                 self._keep(op, conn)
+            # What is given up must not wait for a lock at the server, and be stored over what was saved after it.
+            own = contextlib.nullcontext() if self._direct else limited(conn, self._timeout_s)
             with deadline(conn, self._timeout_s):
-                answer = await work(conn)
+                async with own:
+                    answer = await work(conn)
             sound = True
             return answer
         finally:

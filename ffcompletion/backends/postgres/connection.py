@@ -8,8 +8,8 @@ import os
 import secrets
 import socket
 import traceback
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, final
 
 import psycopg
@@ -35,6 +35,8 @@ __all__ = [
     "deadline",
     "end_task",
     "is_direct",
+    "limit",
+    "limited",
     "make_ready",
     "server_limit",
     "shut_down",
@@ -123,10 +125,25 @@ async def make_ready(conn: Connection, limit_s: float) -> None:
 
     Not behind a pooler, where settings, like prepared statements, would end up with somebody else.
     """
-    if await is_direct(conn):
+    if await limit(conn, limit_s):
         conn.prepare_threshold = ONLY_WHEN_ASKED
         await conn.execute(GENERIC_PLAN, prepare=False)
-        await conn.execute(LIMIT, (server_limit(limit_s),), prepare=False)
+
+
+async def limit(conn: Connection, seconds: float) -> bool:
+    """Have the server give up a little before we do. False behind a pooler, where nothing was changed."""
+    direct = await is_direct(conn)
+    if direct:
+        await conn.execute(LIMIT, (server_limit(seconds), False), prepare=False)
+    return direct
+
+
+@asynccontextmanager
+async def limited(conn: Connection, seconds: float) -> AsyncGenerator[None]:
+    """One transaction in which the server gives up a little before we do, and not before, also behind a pooler."""
+    async with conn.transaction():
+        await conn.execute(LIMIT, (server_limit(seconds), True), prepare=False)
+        yield
 
 
 def server_limit(seconds: float) -> str:

@@ -118,9 +118,12 @@ def _last_words(state: str | None, text: str | None) -> psycopg.OperationalError
 
 
 def may_pass(exc: psycopg.Error) -> bool:
-    """Whether the same question may be answered on another connection: this one, or the server behind it, is gone."""
+    """Whether the same question may be answered on another connection: this one, or the server behind it, is gone.
+
+    A server that took too long, or did not get a lock, is there.
+    """
     return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError) and not isinstance(
-        exc, PoolBusy | PoolOver
+        exc, PoolBusy | PoolOver | psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable
     )
 
 

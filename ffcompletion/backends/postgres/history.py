@@ -114,10 +114,11 @@ class History:
                 return ids[at - 1], name
         return None
 
-    def forget(self) -> None:
-        """What was handed out before is of no interest."""
-        self._recent.clear()
-        self._rows = 0
+    def forget(self, after: int = 0) -> None:
+        """What was handed out after this id is of no interest; it was compared."""
+        cut = [(bisect_right(ids, after), ids, rows) for ids, rows in self._recent]
+        self._recent = deque((ids[:at], rows[:at]) for at, ids, rows in cut if at)
+        self._rows = sum(len(ids) for ids, _ in self._recent)
         self.doubtful = False
 
     def replaced_by(self, sequence: Issue, identity: Identity, high: int) -> bool:
@@ -140,29 +141,19 @@ class Comparison:
     def __init__(self, known: dict[int, str | None], newest: int, high: int) -> None:
         self._known = known
         self._end = min(newest, high)
-        self._first = min(known, default=0)
-        self._same: int | None = None
-        self._replaced: int | None = None
-        self.after: int | None = self._first - 1 if known and self._first <= self._end else None
+        first = min(known, default=0)
+        self.same_upto: int = 0
+        """Up to here it is the history that was read; 0 if none of it is. Not up to the first row that differs: what lies
+        between may be of somebody who has not committed yet."""
+        self.after: int | None = first - 1 if known and first <= self._end else None
         """Read the rows after this id, and pass them to ``page``; None: enough is known."""
 
     def page(self, rows: Sequence[Row], limit: int) -> None:
         """These follow, at most ``limit``."""
+        self.after = rows[-1][0] if len(rows) >= limit and rows[-1][0] < self._end else None
         for row in rows:
             if row[0] in self._known:
-                if self._known[row[0]] == row[1]:
-                    self._same = row[0] if self._same is None else self._same
-                elif self._replaced is None:
-                    self._replaced = row[0]
-        self.after = rows[-1][0] if len(rows) >= limit and rows[-1][0] < self._end else None
-
-    @property
-    def same_upto(self) -> int:
-        """Up to here it is the history that was read; 0 if none of it is."""
-        if self._known and self._end < self._first:
-            # Older than everything that is remembered: nothing tells that its rows are those of before.
-            return 0
-        if self._replaced is None:
-            return self._end
-        # With none of the old rows left before the first that differs, nothing speaks for what lies below either.
-        return 0 if self._same is None or self._same > self._replaced else min(self._end, self._replaced - 1)
+                if self._known[row[0]] != row[1]:
+                    self.after = None
+                    return
+                self.same_upto = row[0]

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import Diagnostic
 
-from ffcompletion.backends.postgres.connection import Connection, Target, deadline
+from ffcompletion.backends.postgres.connection import Connection, Target, deadline, limited
 from ffcompletion.backends.postgres.errors import driver_errors
 from ffcompletion.contract.errors import Unavailable
 
@@ -77,9 +77,12 @@ async def _connected(target: Target, op: str) -> AsyncGenerator[Connection]:
 
 @asynccontextmanager
 async def _inside(conn: Connection, schema: str | None) -> AsyncGenerator[None]:
-    """One transaction in this schema. For its length alone: a pooler gives the session to others."""
+    """One transaction in this schema. For its length alone: a pooler gives the session to others.
+
+    What we gave up is given up by the server too: where it went on waiting for a lock, every writer would wait behind it.
+    """
     with deadline(conn, _STATEMENT_S):
-        async with conn.transaction():
+        async with limited(conn, _STATEMENT_S):
             if schema is not None:
                 await conn.execute(sql.SQL("SET LOCAL search_path = {}").format(sql.Identifier(schema)))
             yield

@@ -64,7 +64,8 @@ SERVER: Final = (
 DATABASE: Final = "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
 ECHO: Final = "SELECT pg_notify(%s, %s)"
 BACKEND_PID: Final = "SELECT pg_backend_pid()"
-LIMIT: Final = "SELECT set_config('statement_timeout', %s, false)"
+LIMIT: Final = "SELECT set_config('statement_timeout', %s, %s)"
+"""The limit, and whether for this transaction alone."""
 # Planning a query over 256 partitions costs more than running it, so it is planned once; and no plan that is made
 # without statistics is worth parallel workers, or compiling.
 GENERIC_PLAN: Final = (

@@ -292,7 +292,7 @@ class Reader:
         while (after := comparison.after) is not None:
             comparison.page(await session.read(self._queries.page(), (after, _PAGE)), _PAGE)
         high = comparison.same_upto
-        self.history.forget()
+        self.history.forget(high)
         self._quiet_at = 0
         if high < tracker.high:
             log.warning(

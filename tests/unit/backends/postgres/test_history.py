@@ -28,12 +28,15 @@ OLD = rows(11, 20)
         pytest.param(20, rows(1, 20), OLD, 20, id="the same"),
         pytest.param(15, rows(1, 15), OLD, 15, id="a replica that lagged"),
         pytest.param(25, rows(1, 13) + rows(14, 25, "y"), OLD, 13, id="another one from the fourteenth on"),
-        pytest.param(25, rows(1, 13) + rows(16, 25, "y"), OLD, 15, id="another one, with a gap before it"),
+        pytest.param(
+            25, rows(1, 13) + rows(16, 25, "y"), OLD, 13, id="another one, whose ids before it may be to come"
+        ),
         pytest.param(30, rows(1, 30, "y"), OLD, 0, id="another one"),
         pytest.param(20, rows(11, 13, "y") + rows(14, 20), OLD, 0, id="another one below what is the same"),
         pytest.param(5, rows(1, 5), OLD, 0, id="all that is remembered is newer"),
         pytest.param(0, [], OLD, 0, id="it was emptied"),
-        pytest.param(12, rows(1, 12, "y"), [], 12, id="nothing is remembered"),
+        pytest.param(15, [], OLD, 0, id="another one, whose ids are all to come"),
+        pytest.param(12, rows(1, 12, "y"), [], 0, id="nothing was handed out"),
     ],
 )
 def test_a_history_is_compared_by_its_rows(
@@ -52,6 +55,10 @@ def test_what_was_handed_out_last_is_remembered() -> None:
     assert history.witness(6_000) is None
     assert history.witness(6_001) == (6_001, "x6001")
     history.doubtful = True
+    history.forget(12_001)
+    assert (history.witness(18_000), history.doubtful) == ((12_001, "x12001"), False)
+    history.remember([12_002], rows(12_002, 12_002))
+    assert history.witness(18_000) == (12_002, "x12002")
     history.forget()
     assert (history.witness(18_000), history.doubtful) == (None, False)
 
