@@ -10,7 +10,7 @@ import ffcompletion as ffc
 from ffcompletion.backends.postgres import facts, rows, silent, snapshots
 from ffcompletion.backends.postgres.announced import Announced
 from ffcompletion.backends.postgres.rows import Row
-from ffcompletion.backends.valkey import state
+from ffcompletion.backends.valkey import snapshots as valkey_snapshots
 from ffcompletion.backends.valkey.index import TerminalIndex
 from ffcompletion.backends.valkey.lookups import Lookups
 from ffcompletion.backends.valkey.reconciliation import Candidate
@@ -116,9 +116,9 @@ def replies(data: bytes) -> None:
     async def execute(commands: Sequence[Sequence[str]]) -> Sequence[object]:
         return [_reply(command, data, score) for command in commands]
 
-    (described,) = _done(state.describe(execute, [ID], result=True))
+    (described,) = _done(valkey_snapshots.describe(execute, [ID], result=True))
     assert described is None or described.execution_id == ID
-    _done(state.members(execute, ffc.FlowId("550e8400-e29b-41d4-a716-446655440000")))
+    _done(valkey_snapshots.members(execute, ffc.FlowId("550e8400-e29b-41d4-a716-446655440000")))
     payloads = [ffc.CompletionPayload(ID, "success")]
     lookups = Lookups(execute)
     known = _done(lookups.facts(payloads, list(FILTERS)))

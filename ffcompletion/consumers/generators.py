@@ -93,7 +93,7 @@ class _Pump:
         if close is not None:
             await called("the stream", close)
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         self.closed = True
         self._items.clear()
         self._changed.set()
@@ -101,7 +101,7 @@ class _Pump:
             self._task.cancel()
 
     async def aclose(self) -> None:
-        self.abandon()
+        self.abort()
         if self._task is None:
             # Never begun: there is no task to end, only the generator.
             self._task = asyncio.create_task(self._finish(), name="ffcompletion-generator")
@@ -135,7 +135,7 @@ class GeneratorStream(AsyncClosing):
             return
         # The collector may run on any thread, and after the loop is gone.
         with contextlib.suppress(RuntimeError):
-            pump.loop.call_soon_threadsafe(pump.abandon)
+            pump.loop.call_soon_threadsafe(pump.abort)
         warnings.warn("unclosed stream of a generator; use `async with` or aclose()", ResourceWarning, stacklevel=2)
 
 

@@ -213,13 +213,13 @@ class Subscription(AsyncClosing):
             return
         # The collector may run on any thread, and after the loop is gone; then nothing is left to release.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(_abandon, source)
+            self._loop.call_soon_threadsafe(_abort, source)
         warnings.warn(
             f"unclosed {self._name} stream; use `async with` or aclose()", ResourceWarning, stacklevel=2, source=self
         )
 
 
-def _abandon(source: Source) -> None:
+def _abort(source: Source) -> None:
     source.close()
     task = asyncio.ensure_future(source.released())
     # The loop keeps only a weak reference to a task. Held by a timer it goes with the loop, should that be closed before

@@ -163,7 +163,7 @@ class Pump:
                 self._loop.run(lambda: _cancelled(task))
         self._items = iter(())
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """The same without waiting, from any thread: nobody holds the stream any more."""
         self._forget(self)
         if self._task is not None:
@@ -203,7 +203,7 @@ class Stream(Closing):
     def __del__(self) -> None:
         pump = getattr(self, "_pump", None)
         if pump is not None and not pump.ended:
-            pump.abandon()
+            pump.abort()
             warnings.warn("unclosed sync stream; use `with` or close()", ResourceWarning, stacklevel=2, source=self)
 
 

@@ -7,13 +7,13 @@ from typing import final
 
 from typing_extensions import override
 
-from ffcompletion.testing.bench import Bench, opened
+from ffcompletion.testing.harness import Harness, opened
 from ffcompletion.testing.subject import Announcer, Factory, Options
 from ffcompletion.testing.violation import ContractViolation, NotChecked
 
 __all__ = ["Check", "clause"]
 
-_Body = Callable[[Bench], Awaitable[None]]
+_Body = Callable[[Harness], Awaitable[None]]
 
 
 @final
@@ -35,8 +35,8 @@ class Check:
     async def __call__(self, factory: Factory, announcer: Announcer, options: Options | None = None) -> None:
         """Hold a new backend against the clause."""
         try:
-            async with opened(self.clause, factory, announcer, options) as bench:
-                await self._body(bench)
+            async with opened(self.clause, factory, announcer, options) as harness:
+                await self._body(harness)
         except NotImplementedError as exc:
             raise NotChecked(str(exc) or "the fault cannot be injected") from exc
         except BaseExceptionGroup as group:
@@ -52,7 +52,7 @@ class Check:
 
 
 def clause(number: str, title: str) -> Callable[[_Body], Check]:
-    """Make a check of a coroutine function that is given a bench."""
+    """Make a check of a coroutine function that is given a harness."""
 
     def made(body: _Body) -> Check:
         return Check(number, title, body)

@@ -9,8 +9,8 @@ from typing_extensions import override
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.protocols import CompletionFilter
-from ffcompletion.testing.bench import Bench
 from ffcompletion.testing.check import clause
+from ffcompletion.testing.harness import Harness
 from ffcompletion.testing.subject import Execution, fresh
 
 __all__ = [
@@ -30,88 +30,90 @@ _TAG: Final = ("conformance", "yes")
 
 
 @clause("5.1", "a namespace filter admits its namespace and nothing else")
-async def check_namespace(bench: Bench) -> None:
+async def check_namespace(harness: Harness) -> None:
     """Another tenant's, one that looks alike, and in between."""
-    stream = await bench.filtered(_OURS, fresh(namespace="conformance-a"))
+    stream = await harness.filtered(_OURS, fresh(namespace="conformance-a"))
     ours = [fresh(namespace="conformance-a") for _ in range(10)]
     others = [
         fresh(namespace=name) for name in ("conformance-b", "conformance-", "conformance-aa", "CONFORMANCE-A", "")
     ]
     for n, item in enumerate(ours):
-        await bench.announce(item, others[n % len(others)])
-    await bench.nothing_but(stream, ours, fresh(namespace="conformance-a"), "nothing of another namespace is delivered")
+        await harness.announce(item, others[n % len(others)])
+    await harness.nothing_but(
+        stream, ours, fresh(namespace="conformance-a"), "nothing of another namespace is delivered"
+    )
 
 
 @clause("5.2", "what a filter admits is delivered, all of it")
-async def check_admitted(bench: Bench) -> None:
+async def check_admitted(harness: Harness) -> None:
     """By namespace, by tag, by both."""
     both = _OURS.with_instance_tag(*_TAG)
     wanted = [_OURS, ScannerFilter.NOOP.with_instance_tag(*_TAG), both]
-    streams = [await bench.filtered(each, fresh(namespace="conformance-a", tags=dict([_TAG]))) for each in wanted]
+    streams = [await harness.filtered(each, fresh(namespace="conformance-a", tags=dict([_TAG]))) for each in wanted]
     items = [fresh(namespace="conformance-a", tags={_TAG[0]: _TAG[1], "other": "x"}) for _ in range(20)]
-    await bench.announce(*items)
+    await harness.announce(*items)
     for stream in streams:
-        await bench.all(stream, items, "everything that the filter admits is delivered")
+        await harness.all(stream, items, "everything that the filter admits is delivered")
 
 
 @clause("5.3", "a tag filter admits that value of that tag and nothing else")
-async def check_tag(bench: Bench) -> None:
+async def check_tag(harness: Harness) -> None:
     """Another value, another key, no tags at all."""
-    stream = await bench.filtered(ScannerFilter.NOOP.with_instance_tag(*_TAG), fresh(tags=dict([_TAG])))
+    stream = await harness.filtered(ScannerFilter.NOOP.with_instance_tag(*_TAG), fresh(tags=dict([_TAG])))
     key, value = _TAG
     ours = [fresh(tags={key: value}) for _ in range(6)]
     others = [fresh(tags=tags) for tags in ({key: "no"}, {"other": value}, {}, {key: value + " "}, {value: key})]
     for n, item in enumerate(ours):
-        await bench.announce(item, others[n % len(others)])
-    await bench.nothing_but(stream, ours, fresh(tags={key: value}), "nothing without that tag is delivered")
+        await harness.announce(item, others[n % len(others)])
+    await harness.nothing_but(stream, ours, fresh(tags={key: value}), "nothing without that tag is delivered")
 
 
 @clause("5.4", "both dimensions of a filter must match")
-async def check_both(bench: Bench) -> None:
+async def check_both(harness: Harness) -> None:
     """The right tenant with the wrong tag, and the other way round."""
     both = _OURS.with_instance_tag(*_TAG)
-    stream = await bench.filtered(both, fresh(namespace="conformance-a", tags=dict([_TAG])))
+    stream = await harness.filtered(both, fresh(namespace="conformance-a", tags=dict([_TAG])))
     key, value = _TAG
-    await bench.announce(
+    await harness.announce(
         fresh(namespace="conformance-a"),
         fresh(tags={key: value}),
         fresh(namespace="conformance-a", tags={key: "no"}),
         fresh(namespace="conformance-b", tags={key: value}),
     )
     marker = fresh(namespace="conformance-a", tags={key: value})
-    await bench.nothing_but(stream, [], marker, "nothing is delivered that matches one dimension only")
+    await harness.nothing_but(stream, [], marker, "nothing is delivered that matches one dimension only")
 
 
 @clause("5.5", "what cannot be decided is not delivered")
-async def check_fails_closed(bench: Bench) -> None:
+async def check_fails_closed(harness: Harness) -> None:
     """An execution without a namespace is nobody's."""
-    stream = await bench.filtered(_OURS, fresh(namespace="conformance-a"))
-    await bench.announce(*[fresh(namespace=None) for _ in range(5)])
-    await bench.nothing_but(stream, [], fresh(namespace="conformance-a"), "what has no namespace is not delivered")
+    stream = await harness.filtered(_OURS, fresh(namespace="conformance-a"))
+    await harness.announce(*[fresh(namespace=None) for _ in range(5)])
+    await harness.nothing_but(stream, [], fresh(namespace="conformance-a"), "what has no namespace is not delivered")
 
 
 @clause("5.6", "a no-op filter admits everything")
-async def check_noop(bench: Bench) -> None:
+async def check_noop(harness: Harness) -> None:
     """As if it were not there; also where filters are refused."""
-    stream = await bench.filtered(ScannerFilter.NOOP, fresh())
+    stream = await harness.filtered(ScannerFilter.NOOP, fresh())
     items = [fresh(), fresh(namespace="conformance-a"), fresh(tags={"k": "v"})]
-    await bench.announce(*items)
-    await bench.all(stream, items, "a no-op filter admits everything")
+    await harness.announce(*items)
+    await harness.all(stream, items, "a no-op filter admits everything")
 
 
 @clause("5.7", "a backend without filtering refuses filters")
-async def check_refuses(bench: Bench) -> None:
+async def check_refuses(harness: Harness) -> None:
     """``Unavailable``, or a stream that filters: never one that does not."""
     try:
-        stream = bench.kept(await bench.backend.subscribe_completions_filtered(_OURS))
+        stream = harness.kept(await harness.backend.subscribe_completions_filtered(_OURS))
     except Unavailable:
         return
     except Exception as exc:
-        raise bench.broken("a filter is honoured, or refused with Unavailable", f"it raised {exc!r}") from exc
-    await bench.warmed(stream, fresh(namespace="conformance-a"))
-    await bench.announce(fresh(namespace="conformance-b"))
+        raise harness.broken("a filter is honoured, or refused with Unavailable", f"it raised {exc!r}") from exc
+    await harness.warmed(stream, fresh(namespace="conformance-a"))
+    await harness.announce(fresh(namespace="conformance-b"))
     marker = fresh(namespace="conformance-a")
-    await bench.nothing_but(stream, [], marker, "a filter that is accepted is honoured")
+    await harness.nothing_but(stream, [], marker, "a filter that is accepted is honoured")
 
 
 @final
@@ -135,42 +137,44 @@ class _Even(CompletionFilter):
 
 
 @clause("5.8", "a filter of one's own is honoured, and one that raises admits nothing")
-async def check_own_filter(bench: Bench) -> None:
+async def check_own_filter(harness: Harness) -> None:
     """Any object with the three members; what ``matches`` raises counts as no."""
-    stream = await bench.filtered(_Even(), fresh(namespace="conformance-a", tags={"number": "0"}))
+    stream = await harness.filtered(_Even(), fresh(namespace="conformance-a", tags={"number": "0"}))
     even = [fresh(namespace="conformance-a", tags={"number": str(n)}) for n in (0, 2)]
-    await bench.announce(
+    await harness.announce(
         fresh(namespace="raises", tags={"number": "2"}),
         even[0],
         fresh(namespace="conformance-a", tags={"number": "1"}),
         fresh(namespace="conformance-a", tags={"number": "x"}),
         even[1],
     )
-    came = await bench.all(stream, even, "what the filter's matches() admits is delivered, also after it has raised")
+    came = await harness.all(stream, even, "what the filter's matches() admits is delivered, also after it has raised")
     if others := set(came) - {item.execution_id for item in even}:
-        raise bench.broken("what the filter's matches() does not admit is not delivered", f"{min(others)} came as well")
+        raise harness.broken(
+            "what the filter's matches() does not admit is not delivered", f"{min(others)} came as well"
+        )
     marker = fresh(namespace="conformance-a", tags={"number": "4"})
-    await bench.nothing_but(stream, [], marker, "what the filter's matches() does not admit is not delivered")
+    await harness.nothing_but(stream, [], marker, "what the filter's matches() does not admit is not delivered")
 
 
 @clause("5.9", "filters fail closed around a disconnect")
-async def check_fails_closed_under_faults(bench: Bench) -> None:
+async def check_fails_closed_under_faults(harness: Harness) -> None:
     """Two tenants, a connection that is cut in between: neither sees the other's."""
-    stream = await bench.filtered(_OURS, fresh(namespace="conformance-a"))
+    stream = await harness.filtered(_OURS, fresh(namespace="conformance-a"))
     ours: list[Execution] = []
     for _ in range(3):
         batch = [fresh(namespace="conformance-a"), fresh(namespace="conformance-b"), fresh()]
         ours.append(batch[0])
-        await bench.announce(*batch)
-        await bench.faults.disconnect()
-        await bench.announce(*[fresh(namespace="conformance-b") for _ in range(5)])
+        await harness.announce(*batch)
+        await harness.faults.disconnect()
+        await harness.announce(*[fresh(namespace="conformance-b") for _ in range(5)])
     allowed = {item.execution_id for item in ours}
     expected = "nothing of another namespace is delivered"
     for _ in range(10):
         # It may take a moment to be live again.
         marker = fresh(namespace="conformance-a")
         allowed.add(marker.execution_id)
-        await bench.announce(marker)
-        for id_ in await bench.what_comes(stream, marker):
+        await harness.announce(marker)
+        for id_ in await harness.what_comes(stream, marker):
             if id_ not in allowed:
-                raise bench.broken(expected, f"{id_} came as well")
+                raise harness.broken(expected, f"{id_} came as well")

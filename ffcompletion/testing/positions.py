@@ -14,8 +14,8 @@ from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream
-from ffcompletion.testing.bench import Bench
 from ffcompletion.testing.check import clause
+from ffcompletion.testing.harness import Harness
 from ffcompletion.testing.subject import Execution, fresh
 from ffcompletion.testing.violation import NotChecked
 
@@ -41,27 +41,27 @@ def _position(stream: CompletionStream) -> StreamCursor:
     return cursor
 
 
-async def _start(bench: Bench) -> StreamCursor:
+async def _start(harness: Harness) -> StreamCursor:
     """A position from which everything that the check announces lies ahead."""
-    opening = bench.resumable.subscribe_completions_from(StreamCursor.empty())
-    stream = bench.kept(await bench.within(opening, "subscribe_completions_from() returns"))
+    opening = harness.resumable.subscribe_completions_from(StreamCursor.empty())
+    stream = harness.kept(await harness.within(opening, "subscribe_completions_from() returns"))
     first = fresh()
-    await bench.warmed(stream, first)
-    await bench.announce(marker := fresh())
+    await harness.warmed(stream, first)
+    await harness.announce(marker := fresh())
     while True:
-        item = await bench.next(stream, "what is announced is delivered")
+        item = await harness.next(stream, "what is announced is delivered")
         if item.execution_id == marker.execution_id:
             break
     if item.cursor is None:
-        raise bench.broken("completions of a resumable backend carry a cursor", "it is None")
+        raise harness.broken("completions of a resumable backend carry a cursor", "it is None")
     await stream.aclose()
     return item.cursor
 
 
-async def _from(bench: Bench, cursor: StreamCursor, wanted: ScannerFilter | None) -> CompletionStream:
+async def _from(harness: Harness, cursor: StreamCursor, wanted: ScannerFilter | None) -> CompletionStream:
     try:
-        opening = bench.resumable.subscribe_completions_from(cursor, wanted)
-        return bench.kept(await bench.within(opening, "subscribe_completions_from() returns"))
+        opening = harness.resumable.subscribe_completions_from(cursor, wanted)
+        return harness.kept(await harness.within(opening, "subscribe_completions_from() returns"))
     except Unavailable as exc:
         if wanted is None:
             raise
@@ -74,7 +74,7 @@ def _lost(stream: CompletionStream) -> int:
 
 
 async def _holds(
-    bench: Bench,
+    harness: Harness,
     stream: CompletionStream,
     wanted: ScannerFilter | None,
     items: Sequence[Execution],
@@ -86,107 +86,107 @@ async def _holds(
     missing = {item.execution_id for item in items} - set(yielded)
     count = len(missing)
     lost = _lost(stream)
-    resumed = await _from(bench, _position(stream), wanted)
+    resumed = await _from(harness, _position(stream), wanted)
     marker = fresh(namespace=_TENANT)
-    await bench.announce(marker)
+    await harness.announce(marker)
     while True:
-        got = (await bench.next(resumed, expected)).execution_id
+        got = (await harness.next(resumed, expected)).execution_id
         missing.discard(got)
         if got == marker.execution_id:
             break
     lost += _lost(resumed)
     await resumed.aclose()
     if len(missing) > lost:
-        raise bench.broken(expected, f"{len(missing)} of {count} did not come")
+        raise harness.broken(expected, f"{len(missing)} of {count} did not come")
 
 
-async def _read(bench: Bench, stream: CompletionStream, count: int, yielded: list[str]) -> CompletionPayload | None:
+async def _read(harness: Harness, stream: CompletionStream, count: int, yielded: list[str]) -> CompletionPayload | None:
     item = None
     for _ in range(count):
-        item = await bench.next(stream, "everything after the cursor is delivered")
+        item = await harness.next(stream, "everything after the cursor is delivered")
         yielded.append(item.execution_id)
     return item
 
 
 @clause("8.7", "while it catches up, a stream's cursor stays behind what it has not yielded")
-async def check_position_in_the_past(bench: Bench) -> None:
+async def check_position_in_the_past(harness: Harness) -> None:
     """Before the first, in the middle, after the last of what is stored."""
-    start = await _start(bench)
-    items = [fresh(namespace=_TENANT) for _ in range(bench.options.burst)]
-    await bench.announce(*items)
-    stream = await _from(bench, start, None)
+    start = await _start(harness)
+    items = [fresh(namespace=_TENANT) for _ in range(harness.options.burst)]
+    await harness.announce(*items)
+    stream = await _from(harness, start, None)
     yielded: list[str] = []
     for count in (0, 1, len(items) // 3, len(items) // 2):
-        await _read(bench, stream, count, yielded)
-        await _holds(bench, stream, None, items, yielded, f"after {len(yielded)} stored ones")
+        await _read(harness, stream, count, yielded)
+        await _holds(harness, stream, None, items, yielded, f"after {len(yielded)} stored ones")
 
 
 @clause("8.8", "while it joins what is live, a stream's cursor stays behind what it has not yielded")
-async def check_position_joining(bench: Bench) -> None:
+async def check_position_joining(harness: Harness) -> None:
     """Others are live already, and completions keep coming that are not read yet."""
-    others = await bench.stream()
-    start = await _start(bench)
-    items = [fresh(namespace=_TENANT) for _ in range(bench.options.burst // 2)]
-    await bench.announce(*items)
-    stream = await _from(bench, start, None)
+    others = await harness.stream()
+    start = await _start(harness)
+    items = [fresh(namespace=_TENANT) for _ in range(harness.options.burst // 2)]
+    await harness.announce(*items)
+    stream = await _from(harness, start, None)
     yielded: list[str] = []
     for _ in range(6):
-        await _read(bench, stream, 5, yielded)
+        await _read(harness, stream, 5, yielded)
         more = [fresh(namespace=_TENANT) for _ in range(3)]
-        await bench.announce(*more)
+        await harness.announce(*more)
         items += more
         # The live signal has come through by then.
-        await bench.all(others, more, "what is announced is delivered")
-        await _holds(bench, stream, None, items, yielded, f"after {len(yielded)}, beside live ones")
+        await harness.all(others, more, "what is announced is delivered")
+        await _holds(harness, stream, None, items, yielded, f"after {len(yielded)}, beside live ones")
 
 
 @clause("8.9", "after an overflow, a stream's cursor stays behind what it has not yielded")
-async def check_position_after_overflow(bench: Bench) -> None:
+async def check_position_after_overflow(harness: Harness) -> None:
     """More is announced than the stream has room for; what is lost by that is counted."""
-    stream = await bench.warmed(await _from(bench, await _start(bench), None), fresh())
-    items = [fresh(namespace=_TENANT) for _ in range(bench.options.flood)]
+    stream = await harness.warmed(await _from(harness, await _start(harness), None), fresh())
+    items = [fresh(namespace=_TENANT) for _ in range(harness.options.flood)]
     for at in range(0, len(items), 100):
-        await bench.announce(*items[at : at + 100])
+        await harness.announce(*items[at : at + 100])
     yielded: list[str] = []
     for count in (0, 1, 7):
-        await _read(bench, stream, count, yielded)
-        await _holds(bench, stream, None, items, yielded, f"{len(yielded)} after an overflow")
+        await _read(harness, stream, count, yielded)
+        await _holds(harness, stream, None, items, yielded, f"{len(yielded)} after an overflow")
 
 
 @clause("8.10", "beside what its filter does not admit, a stream's cursor stays behind what it has not yielded")
-async def check_position_beside_strangers(bench: Bench) -> None:
+async def check_position_beside_strangers(harness: Harness) -> None:
     """A backlog of one tenant's, and another's completions that come while it is read."""
-    others = await bench.stream()
-    start = await _start(bench)
-    items = [fresh(namespace=_TENANT) for _ in range(bench.options.burst // 2)]
-    await bench.announce(*items)
-    stream = await _from(bench, start, _OURS)
+    others = await harness.stream()
+    start = await _start(harness)
+    items = [fresh(namespace=_TENANT) for _ in range(harness.options.burst // 2)]
+    await harness.announce(*items)
+    stream = await _from(harness, start, _OURS)
     yielded: list[str] = []
     for _ in range(6):
-        await _read(bench, stream, 4, yielded)
+        await _read(harness, stream, 4, yielded)
         stranger = fresh(namespace=_STRANGER)
-        await bench.announce(stranger)
-        await bench.all(others, [stranger], "what is announced is delivered")
-        await _holds(bench, stream, _OURS, items, yielded, f"after {len(yielded)}, beside strangers")
+        await harness.announce(stranger)
+        await harness.all(others, [stranger], "what is announced is delivered")
+        await _holds(harness, stream, _OURS, items, yielded, f"after {len(yielded)}, beside strangers")
 
 
 @clause("8.11", "once it is closed, a stream's cursor still tells where it stood")
-async def check_position_closed(bench: Bench) -> None:
+async def check_position_closed(harness: Harness) -> None:
     """Closed in the middle, and with a wait that was cancelled."""
-    start = await _start(bench)
-    items = [fresh(namespace=_TENANT) for _ in range(bench.options.burst)]
-    await bench.announce(*items)
+    start = await _start(harness)
+    items = [fresh(namespace=_TENANT) for _ in range(harness.options.burst)]
+    await harness.announce(*items)
     for count in (0, 1, len(items) // 2):
-        stream = await _from(bench, start, None)
+        stream = await _from(harness, start, None)
         yielded: list[str] = []
-        await _read(bench, stream, count, yielded)
-        waiting = asyncio.ensure_future(bench.next(stream, "everything after the cursor is delivered"))
+        await _read(harness, stream, count, yielded)
+        waiting = asyncio.ensure_future(harness.next(stream, "everything after the cursor is delivered"))
         await asyncio.sleep(0)
         waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             yielded.append((await waiting).execution_id)
-        await bench.close(stream, "in the middle")
-        await _holds(bench, stream, None, items, yielded, f"closed after {len(yielded)}")
+        await harness.close(stream, "in the middle")
+        await _holds(harness, stream, None, items, yielded, f"closed after {len(yielded)}")
 
 
 class _Memory:
@@ -203,11 +203,11 @@ class _Memory:
 
 
 @clause("8.12", "a consumer that is cancelled at any item, and goes on where it stored, has processed everything")
-async def check_checkpointed(bench: Bench) -> None:
+async def check_checkpointed(harness: Harness) -> None:
     """``checkpointed`` over a backlog, beside another tenant's completions; cancelled at work and while it waits."""
-    start = await _start(bench)
+    start = await _start(harness)
     try:
-        await (await _from(bench, start, _OURS)).aclose()
+        await (await _from(harness, start, _OURS)).aclose()
         wanted: ScannerFilter | None = _OURS
     except NotChecked:
         wanted = None
@@ -216,7 +216,7 @@ async def check_checkpointed(bench: Bench) -> None:
     processed: set[str] = set()
 
     async def consume(enough: int) -> None:
-        consumer = checkpointed(bench.resumable, store, "conformance", wanted, start=start, save_interval=0.0)
+        consumer = checkpointed(harness.resumable, store, "conformance", wanted, start=start, save_interval=0.0)
         async with consumer as completions:
             async for completion in completions:
                 await asyncio.sleep(0)
@@ -225,20 +225,27 @@ async def check_checkpointed(bench: Bench) -> None:
                     # In the next body, or in the wait for what is still to come.
                     asyncio.get_running_loop().call_soon(consuming.cancel)
 
-    for more, count in ((bench.options.burst // 2, 1), (1, 2), (1, 7), (3, 1_000_000), (3, 1_000_000), (3, 1_000_000)):
+    for more, count in (
+        (harness.options.burst // 2, 1),
+        (1, 2),
+        (1, 7),
+        (3, 1_000_000),
+        (3, 1_000_000),
+        (3, 1_000_000),
+    ):
         items = [fresh(namespace=_TENANT) for _ in range(more)]
-        await bench.announce(*items, fresh(namespace=_STRANGER))
+        await harness.announce(*items, fresh(namespace=_STRANGER))
         announced += items
         consuming = asyncio.ensure_future(consume(len(processed) + count))
-        await asyncio.wait({consuming}, timeout=bench.options.patience_s)
+        await asyncio.wait({consuming}, timeout=harness.options.patience_s)
         consuming.cancel()
         await asyncio.wait({consuming})
         if not consuming.cancelled():
             error = consuming.exception()
-            raise bench.broken("a checkpointed consumer goes on where it stored", f"it raised {error!r}")
+            raise harness.broken("a checkpointed consumer goes on where it stored", f"it raised {error!r}")
     missing = {item.execution_id for item in announced} - processed
     if missing:
-        raise bench.broken(
+        raise harness.broken(
             "a checkpointed consumer that is cancelled and goes on processes everything",
             f"{len(missing)} of {len(announced)} were never processed",
         )

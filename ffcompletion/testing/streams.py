@@ -7,8 +7,8 @@ import gc
 import warnings
 
 from ffcompletion.contract.protocols import CompletionStream
-from ffcompletion.testing.bench import Bench
 from ffcompletion.testing.check import clause
+from ffcompletion.testing.harness import Harness
 from ffcompletion.testing.subject import fresh
 from ffcompletion.testing.violation import NotChecked
 
@@ -27,58 +27,58 @@ __all__ = [
 
 
 @clause("3.1", "every stream gets every completion")
-async def check_independent(bench: Bench) -> None:
+async def check_independent(harness: Harness) -> None:
     """Opened before and after each other, read one after the other."""
-    first, second = await bench.stream(), await bench.stream()
+    first, second = await harness.stream(), await harness.stream()
     early = [fresh() for _ in range(10)]
-    await bench.announce(*early)
-    third = await bench.stream()
+    await harness.announce(*early)
+    third = await harness.stream()
     late = [fresh() for _ in range(10)]
-    await bench.announce(*late)
-    await bench.all(second, early + late, "every stream gets every completion")
-    await bench.all(first, early + late, "every stream gets every completion")
-    await bench.all(third, late, "every stream gets every completion")
+    await harness.announce(*late)
+    await harness.all(second, early + late, "every stream gets every completion")
+    await harness.all(first, early + late, "every stream gets every completion")
+    await harness.all(third, late, "every stream gets every completion")
 
 
 @clause("3.2", "closing one stream leaves the others alone")
-async def check_close_one(bench: Bench) -> None:
+async def check_close_one(harness: Harness) -> None:
     """What they had, and what comes."""
-    kept, other = await bench.stream(), await bench.stream()
+    kept, other = await harness.stream(), await harness.stream()
     items = [fresh() for _ in range(10)]
-    await bench.announce(*items[:5])
-    await bench.close(other, "one of two streams")
-    await bench.announce(*items[5:])
-    await bench.all(kept, items, "closing another stream loses nothing")
+    await harness.announce(*items[:5])
+    await harness.close(other, "one of two streams")
+    await harness.announce(*items[5:])
+    await harness.all(kept, items, "closing another stream loses nothing")
 
 
 @clause("3.3", "closing twice is fine")
-async def check_close_twice(bench: Bench) -> None:
+async def check_close_twice(harness: Harness) -> None:
     """One after the other, and both at once."""
-    first, stream = await bench.stream(), await bench.stream()
-    await bench.close(first, "once")
-    await bench.close(first, "twice")
+    first, stream = await harness.stream(), await harness.stream()
+    await harness.close(first, "once")
+    await harness.close(first, "twice")
     async with asyncio.TaskGroup() as group:
         for _ in range(2):
-            group.create_task(_closing(bench, stream))
+            group.create_task(_closing(harness, stream))
 
 
-async def _closing(bench: Bench, stream: CompletionStream) -> None:
-    await bench.close(stream, "twice at once")
+async def _closing(harness: Harness, stream: CompletionStream) -> None:
+    await harness.close(stream, "twice at once")
 
 
 @clause("3.4", "a task that waits for the next item when the stream is closed gets StopAsyncIteration")
-async def check_close_while_waiting(bench: Bench) -> None:
+async def check_close_while_waiting(harness: Harness) -> None:
     """At once, and not an error, nor for ever."""
-    stream = await bench.stream()
+    stream = await harness.stream()
     waiting = asyncio.ensure_future(_outcome(stream))
     await asyncio.sleep(0.01)
-    await bench.close(stream, "while another task waits for the next item")
-    await asyncio.wait({waiting}, timeout=bench.options.closing_s)
+    await harness.close(stream, "while another task waits for the next item")
+    await asyncio.wait({waiting}, timeout=harness.options.closing_s)
     if not waiting.done():
         waiting.cancel()
-        raise bench.broken("the waiting task gets StopAsyncIteration", "it still waits")
+        raise harness.broken("the waiting task gets StopAsyncIteration", "it still waits")
     if waiting.result() != "StopAsyncIteration":
-        raise bench.broken("the waiting task gets StopAsyncIteration", f"it got {waiting.result()}")
+        raise harness.broken("the waiting task gets StopAsyncIteration", f"it got {waiting.result()}")
 
 
 async def _outcome(stream: CompletionStream) -> str:
@@ -91,65 +91,65 @@ async def _outcome(stream: CompletionStream) -> str:
 
 
 @clause("3.5", "a stream that is closed is over")
-async def check_closed_is_over(bench: Bench) -> None:
+async def check_closed_is_over(harness: Harness) -> None:
     """The next item is StopAsyncIteration, also of what had arrived."""
-    stream = await bench.stream()
-    await bench.announce(fresh(), fresh())
-    await bench.close(stream, "with items waiting")
+    stream = await harness.stream()
+    await harness.announce(fresh(), fresh())
+    await harness.close(stream, "with items waiting")
     for _ in range(3):
         asking = asyncio.ensure_future(_outcome(stream))
-        await asyncio.wait({asking}, timeout=bench.options.closing_s)
+        await asyncio.wait({asking}, timeout=harness.options.closing_s)
         if not asking.done():
             asking.cancel()
-            raise bench.broken("a closed stream answers StopAsyncIteration", "it waits")
+            raise harness.broken("a closed stream answers StopAsyncIteration", "it waits")
         if asking.result() != "StopAsyncIteration":
-            raise bench.broken("a closed stream answers StopAsyncIteration", f"it answered {asking.result()}")
+            raise harness.broken("a closed stream answers StopAsyncIteration", f"it answered {asking.result()}")
 
 
 @clause("3.6", "after the last stream was closed, another one works")
-async def check_again(bench: Bench) -> None:
+async def check_again(harness: Harness) -> None:
     """It gets what comes from then on."""
     for _ in range(3):
-        stream = await bench.stream()
+        stream = await harness.stream()
         item = fresh()
-        await bench.announce(item)
-        await bench.all(stream, [item], "a stream that is opened after others were closed works")
-        await bench.close(stream, "the last stream")
+        await harness.announce(item)
+        await harness.all(stream, [item], "a stream that is opened after others were closed works")
+        await harness.close(stream, "the last stream")
 
 
 @clause("3.7", "closing leaves no task behind")
-async def check_no_task_left(bench: Bench) -> None:
+async def check_no_task_left(harness: Harness) -> None:
     """When the last stream is closed, and the backend where it can be."""
     before = asyncio.all_tasks()
-    streams = [await bench.stream() for _ in range(3)]
+    streams = [await harness.stream() for _ in range(3)]
     item = fresh()
-    await bench.announce(item)
-    await bench.all(streams[0], [item], "what is announced is delivered")
+    await harness.announce(item)
+    await harness.all(streams[0], [item], "what is announced is delivered")
     for stream in streams:
-        await bench.close(stream, "a stream")
-    await bench.tidy()
+        await harness.close(stream, "a stream")
+    await harness.tidy()
 
     async def gone() -> bool:
         return not asyncio.all_tasks() - before
 
     names = ", ".join(sorted(task.get_name() for task in asyncio.all_tasks() - before))
-    await bench.eventually(gone, "no task is left when everything is closed", f"still running: {names}")
+    await harness.eventually(gone, "no task is left when everything is closed", f"still running: {names}")
 
 
 @clause("3.8", "closing leaves no connection behind")
-async def check_no_connection_left(bench: Bench) -> None:
+async def check_no_connection_left(harness: Harness) -> None:
     """As many as before, when the last stream is closed, and the backend where it can be."""
-    count = bench.options.connections
+    count = harness.options.connections
     if count is None:
         raise NotChecked("no way to count connections was supplied")
     before = await count()
-    streams = [await bench.stream() for _ in range(3)]
+    streams = [await harness.stream() for _ in range(3)]
     item = fresh()
-    await bench.announce(item)
-    await bench.all(streams[0], [item], "what is announced is delivered")
+    await harness.announce(item)
+    await harness.all(streams[0], [item], "what is announced is delivered")
     for stream in streams:
-        await bench.close(stream, "a stream")
-    await bench.tidy()
+        await harness.close(stream, "a stream")
+    await harness.tidy()
     now = before
 
     async def gone() -> bool:
@@ -158,33 +158,33 @@ async def check_no_connection_left(bench: Bench) -> None:
         return now <= before
 
     expected = f"as many connections as before ({before}) when everything is closed"
-    await bench.eventually(gone, expected, f"there are {now}")
+    await harness.eventually(gone, expected, f"there are {now}")
 
 
 @clause("3.9", "a stream that is dropped without being closed holds nobody up")
-async def check_dropped(bench: Bench) -> None:
+async def check_dropped(harness: Harness) -> None:
     """It may say so with a ResourceWarning; the others go on, and nothing waits for it."""
-    kept = await bench.stream()
+    kept = await harness.stream()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        dropped: CompletionStream | None = await bench.within(bench.backend.subscribe_completions(), "it returns")
+        dropped: CompletionStream | None = await harness.within(harness.backend.subscribe_completions(), "it returns")
         del dropped
         gc.collect()
         await asyncio.sleep(0.01)
         gc.collect()
     items = [fresh() for _ in range(20)]
-    await bench.announce(*items)
-    await bench.all(kept, items, "a stream that was dropped does not hold up the others")
+    await harness.announce(*items)
+    await harness.all(kept, items, "a stream that was dropped does not hold up the others")
 
 
 @clause("3.10", "closing is done in time while the server is mute")
-async def check_close_while_mute(bench: Bench) -> None:
+async def check_close_while_mute(harness: Harness) -> None:
     """It waits for no answer."""
-    stream = await bench.stream()
-    await bench.faults.mute()
+    stream = await harness.stream()
+    await harness.faults.mute()
     try:
         await asyncio.sleep(0.05)
-        await bench.close(stream, "while the server is mute")
-        await bench.tidy()
+        await harness.close(stream, "while the server is mute")
+        await harness.tidy()
     finally:
-        await bench.faults.unmute()
+        await harness.faults.unmute()

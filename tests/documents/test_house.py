@@ -125,3 +125,22 @@ def test_nothing_names_a_particular_machine() -> None:
     for name in tracked:
         if (ROOT / name).exists() and not name.endswith("test_house.py"):
             assert not pattern.search((ROOT / name).read_text(encoding="utf-8", errors="replace")), name
+
+
+def test_rooms_are_where_the_architecture_says() -> None:
+    """Both adapters have those of the same job under the same names, and all that the page names are there."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    both = re.search(r"Both adapters have the same rooms[^:]*:(.*?)What only one", page, re.DOTALL)
+    assert both is not None
+    names = re.findall(r"`(\w+)`", both[1])
+    assert len(names) >= 15
+    for name in names:
+        for adapter in ("valkey", "postgres"):
+            assert f"ffcompletion.backends.{adapter}.{name}" in MODULES, (adapter, name)
+    ways = page[page.index("## An announcement's way") : page.index("## What is held")]
+    for adapter, way in zip(("valkey", "postgres"), ways.split("On Postgres"), strict=True):
+        for name in re.findall(r"`([a-z]+)`", way):
+            assert f"ffcompletion.backends.{adapter}.{name}" in MODULES, (adapter, name)
+    for room in re.findall(r"`((?:backends|delivery|foreign|consumers)/[\w/*]+)`", page):
+        paths = [*(ROOT / "ffcompletion").glob(f"{room}.py"), *(ROOT / "ffcompletion").glob(room)]
+        assert paths, room

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres.rows import tags_of
-from ffcompletion.backends.valkey import state
+from ffcompletion.backends.valkey import snapshots
 from ffcompletion.backends.valkey.lookups import Lookups
 from ffcompletion.backends.valkey.replies import milliseconds, partition_count, text_of, texts, texts_by_name
 from ffcompletion.foreign.filters import checked_filter
@@ -72,9 +72,9 @@ def test_records_on_valkey_are_read_without_raising(reply: Any) -> None:
     """Described, looked up for filters and results, found in the index: an answer for each, whatever is stored."""
 
     async def run() -> None:
-        (described,) = await state.describe(_asked(reply), [ID], result=True)
+        (described,) = await snapshots.describe(_asked(reply), [ID], result=True)
         assert described is None or described.execution_id == ID
-        await state.members(_asked(reply), ffc.FlowId("550e8400-e29b-41d4-a716-446655440000"))
+        await snapshots.members(_asked(reply), ffc.FlowId("550e8400-e29b-41d4-a716-446655440000"))
         payloads = [ffc.CompletionPayload(ID, "success")] * 3
         wanted = checked_filter(Own(key=lambda: "k"))
         assert wanted is not None

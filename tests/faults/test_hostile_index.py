@@ -11,7 +11,8 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import snapshots
-from ffcompletion.backends.valkey import ValkeyBackend, index, lanes, replies, scanning, state
+from ffcompletion.backends.valkey import ValkeyBackend, index, lanes, replies, scanning
+from ffcompletion.backends.valkey import snapshots as valkey_snapshots
 from ffcompletion.backends.valkey.index import TerminalIndex
 from tests.worlds import FLOW, Done, PostgresWorld, ValkeyWorld, World, done, eventually, first, member
 
@@ -137,8 +138,8 @@ async def test_a_flow_of_more_members_than_anybody_asks_for(world: World, monkey
     """So many are read, a page at a time; with more of them the flow is refused, and nobody holds them all."""
     if not isinstance(world, (PostgresWorld, ValkeyWorld)):
         pytest.skip("the servers")
-    monkeypatch.setattr(state, "MOST_MEMBERS", 700)
     monkeypatch.setattr(snapshots, "MOST_MEMBERS", 700)
+    monkeypatch.setattr(valkey_snapshots, "MOST_MEMBERS", 700)
     monkeypatch.setattr(scanning, "_SCANNED", "10")
     items = [member(FLOW) for _ in range(705)]
     ids = [item.execution_id for item in items]

@@ -14,8 +14,8 @@ from ffcompletion.backends.valkey.commands import Commands
 from ffcompletion.backends.valkey.errors import code_of, driver_errors
 from ffcompletion.backends.valkey.lanes import is_lane
 from ffcompletion.backends.valkey.options import Options, Settings
+from ffcompletion.backends.valkey.snapshots import describe, members
 from ffcompletion.backends.valkey.source import Source
-from ffcompletion.backends.valkey.state import describe, members
 from ffcompletion.backends.valkey.states import Counters
 from ffcompletion.backends.valkey.supervisor import Supervisor
 from ffcompletion.contract.errors import Validation

@@ -21,7 +21,7 @@ from ffcompletion.contract.protocols import (
 from ffcompletion.testing.subject import Announcer, Execution, Factory, FaultInjector, Options, fresh
 from ffcompletion.testing.violation import ContractViolation, NotChecked
 
-__all__ = ["Bench", "closed", "opened"]
+__all__ = ["Harness", "closed", "opened"]
 
 # How long a backend may go on tidying up after its last stream was closed.
 _TIDY_S: Final = 2.0
@@ -38,7 +38,7 @@ async def closed(what: object) -> None:
 
 
 @final
-class Bench:
+class Harness:
     """One backend, held against one clause."""
 
     def __init__(self, clause: str, backend: CompletionBackend, announcer: Announcer, options: Options) -> None:
@@ -247,13 +247,15 @@ class Bench:
 
 
 @asynccontextmanager
-async def opened(clause: str, factory: Factory, announcer: Announcer, options: Options | None) -> AsyncGenerator[Bench]:
-    """A bench with a backend of its own."""
-    bench = Bench(clause, factory(), announcer, options or Options())
+async def opened(
+    clause: str, factory: Factory, announcer: Announcer, options: Options | None
+) -> AsyncGenerator[Harness]:
+    """A harness with a backend of its own."""
+    harness = Harness(clause, factory(), announcer, options or Options())
     try:
-        yield bench
+        yield harness
     finally:
-        await bench.tidy()
+        await harness.tidy()
         # What was dropped without being closed says so now, and not in somebody else's test.
         gc.collect()
 
