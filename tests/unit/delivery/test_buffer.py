@@ -120,3 +120,9 @@ async def test_signal_wakes_all_and_survives_cancellation() -> None:
     wake: Callable[[], None] = signal.wake
     await asyncio.to_thread(wake)
     await asyncio.wait_for(asyncio.gather(waiters[0], waiters[2]), 20)
+
+
+async def test_what_changes_between_the_look_and_the_wait_is_seen() -> None:
+    """On another thread it may: nobody is registered to be woken yet, and nobody wakes once more."""
+    looks = iter((False, True, True))
+    await asyncio.wait_for(Signal().until(lambda: next(looks)), 20)

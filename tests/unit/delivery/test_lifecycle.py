@@ -189,6 +189,10 @@ async def test_closing_while_subscribing_ends_it(server: Server, step: str) -> N
         await asyncio.wait_for(subscribing, 20)
     assert server.held == []
     assert backend.state.state is BackendState.CLOSED
+    for call in (backend.subscribe, lambda: backend.describe_execution("x")):
+        with pytest.raises(ffc.Unavailable, match="closed"):
+            await call()
+    assert server.held == []
 
 
 async def test_closing_on_the_very_last_step_hands_out_no_stream(server: Server) -> None:
