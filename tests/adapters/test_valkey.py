@@ -338,7 +338,7 @@ async def test_a_flood_does_not_look_like_a_dead_connection(
     valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The echo waits behind everything announced before it; what arrives meanwhile proves the connection."""
-    monkeypatch.setattr(supervisor, "_CHECK_DEADLINE_S", 0.25)
+    monkeypatch.setattr(supervisor, "_CHECK_DEADLINE_S", 1.0)
     monkeypatch.setattr(supervisor, "_CHECK_EVERY_S", 0.05)
     item = done()
     script = "for i = 1, 1000 do redis.call('PUBLISH', 'ff:dag:completions', ARGV[1]) end"
@@ -346,6 +346,6 @@ async def test_a_flood_does_not_look_like_a_dead_connection(
     async with valkey.backend(buffer_size=1_000_000) as backend, ffc.subscribe(backend) as stream:
         for _ in range(100):
             await valkey.command("EVAL", script, "0", message)
-        await some(stream, 100_000, 30)
+        await some(stream, 100_000, 100)
         stats = backend.stats()
     assert (stats.reconnects, stats.gaps) == (0, 0)

@@ -45,18 +45,24 @@ async def test_a_position_that_was_given_up_is_not_stored_later(
 async def test_setting_up_that_was_given_up_is_in_nobodys_way(
     server: embedded.Server, own: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A writer's transaction stays open: the others have to wait behind what waits for it, and no longer than that does."""
-    monkeypatch.setattr(installing, "_STATEMENT_S", 0.5)
+    """A writer's transaction stays open: the others wait for a moment at a time, and nobody once it is given up."""
+    monkeypatch.setattr(installing, "_STATEMENT_S", 3.0)
     await own.sql("CREATE SCHEMA held")
     try:
         await install(server.url, schema="held")
         holder = await own.connect(autocommit=False)
         await holder.execute("LOCK TABLE held.ff_completion_event, held.ff_exec_core IN ROW EXCLUSIVE MODE")
         for setting_up in (install, uninstall):
-            with pytest.raises(ffc.Transport):
-                await setting_up(server.url, schema="held")
+            trying = asyncio.ensure_future(setting_up(server.url, schema="held"))
+            written = 0
+            while not trying.done():
+                await own.sql("SELECT held.ff_emit_completion('{fp:7}:' || gen_random_uuid(), 'success')")
+                written += 1
+                await asyncio.sleep(0.01)
+            with pytest.raises(ffc.Unavailable, match="held by a transaction that does not end"):
+                await trying
+            assert written > 10
             assert await own.sql(WAITING) == [(0,)]
-            await own.sql("SELECT held.ff_emit_completion('{fp:7}:' || gen_random_uuid(), 'success')")
         await holder.rollback()
     finally:
         await own.sql("DROP SCHEMA held CASCADE")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -20,6 +22,10 @@ __all__ = ["install_producer", "prune", "uninstall_producer"]
 _OLDEST = 150_000
 # A script may have to wait for whoever writes to a table; a piece of pruning takes seconds where there is much.
 _STATEMENT_S: Final = 60.0
+# How long a lock is waited for at once, since every writer waits behind us, below the server's `deadlock_timeout`; and how
+# long they are let by until it is tried again.
+_BRIEFLY: Final = "SET LOCAL lock_timeout = '500ms'"
+_PAUSE_S: Final = 0.25
 
 
 async def install_producer(conninfo: str, script: str, schema: str | None) -> str:
@@ -41,10 +47,24 @@ async def _run(conninfo: str, op: str, script: str, schema: str | None, done: st
     def on_notice(diagnostic: Diagnostic) -> None:
         notices.append(diagnostic.message_primary or "")
 
-    async with _connected(target, op) as conn, _inside(conn, schema):
+    async with _connected(target, op) as conn:
         conn.add_notice_handler(on_notice)
-        # The package's own file, not a caller's text.
-        await conn.execute(script.encode())
+        until = time.monotonic() + _STATEMENT_S
+        while True:
+            try:
+                async with _inside(conn, schema):
+                    await conn.execute(_BRIEFLY)
+                    # The package's own file, not a caller's text.
+                    await conn.execute(script.encode())
+                break
+            except psycopg.errors.LockNotAvailable as exc:
+                if time.monotonic() > until:
+                    raise Unavailable(
+                        op,
+                        "a table is held by a transaction that does not end (pg_locks says whose); end it, and run this again",
+                    ) from exc
+            notices.clear()
+            await asyncio.sleep(_PAUSE_S)
     notable = [notice for notice in notices if "nothing was changed" in notice or "partitioned" in notice]
     if not notable:
         return f"{target.shown}: {done}"
