@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
+from psycopg.errors import InsufficientPrivilege
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend, changes, reconciler, unread
@@ -301,6 +302,31 @@ async def test_a_fault_while_looking_is_tried_again(engine: PostgresWorld, caplo
         await engine.drop_connections()
         assert (await first(stream, 20)).execution_id == item.execution_id
         await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE)
+
+
+async def test_a_fault_that_lasts_is_told_once(
+    engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often it is tried meanwhile: a right that was taken away, a table that is locked."""
+    item = done()
+    await engine.begins(item)
+    tries = 0
+    read = SilentReading.read
+
+    async def refused(self: SilentReading, *given: Any) -> object:
+        nonlocal tries
+        tries += 1
+        if tries < 5:
+            raise InsufficientPrivilege
+        return await read(self, *given)
+
+    monkeypatch.setattr(SilentReading, "read", refused)
+    monkeypatch.setattr(reconciler, "_RETRY_S", 0.25)
+    async with PostgresBackend(engine.url, reconcile_interval=0.3) as backend, ffc.subscribe(backend) as stream:
+        await engine.cancels(item)
+        assert (await first(stream, 20)).execution_id == item.execution_id
+    assert tries >= 5
+    assert sum("looking for what ended without a row failed" in line for line in caplog.messages) == 1
 
 
 # ── the decisions ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -107,9 +107,10 @@ class Reconciler:
             while not self._stopping:
                 due = time.monotonic() >= look_at
                 try:
-                    if (due or self._wanted()) and not await self._turn(pool, lookups(), seconds, look=due):
-                        return
-                    self._failed = False
+                    if due or self._wanted():
+                        if not await self._turn(pool, lookups(), seconds, look=due):
+                            return
+                        self._failed = False
                 except Exception as exc:  # noqa: BLE001  # whatever it is, the next look reads what this one did not
                     self._trouble(exc)
                     self._planning.forget()
