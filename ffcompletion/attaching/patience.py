@@ -27,8 +27,11 @@ PAUSE_S: Final = 0.25
 """Between two tries."""
 _HOLDER: Final = (
     "SELECT a.pid, coalesce(', ' || nullif(a.application_name, ''), '') || coalesce(', ' || a.state, ''),"
-    " extract(epoch FROM clock_timestamp() - a.xact_start)::int FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
-    " WHERE l.relation = to_regclass(%s)::oid AND l.granted AND l.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL"
+    " extract(epoch FROM clock_timestamp() - a.xact_start)::int, l.locktype FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+    # A script that somebody pasted, say, and has not committed.
+    " WHERE (l.relation = to_regclass(%s)::oid OR (l.locktype = 'advisory' AND l.objsubid = 1"
+    " AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended('ffcompletion producers'::text, 0::bigint)))"
+    " AND l.granted AND l.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL"
     " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY a.xact_start LIMIT 1"
 )
 
@@ -49,6 +52,5 @@ def busy(conn: Connected, definition: Definition) -> Unavailable:
     """Somebody's transaction keeps us out: whose, as far as can be told."""
     row = conn.execute(_HOLDER, (table(definition),)).fetchone()
     whose = "" if row is None else f" (pid {row[0]}{row[1]}, for {row[2]} s)"
-    return Unavailable(
-        "attach", f"{definition.table} is held by a transaction that does not end{whose}; end it, and attach again"
-    )
+    what = "setting up" if row is not None and row[3] == "advisory" else definition.table
+    return Unavailable("attach", f"{what} is held by a transaction that does not end{whose}; end it, and attach again")

@@ -77,12 +77,11 @@ def detach(url: str, name: str, *, schema: str | None = None) -> None:
     with _connected(url, "detach") as conn:
         inside = _schema(conn, schema, "detach")
         with conn.transaction():
-            run(conn, f"{UNHURRIED} {LOCK} {PINNED}")
+            run(conn, f"{UNHURRIED} SET LOCAL lock_timeout = '{_DETACH_MS}ms'; {LOCK} {PINNED}")
             found = _find(conn, inside, name)
             if found is None:
                 there = run(conn, f"SELECT name FROM {_registry(inside)} ORDER BY name") if _there(conn, inside) else ()
                 raise not_attached(name, (str(each) for (each,) in there))
-            run(conn, f"SET LOCAL lock_timeout = '{_DETACH_MS}ms'")
             run(conn, detaching(found[0], inside))
 
 
@@ -100,11 +99,10 @@ def attached(url: str, *, schema: str | None = None) -> list[Attached]:
 def _attach(conn: Connected, given: Definition, schema: str) -> tuple[Definition, Definition | None]:
     """Itself, with its tables as they have been found, and what was attached under this name before."""
     with conn.transaction():
-        run(conn, f"{UNHURRIED} {LOCK}")
+        # Looking into the table waits as well, where somebody has locked all of it.
+        run(conn, f"{UNHURRIED} SET LOCAL lock_timeout = '{LOCK_MS}ms'; {LOCK}")
         definition = _found(conn, given)
         run(conn, PINNED)
-        # Looking into the table waits as well, where somebody has locked all of it.
-        run(conn, f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
         installed = check_tables_of_ours(conn, schema)
         check_table(conn, definition)
         before = _find(conn, schema, definition.name)
@@ -212,7 +210,7 @@ def _connected(url: str, op: str) -> Generator[Connected]:
                 raise Unavailable(op, "PostgreSQL 15 or later is needed")
             yield conn
     except psycopg.errors.LockNotAvailable as exc:
-        raise Unavailable(op, "the table is locked by somebody else; try again later") from exc
+        raise Unavailable(op, "the table, or setting up, is locked by somebody else; try again later") from exc
     except psycopg.Error as exc:
         raise translated(exc, target.shown, op) from exc
     except OSError as exc:

@@ -197,6 +197,14 @@ def test_a_busy_table_is_not_queued_behind(
         owner.execute("LOCK TABLE app.jobs")
         with pytest.raises(ffc.Unavailable, match=rf"pid {owner.info.backend_pid}, repack, idle in transaction"):
             attach(server, JOBS)
+    # A script that was pasted, and not committed.
+    with psycopg.connect(server) as other:
+        other.execute("SELECT pg_advisory_xact_lock(hashtextextended('ffcompletion producers', 0))")
+        with pytest.raises(ffc.Unavailable, match=rf"setting up is held by .* \(pid {other.info.backend_pid}, idle in"):
+            attach(server, JOBS)
+        monkeypatch.setattr("ffcompletion.attaching.server._DETACH_MS", 100)
+        with pytest.raises(ffc.Unavailable, match="setting up, is locked"):
+            detach(server, JOBS.name)
     assert attached(server) == []
     attach(server, JOBS)
 
