@@ -442,7 +442,7 @@ async def test_few_executions_are_asked_for_in_their_partitions_alone(engine: Po
     async with await engine.connect() as conn:
         await conn.execute("SET plan_cache_mode = force_generic_plan")
         for text, values in (
-            (queries.described(results=True, among=[(7, 0)]), (["0" * 32],)),
+            (queries.described(results=True, among=[(7, 0)]).text, (["0" * 32],)),
             (queries.members(7), ("0" * 32, 10)),
         ):
             cursor = await conn.execute(b"EXPLAIN " + text, values)
@@ -533,6 +533,20 @@ async def test_bytes_that_are_no_text_cost_their_row_alone(engine18_url: str) ->
                 await nothing(stream, done(), world)
                 assert backend.stats().malformed == 1
                 assert backend.stats().reconnects == 0
+                # Nor does it keep anybody from being described: it is the one text that is not told.
+                good, odd = done(namespace="a"), done(namespace="a")
+                await world.announce(good, odd)
+                await world.sql(
+                    "UPDATE ff_exec_core SET raw_fields = jsonb_build_object('namespace', convert_from('\\xff', 'SQL_ASCII'))"
+                    " WHERE execution_id = %s",
+                    (ffc.ExecutionId(odd.execution_id).uuid,),
+                )
+                beside = [f"{{fp:{number}}}:{uuid.uuid4()}" for number in range(20)]
+                for more in ([], beside):
+                    told = await backend.describe_executions([odd.execution_id, good.execution_id, *more])
+                    assert [one and (one.namespace, one.terminal_outcome) for one in told[:2]] == [
+                        (None, "success"), ("a", "success")
+                    ]  # fmt: skip
             await world.close()
         finally:
             await conn.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

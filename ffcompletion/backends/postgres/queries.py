@@ -75,6 +75,14 @@ GENERIC_PLAN: Final = (
 TUNE_LOCALLY: Final = "SELECT set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)"
 
 
+_DESCRIBED_RAW: Final = (
+    b"SELECT n, known, convert_to(namespace, e), flow, convert_to(lane, e), convert_to(tags, e), convert_to(phase, e),"
+    b" convert_to(reason, e), convert_to(failure, e), ended, convert_to(outcome, e), occurred, result FROM (%b)"
+    b" AS q(n, known, namespace, flow, lane, tags, phase, reason, failure, ended, outcome, occurred, result),"
+    b" getdatabaseencoding() AS e"
+)
+
+
 @final
 class Query(msgspec.Struct, frozen=True):
     """A text, the same for rows whose texts are no UTF8, and which columns those are."""
@@ -203,7 +211,7 @@ class Queries:
 
         return _of_records(text, results=results)
 
-    def described(self, *, results: bool, among: Sequence[tuple[int, int]] | None = None) -> bytes:
+    def described(self, *, results: bool, among: Sequence[tuple[int, int]] | None = None) -> Query:
         """Executions by partition keys ``%s`` (smallint[]) and ids ``%s`` (uuid[]), each with its newest completion.
 
         In no order: the first column is the position among those asked for, from 1. Of a few partitions, ``among``: the
@@ -243,8 +251,10 @@ class Queries:
             " ORDER BY e.event_id DESC LIMIT 1) o ON true"
         )
         if among is None:
-            return self.compose(text)
-        return b" UNION ALL ".join(self._for_partition(text, key, before) for key, before in among)
+            found = self.compose(text)
+        else:
+            found = b" UNION ALL ".join(self._for_partition(text, key, before) for key, before in among)
+        return Query(found, _DESCRIBED_RAW % found, (2, 4, 5, 6, 7, 8, 10))
 
     def members(self, partition: int | None = None) -> bytes:
         """``partition_key, execution_id`` of flow ``%s``, of one partition or of all; at most ``%s``."""

@@ -7,6 +7,7 @@ from itertools import accumulate, groupby
 from typing import Final, cast
 
 from ffcompletion.backends.postgres.connection import Connection
+from ffcompletion.backends.postgres.fetching import fetch_rows
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.rows import tags_of
 from ffcompletion.contract.errors import Unavailable
@@ -51,10 +52,9 @@ async def describe(
     else:
         query = queries.described(results=result)
         values = ([id_.partition for _, id_ in known], _bare(known))
-    async with conn.cursor(binary=True) as cursor:
-        await cursor.execute(query, values, prepare=prepare)
-        rows = cast("list[_Row]", await cursor.fetchall())
-    for row in rows:
+    # A text that is no UTF8 is not told, as if it were not there; nothing beside it is touched.
+    rows, _ = await fetch_rows(conn, query, values, prepare=prepare)
+    for row in cast("list[_Row]", rows):
         at, id_ = known[row[0] - 1]
         found[at] = _snapshot(id_, row)
     return found
