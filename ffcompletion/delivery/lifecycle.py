@@ -87,7 +87,7 @@ class NetworkedBackend(AsyncClosing, Generic[ExchangeT, RunT]):
                     raise
                 if tenure.closing:
                     # Closed while this was on its last step: nobody would ever close the stream.
-                    source.close()
+                    source.abort()
                     tenure.leases.discard(lease)
                     raise Unavailable(op, "the backend is closed")
                 lease.source = source

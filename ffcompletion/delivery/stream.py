@@ -37,7 +37,7 @@ _RELEASED_WITHIN_S: Final = 60.0
 
 
 class Source(Protocol):
-    """Where a stream's completions come from. All on the loop's thread; only ``ready`` and ``released`` wait."""
+    """Where a stream's completions come from. All on the loop's thread; only ``ready`` and ``aclose`` wait."""
 
     def take(self) -> Hand:
         """The next batch, moved out of the buffer; empty if there is none now. What was taken before is all yielded."""
@@ -52,12 +52,12 @@ class Source(Protocol):
         """Whether the stream is over: closed by its consumer, or with its backend."""
         ...
 
-    def close(self) -> None:
-        """Let go of the live signal; wakes ``ready``. Idempotent."""
+    def abort(self) -> None:
+        """End it now: let go of the live signal, wake ``ready``. Idempotent."""
         ...
 
-    async def released(self) -> None:
-        """Wait, for a bounded time, until what was held on the server is released."""
+    async def aclose(self) -> None:
+        """End it, and wait for a bounded time until what was held on the server is released."""
         ...
 
     @property
@@ -198,9 +198,9 @@ class Subscription(AsyncClosing):
     async def aclose(self) -> None:
         """Close the stream and release what it held on the server, within about a second whatever the server does."""
         self._items = iter(())
-        self._source.close()
+        self._source.abort()
         if os.getpid() == self._pid:
-            await self._source.released()
+            await self._source.aclose()
 
     @override
     def __repr__(self) -> str:
@@ -220,8 +220,8 @@ class Subscription(AsyncClosing):
 
 
 def _abort(source: Source) -> None:
-    source.close()
-    task = asyncio.ensure_future(source.released())
+    source.abort()
+    task = asyncio.ensure_future(source.aclose())
     # The loop keeps only a weak reference to a task. Held by a timer it goes with the loop, should that be closed before
     # it is done; held by the process it would stay, and with it everything that the stream had open.
     held = asyncio.get_running_loop().call_later(_RELEASED_WITHIN_S, _nothing, task)

@@ -35,12 +35,12 @@ class Held(Protocol):
 class Leased(Protocol):
     """One open stream, as its backend sees it."""
 
-    def close(self) -> None:
-        """End the stream; idempotent."""
+    def abort(self) -> None:
+        """End the stream now; idempotent."""
         ...
 
-    async def released(self) -> None:
-        """Wait, for a bounded time, until what it held is released."""
+    async def aclose(self) -> None:
+        """End it, and wait for a bounded time until what it held is released."""
         ...
 
 
@@ -242,9 +242,9 @@ class Tenure(Generic[ExchangeT, RunT]):
                     limit.reschedule(self.loop.time())
             sources = [lease.source for lease in self.leases if lease.source is not None]
             for source in sources:
-                source.close()
+                source.abort()
             if sources:
-                await asyncio.wait([self.loop.create_task(source.released()) for source in sources], timeout=_STREAMS_S)
+                await asyncio.wait([self.loop.create_task(source.aclose()) for source in sources], timeout=_STREAMS_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_S), self._turn, self._exchange_turn:
                     await self._close_run()
@@ -262,7 +262,7 @@ class Tenure(Generic[ExchangeT, RunT]):
             lapse.cancel()
         for lease in self.leases:
             if lease.source is not None:
-                lease.source.close()
+                lease.source.abort()
         self.leases.clear()
         if run is not None:
             run.abort()

@@ -17,7 +17,7 @@ import pytest
 
 from ffcompletion.backends.valkey import ValkeyBackend
 from ffcompletion.backends.valkey.commands import Commands
-from ffcompletion.backends.valkey.connection import close_now, make_client
+from ffcompletion.backends.valkey.connection import abort_client, make_client
 from ffcompletion.backends.valkey.inbox import Inbox
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.session import Session
@@ -136,7 +136,7 @@ def test_given_up_on_a_closed_loop_with_an_answer_outstanding(valkey_url: str) -
     assert _held(valkey_url) == before + 1
     loop.close()
     with no_client_is_forgotten():
-        close_now(client)
+        abort_client(client)
         _wait_until_held(valkey_url, before)
         # Whoever asked is destroyed while it waits, which asyncio tells its loop.
         said: list[object] = []

@@ -94,8 +94,8 @@ async def test_last_words_are_heard_where_nothing_is_asked_and_no_longer_when_it
     """They stand in for an error that says less, and for no other."""
     heard, given_back = [await own.connect() for _ in range(2)]
     words, none = LastWords(heard), LastWords(given_back)
-    none.stop()
-    none.stop()
+    none.detach()
+    none.detach()
     less, more = psycopg.OperationalError("consuming input failed"), psycopg.errors.QueryCanceled("a limit")
     for conn in (heard, given_back):
         await own.sql(f"SELECT pg_terminate_backend({conn.info.backend_pid}, 10000)")

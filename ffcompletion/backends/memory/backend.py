@@ -280,7 +280,7 @@ class MemoryBackend(AsyncClosing):
         """Refuse new streams and end the open ones; what they have in memory is still yielded."""
         self._enter(BackendState.CLOSED)
         for reader in tuple(self._readers):
-            reader.close()
+            reader.abort()
 
     @override
     def __repr__(self) -> str:

@@ -161,13 +161,13 @@ class Reader:
     def closed(self) -> bool:
         return self._at_last is not None
 
-    def close(self) -> None:
+    def abort(self) -> None:
         self._at_last = self.stats()
         self._forget(self)
         self._log.signal.wake()
 
-    async def released(self) -> None:
-        return
+    async def aclose(self) -> None:
+        self.abort()
 
     @property
     def cursor(self) -> StreamCursor:

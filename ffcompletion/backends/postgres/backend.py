@@ -176,14 +176,14 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
                 raise Unavailable("subscribe_completions_filtered", session.core_problem)
             if after is None:
                 return run.open_source(session, None, selector, lease, None)
-            start, since_ms = await (self._position(session.pool, after) if asking is None else asking)
+            start, since_ms = await (self._position(session.pool, after) if resuming is None else resuming)
             return run.open_source(session, start, selector, lease, since_ms)
 
-        async with driver_errors(self._shown, "subscribe"), self._asking(after) as asking:
+        async with driver_errors(self._shown, "subscribe"), self._resuming(after) as resuming:
             return Subscription(await self._open_stream("subscribe", make), "postgres")
 
     @asynccontextmanager
-    async def _asking(self, after: int | None) -> AsyncGenerator[Awaitable[tuple[int, int | None]] | None]:
+    async def _resuming(self, after: int | None) -> AsyncGenerator[Awaitable[tuple[int, int | None]] | None]:
         """Where to resume, asked while the run starts: either opens 256 partitions first, which takes a tenth of a second.
 
         None where there is nothing to ask, or a run, which may be mending its connection and is to be waited for.
@@ -192,21 +192,21 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
             yield None
             return
 
-        async def ask() -> tuple[int, int | None]:
+        async def query() -> tuple[int, int | None]:
             async with self._querying("subscribe", lingers=False) as pool:
                 return await self._position(pool, after)
 
-        asking = running_loop("subscribe").create_task(ask(), name="ffcompletion-postgres-position")
+        querying = running_loop("subscribe").create_task(query(), name="ffcompletion-postgres-position")
         try:
-            yield asking
+            yield querying
         finally:
             # Where it has been answered not even for a moment: a stream is on its way out, which nobody would close.
-            if not asking.done():
-                asking.cancel()
-                await asyncio.wait({asking})
-            if not asking.cancelled():
+            if not querying.done():
+                querying.cancel()
+                await asyncio.wait({querying})
+            if not querying.cancelled():
                 # Nobody may have come to ask for it: starting failed, and says why.
-                asking.exception()
+                querying.exception()
 
     async def _position(self, pool: Pool, after: int) -> tuple[int, int | None]:
         """Where to resume, and since when ends without a row are wanted."""
@@ -228,7 +228,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         if cursor.event_id is not None:
             await self._question("subscribe", lambda conn: check_history(conn, self._settings.queries, history))
 
-    # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── querying ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     @override
     async def describe_executions(

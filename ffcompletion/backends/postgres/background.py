@@ -57,9 +57,9 @@ class Background:
         reconciling, self._reconciling = self._reconciling, None
         async with asyncio.TaskGroup() as group:
             for place, task in deciding.items():
-                group.create_task(place.stop(task, _CLOSE_GRACE_S))
+                group.create_task(place.aclose(task, _CLOSE_GRACE_S))
             if reconciling is not None and self._reconciler is not None:
-                group.create_task(self._reconciler.stop(reconciling, _CLOSE_GRACE_S))
+                group.create_task(self._reconciler.aclose(reconciling, _CLOSE_GRACE_S))
 
     def abort(self) -> None:
         """The same, without waiting. Also where the loop is closed."""

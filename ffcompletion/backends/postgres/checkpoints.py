@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from typing_extensions import override
 
-from ffcompletion.backends.postgres.connection import Connection, Target, abandon, deadline, limit, limited, shut_down
+from ffcompletion.backends.postgres.connection import Connection, Target, abort, abort_reads, deadline, limit, limited
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.names import checked, in_statement, quoted
 from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore, StoredCheckpoint
@@ -273,7 +273,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
             self._conn = conn if sound else None
         if conn is not None and not sound:
             # In whatever state it is, also where a save was cancelled half-way.
-            abandon(conn)
+            abort(conn)
 
     async def _make_table(self, conn: Connection) -> None:
         # Asked first, because making it needs a right that using it does not.
@@ -305,9 +305,9 @@ class PostgresCheckpoints(AsyncClosing, Closing):
             return
         if in_use:
             # Whoever uses it still waits on its socket, and gives it up.
-            shut_down(conn)
+            abort_reads(conn)
         else:
-            abandon(conn)
+            abort(conn)
 
 
 if TYPE_CHECKING:

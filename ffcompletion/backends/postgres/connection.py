@@ -31,7 +31,8 @@ __all__ = [
     "Connection",
     "Listener",
     "Target",
-    "abandon",
+    "abort",
+    "abort_reads",
     "deadline",
     "end_task",
     "is_direct",
@@ -39,7 +40,6 @@ __all__ = [
     "limited",
     "make_ready",
     "server_limit",
-    "shut_down",
 ]
 
 Connection = AsyncConnection[tuple[Any, ...]]
@@ -151,7 +151,7 @@ def server_limit(seconds: float) -> str:
     return f"{max(1, round(seconds * 900))}ms"
 
 
-def shut_down(conn: Connection) -> None:
+def abort_reads(conn: Connection) -> None:
     """Make whatever waits on this connection fail at once, in its own task. The socket itself stays allocated.
 
     Closing it instead would free its number while a task still waits on it, and cancelling the task would have the
@@ -165,9 +165,9 @@ def shut_down(conn: Connection) -> None:
             borrowed.detach()
 
 
-def abandon(conn: Connection) -> None:
+def abort(conn: Connection) -> None:
     """Give a connection up without a word to the server. No task may be waiting on it."""
-    shut_down(conn)
+    abort_reads(conn)
     conn.pgconn.finish()
 
 
@@ -179,7 +179,7 @@ def deadline(conn: Connection, seconds: float, unanswered: str = "no answer") ->
     def expire() -> None:
         nonlocal expired
         expired = True
-        shut_down(conn)
+        abort_reads(conn)
 
     timer = asyncio.get_running_loop().call_later(seconds, expire)
     try:
@@ -244,7 +244,7 @@ class Listener:
             self._conn.pgconn.finish()
         else:
             # It still waits on the socket: it is to see the end of it first.
-            shut_down(self._conn)
+            abort_reads(self._conn)
             pump.add_done_callback(lambda _: self._conn.pgconn.finish())
             pump.cancel()
 
@@ -253,7 +253,7 @@ async def end_task(task: asyncio.Task[None], conn: Connection | None, seconds: f
     """End a task that may wait for an answer on this connection, within so many seconds, twice at the most."""
     if conn is not None:
         # It fails at once; cancelling it would have the driver ask the server to cancel.
-        shut_down(conn)
+        abort_reads(conn)
         await asyncio.wait({task}, timeout=seconds)
     task.cancel()
     await asyncio.wait({task}, timeout=seconds)

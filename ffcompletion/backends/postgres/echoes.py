@@ -28,7 +28,7 @@ class Echoes:
         self._heartbeat = Heartbeat(0.0, interval_s=_ECHO_EVERY_S, deadline_s=ECHO_DEADLINE_S)
         self._while_polling = 0
         # How much had been heard when the last echo was sent.
-        self._heard = 0
+        self._before = 0
 
     @property
     def next_at(self) -> float:
@@ -48,12 +48,12 @@ class Echoes:
         for echo in session.inbox.take_echoes():
             self._received(echo, now)
         if self._heartbeat.expired(now):
-            if self._connection.state is BackendState.LIVE and session.inbox.heard == self._heard:
+            if self._connection.state is BackendState.LIVE and session.inbox.received == self._before:
                 raise psycopg.OperationalError("the listener went silent: no echo")
             self.restart(now)
         nonce = self._heartbeat.due(now)
         if nonce is not None:
-            self._heard = session.inbox.heard
+            self._before = session.inbox.received
             if session.in_recovery and await session.promoted():
                 raise psycopg.OperationalError("the replica was promoted")
             await session.echo(nonce)

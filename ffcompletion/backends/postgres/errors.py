@@ -103,7 +103,7 @@ class LastWords:
         """What the server said, where it said why it ends, and the driver does not."""
         return self._said if self._said is not None and isinstance(exc, psycopg.Error) and not exc.sqlstate else exc
 
-    def stop(self) -> None:
+    def detach(self) -> None:
         """Listen no more: the connection may be somebody else's."""
         with contextlib.suppress(ValueError):
             self._conn.remove_notice_handler(self._told)

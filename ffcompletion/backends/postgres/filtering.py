@@ -156,7 +156,7 @@ class Filtering:
         """A question is under way on this connection; None: no longer."""
         self._conn = conn
 
-    async def stop(self, task: asyncio.Task[None], seconds: float) -> None:
+    async def aclose(self, task: asyncio.Task[None], seconds: float) -> None:
         """End ``run``, which is this task, within so many seconds."""
         self._stopping = True
         self.history += 1

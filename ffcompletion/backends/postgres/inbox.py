@@ -18,21 +18,21 @@ _MOST: Final = 100
 class Inbox:
     """Filled by the listener, emptied by the supervisor; ``changed`` is set whenever there may be something to do."""
 
-    __slots__ = ("_announced", "_echoes", "changed", "heard", "lost")
+    __slots__ = ("_announced", "_echoes", "changed", "lost", "received")
 
     def __init__(self) -> None:
         self.changed: asyncio.Event = asyncio.Event()
         """Set by whoever changes something; cleared by whoever is about to look."""
         self.lost: BaseException | None = None
         """Why nothing is heard any more, once the listener is gone."""
-        self.heard: int = 0
+        self.received: int = 0
         """How many notifications have come: something comes, whatever it is."""
         self._announced = Announced()
         self._echoes: deque[str] = deque(maxlen=_MOST)
 
     def announced(self, payload: str) -> None:
         """A notification on the engine's channel."""
-        self.heard += 1
+        self.received += 1
         self._announced.add(payload)
         self.changed.set()
 

@@ -66,7 +66,7 @@ class Pages(Protocol):
         """
         ...
 
-    def stop(self) -> None:
+    def finish(self) -> None:
         """No read after this one."""
         ...
 

@@ -13,7 +13,7 @@ from typing import Final, final
 import msgspec
 import psycopg
 
-from ffcompletion.backends.postgres.connection import Connection, deadline, shut_down
+from ffcompletion.backends.postgres.connection import Connection, abort_reads, deadline
 from ffcompletion.backends.postgres.facts import Needs, Records, facts_of
 from ffcompletion.backends.postgres.fetching import fetch_outbox, fetch_page, fetch_selected
 from ffcompletion.backends.postgres.lookups import Lookups, Result
@@ -147,14 +147,14 @@ class PageReader:
         self._conn: Connection | None = None
         self._stopped = asyncio.Event()
 
-    def stop(self) -> None:
+    def finish(self) -> None:
         """No read after this one, and no waiting between attempts."""
         self._stopped.set()
 
     def abort(self) -> None:
         """Make a read that is under way fail at once."""
         if self._conn is not None:
-            shut_down(self._conn)
+            abort_reads(self._conn)
 
     async def read(self, selector: Selector, step: Read, room: Room) -> Page | None:
         """The rows that a step asks for, as many as fit a page, and as there is room for; none, where the first of them

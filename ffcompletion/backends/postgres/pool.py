@@ -18,7 +18,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 
 from ffcompletion.backends.postgres.connection import (
     Connection,
-    shut_down,
+    abort_reads,
 )
 from ffcompletion.backends.postgres.errors import PoolBusy, PoolOver
 
@@ -219,7 +219,7 @@ class OwnPool:
                 conn.pgconn.finish()
             else:
                 # Whoever uses it still waits on its socket, and finishes it when giving it back.
-                shut_down(conn)
+                abort_reads(conn)
 
     def _schedule(self) -> None:
         if self._timer is None and len(self._idle) > 1:

@@ -91,7 +91,7 @@ class Reconciler:
         if self._requested is None:
             self._requested = asyncio.get_running_loop().call_later(_ROWS_FIRST_S, self._wake.set)
 
-    async def stop(self, task: asyncio.Task[None], seconds: float) -> None:
+    async def aclose(self, task: asyncio.Task[None], seconds: float) -> None:
         """End ``run``, which is this task, within so many seconds."""
         self._stopping = True
         self._forget_request()
@@ -152,7 +152,7 @@ class Reconciler:
                     if not self._unread and not self._behind(results=False):
                         return True
                     plan = await self._planning.with_lanes(conn, plan)
-                    await self._reading.ask_numbering(conn)
+                    await self._reading.query_numbering(conn)
                 await self._read_on(conn, lookups, plan, seconds)
                 await self._catch_up(conn, lookups, plan, seconds)
             finally:
@@ -180,7 +180,7 @@ class Reconciler:
         keys = await self._planning.keys(conn, plan, asked_at)
         if plan.keys and not keys:
             return
-        self._silent.begin(await self._reading.ask(conn))
+        self._silent.begin(await self._reading.query_time(conn))
         for key in keys or (None,):
             if key in self._unread:
                 self._wanted_again.add(key)
@@ -279,7 +279,7 @@ class Reconciler:
                     if plan is None:
                         return
                     plan = await self._planning.with_lanes(conn, plan)
-                    await self._reading.ask_numbering(conn)
+                    await self._reading.query_numbering(conn)
                 while await self._reading.advance(conn, lookups(), plan, seconds, receiver) and not self._stopping:
                     pass
         except Exception as exc:  # noqa: BLE001  # whatever it is, the next turn reads what this one did not

@@ -9,7 +9,7 @@ from typing import Final, LiteralString, Self, cast, final
 import msgspec
 import psycopg
 
-from ffcompletion.backends.postgres.connection import Connection, Listener, Target, deadline, is_direct, shut_down
+from ffcompletion.backends.postgres.connection import Connection, Listener, Target, abort_reads, deadline, is_direct
 from ffcompletion.backends.postgres.errors import INSTALL, LastWords, first_line
 from ffcompletion.backends.postgres.fetching import fetch_outbox
 from ffcompletion.backends.postgres.history import Identity, Issue
@@ -243,7 +243,7 @@ class Session:
             async with asyncio.timeout(seconds):
                 await self.inbox.echo()
         except TimeoutError:
-            if self.inbox.heard and not self.pooled:
+            if self.inbox.received and not self.pooled:
                 # It is behind what others send.
                 return True
             self.polling_reason = "LISTEN succeeded but nothing arrives; is there a connection pooler in between?"
@@ -262,7 +262,7 @@ class Session:
             if listener is not None:
                 await listener.aclose()
         finally:
-            self._last_words.stop()
+            self._last_words.detach()
             await self.pool.putconn(self._conn)
 
     def abort(self) -> None:
@@ -272,9 +272,9 @@ class Session:
             listener.abort()
         self.pool.discard(self._conn)
 
-    def shut_down(self) -> None:
+    def abort_reads(self) -> None:
         """Make whatever waits for the server fail at once, in its own task."""
-        shut_down(self._conn)
+        abort_reads(self._conn)
 
 
 async def _is_shared(one: Connection, other: Connection) -> bool:

@@ -56,14 +56,14 @@ class SilentReading:
         """That is the server's time now."""
         self._server_ms = (server_ms, time.monotonic())
 
-    async def ask(self, conn: Connection) -> int:
+    async def query_time(self, conn: Connection) -> int:
         """The server's time."""
         sent = time.monotonic()
         ((ms,),) = cast("list[tuple[int]]", await (await conn.execute(SERVER_MS, prepare=False)).fetchall())
         self._server_ms = (ms, sent)
         return ms
 
-    async def ask_numbering(self, conn: Connection) -> None:
+    async def query_numbering(self, conn: Connection) -> None:
         """What numbers the outbox by now: before each turn of reading, because it may become a subscriber's, or another."""
         sequence = await (await conn.execute(*self._numbering.numbered_by(), prepare=False)).fetchone()
         self._numbered_by = None if sequence is None else sequence[0]

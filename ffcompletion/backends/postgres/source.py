@@ -275,14 +275,15 @@ class Source:
     def closed(self) -> bool:
         return self._standing.state is StreamState.CLOSED
 
-    def close(self) -> None:
+    def abort(self) -> None:
         if not self.closed:
             self._standing.closed(self._live())
             self._detach()
-            self._pages.stop()
+            self._pages.finish()
             self._buffer.wake()
 
-    async def released(self) -> None:
+    async def aclose(self) -> None:
+        self.abort()
         reading = self._reading
         try:
             if reading is not None:

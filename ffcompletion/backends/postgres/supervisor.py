@@ -107,7 +107,7 @@ class Supervisor:
             if not done:
                 if self._session is not None:
                     # The driver answers a cancellation by asking the server, which may take long; this it sees at once.
-                    self._session.shut_down()
+                    self._session.abort_reads()
                 task.cancel()
                 await asyncio.wait({task}, timeout=_CLOSE_GRACE_S)
         if task is None:
@@ -130,7 +130,7 @@ class Supervisor:
                 session.abort()
         elif session is not None:
             # Its own task still waits on the socket, and closes it.
-            session.shut_down()
+            session.abort_reads()
             task.cancel()
         else:
             task.cancel()

@@ -14,7 +14,7 @@ from typing import Final, final
 from glide import ClosingError, GlideError
 from glide import TimeoutError as GlideTimeoutError
 
-from ffcompletion.backends.valkey.connection import Client, batch, close_now, make_client
+from ffcompletion.backends.valkey.connection import Client, abort_client, batch, make_client
 from ffcompletion.backends.valkey.lengths import Lengths
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.replies import TooSlowError
@@ -114,7 +114,7 @@ class Commands:
                 client = await make_client(self._options)
                 # Looked at now: it may have been closed while the password was asked for.
                 if self._ended:
-                    close_now(client)
+                    abort_client(client)
                     raise ClosingError("the backend was closed")
                 self._client, self._proven = client, False
             return self._client
@@ -127,7 +127,7 @@ class Commands:
             # It alone is given up: others may be asking its successor already.
             if self._client is client:
                 self._client = None
-            close_now(client)
+            abort_client(client)
             raise
         if self._client is client:
             self._proven = True
@@ -142,7 +142,7 @@ class Commands:
         self._ended = True
         client, self._client = self._client, None
         if client is not None:
-            close_now(client)
+            abort_client(client)
 
 
 def _is_divisible(command: Sequence[str]) -> bool:

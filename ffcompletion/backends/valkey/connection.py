@@ -40,7 +40,7 @@ from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.reaching import check_reachable
 from ffcompletion.delivery.credentials import ask_password
 
-__all__ = ["Client", "batch", "close_now", "make_client"]
+__all__ = ["Client", "abort_client", "batch", "make_client"]
 
 Client = GlideClient | GlideClusterClient
 # glide looks every 3 s whether its subscriptions are in place; until then a reconnected client is deaf. Each look wakes two
@@ -148,7 +148,7 @@ def _fill(pipeline: Batch | ClusterBatch, commands: Sequence[Sequence[str | byte
             pipeline.custom_command(list(command))
 
 
-def close_now(client: Client) -> None:
+def abort_client(client: Client) -> None:
     """Give a client up, also a dead one, also where its loop is closed: glide's ``close`` never waits for anything."""
     finalizer: weakref.finalize[..., Client] | None = getattr(client, "_core_client_finalizer", None)
     if finalizer is not None and not finalizer.alive:

@@ -55,9 +55,9 @@ async def checks(url: str) -> AsyncGenerator[Finding]:
     try:
         wire = await Wire.connect(options, _ANSWER_S)
         try:
-            await wire.ask("PING")
+            await wire.execute("PING")
         except BaseException:
-            wire.close()
+            wire.abort()
             raise
     except (OSError, TimeoutError, Refused, EOFError) as exc:
         yield _not_connected(exc, options)
@@ -70,7 +70,7 @@ async def checks(url: str) -> AsyncGenerator[Finding]:
     except (OSError, TimeoutError, EOFError) as exc:
         yield Finding("connection", FAILURE, f"lost while being asked: {str(exc) or type(exc).__name__}")
     finally:
-        wire.close()
+        wire.abort()
 
 
 def _not_connected(exc: BaseException, options: Options) -> Finding:
@@ -110,7 +110,7 @@ def _tls(options: Options) -> Finding:
 async def _examined(wire: Wire, options: Options) -> AsyncGenerator[Finding]:
     user = options.username or "default"
     with suppress(Refused):
-        user = str(await wire.ask("ACL", "WHOAMI"))
+        user = str(await wire.execute("ACL", "WHOAMI"))
     about = await _info(wire)
     if about:
         yield _version(about)
@@ -129,7 +129,7 @@ async def _examined(wire: Wire, options: Options) -> AsyncGenerator[Finding]:
 
 async def _info(wire: Wire) -> dict[str, str]:
     try:
-        text = str(await wire.ask("INFO"))
+        text = str(await wire.execute("INFO"))
     except Refused:
         return {}
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
@@ -176,7 +176,9 @@ async def _cluster(wire: Wire, about: dict[str, str], options: Options) -> Findi
             "cluster", FAILURE, "the server is part of one, and the URL does not say so", "?cluster=true in the URL"
         )
     with suppress(Refused):
-        state = dict(line.split(":", 1) for line in str(await wire.ask("CLUSTER", "INFO")).splitlines() if ":" in line)
+        state = dict(
+            line.split(":", 1) for line in str(await wire.execute("CLUSTER", "INFO")).splitlines() if ":" in line
+        )
         text = f"{state.get('cluster_state')}, {state.get('cluster_slots_ok')} of 16384 slots, {state.get('cluster_known_nodes')} nodes"
         if state.get("cluster_state") != "ok":
             host, port = options.hosts[0]
@@ -188,7 +190,7 @@ async def _cluster(wire: Wire, about: dict[str, str], options: Options) -> Findi
 async def _clocks(wire: Wire, user: str) -> Finding:
     before = time.time()
     try:
-        reply = await wire.ask("TIME")
+        reply = await wire.execute("TIME")
     except Refused:
         return Finding("clocks", NOTE, "the server's may not be asked (TIME)", f"ACL SETUSER {user} +time")
     after = time.time()
@@ -202,14 +204,14 @@ async def _subscribing(wire: Wire, options: Options, user: str) -> Finding:
     listening = await Wire.connect(options, _ANSWER_S)
     try:
         try:
-            await listening.ask("SUBSCRIBE", keys.CHANNEL)
+            await listening.execute("SUBSCRIBE", keys.CHANNEL)
         except Refused as exc:
             return Finding("announcements", FAILURE, str(exc), f"ACL SETUSER {user} +subscribe &{keys.CHANNEL}")
         rule = f"ACL SETUSER {user} (+publish +subscribe +unsubscribe &ffcompletion:echo:*)"
         try:
-            await listening.ask("SUBSCRIBE", echo)
+            await listening.execute("SUBSCRIBE", echo)
             before = time.monotonic()
-            await wire.ask("PUBLISH", echo, nonce)
+            await wire.execute("PUBLISH", echo, nonce)
         except Refused as exc:
             return Finding(
                 "announcements",
@@ -233,7 +235,7 @@ async def _subscribing(wire: Wire, options: Options, user: str) -> Finding:
             "is there a proxy in between? connect to the server itself",
         )
     finally:
-        listening.close()
+        listening.abort()
 
 
 def _text_of(message: Reply) -> object:
@@ -245,7 +247,7 @@ async def _right(
 ) -> Finding:
     for command in commands:
         try:
-            await wire.ask(*command)
+            await wire.execute(*command)
         except Refused as exc:
             # In a cluster the key may be another node's: then it would have been allowed.
             if str(exc).startswith(("MOVED", "ASK")):
@@ -259,7 +261,7 @@ async def _right(
 async def _lanes(wire: Wire) -> Finding:
     try:
         # A page of them will do; its cursor says whether there are more.
-        page = await wire.ask("SSCAN", keys.LANES, "0", "COUNT", "1000")
+        page = await wire.execute("SSCAN", keys.LANES, "0", "COUNT", "1000")
     except Refused:
         return Finding("lanes", NOTE, "may not be asked, or are another node's")
     cursor, lanes = page if isinstance(page, list) else (None, None)
@@ -282,7 +284,7 @@ async def _lanes(wire: Wire) -> Finding:
 
 async def _buffers(wire: Wire) -> Finding:
     try:
-        reply = await wire.ask("CONFIG", "GET", "client-output-buffer-limit")
+        reply = await wire.execute("CONFIG", "GET", "client-output-buffer-limit")
     except Refused:
         return Finding("output buffers", NOTE, "their limits may not be asked (CONFIG GET)")
     text = str(reply[1]) if isinstance(reply, list) and len(reply) > 1 else ""
@@ -304,8 +306,8 @@ async def _buffers(wire: Wire) -> Finding:
 async def _eviction(wire: Wire) -> Finding:
     try:
         memory, policy = (
-            await wire.ask("CONFIG", "GET", "maxmemory"),
-            await wire.ask("CONFIG", "GET", "maxmemory-policy"),
+            await wire.execute("CONFIG", "GET", "maxmemory"),
+            await wire.execute("CONFIG", "GET", "maxmemory-policy"),
         )
     except Refused:
         return Finding("eviction", NOTE, "the policy may not be asked (CONFIG GET)")

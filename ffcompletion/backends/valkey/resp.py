@@ -45,15 +45,15 @@ class Wire:
         try:
             if options.password is not None:
                 password = await ask_password(options.password, options.shown)
-                await wire.ask("AUTH", *([options.username] if options.username else []), password)
+                await wire.execute("AUTH", *([options.username] if options.username else []), password)
             if options.database:
-                await wire.ask("SELECT", str(options.database))
+                await wire.execute("SELECT", str(options.database))
         except BaseException:
-            wire.close()
+            wire.abort()
             raise
         return wire
 
-    async def ask(self, *words: str) -> Reply:
+    async def execute(self, *words: str) -> Reply:
         """One command's reply. Raises ``Refused`` for an error."""
         self._writer.write(
             f"*{len(words)}\r\n".encode() + b"".join(b"$%d\r\n%b\r\n" % (len(w.encode()), w.encode()) for w in words)
@@ -81,7 +81,7 @@ class Wire:
             return None if text == "-1" else [await self._reply() for _ in range(int(text))]
         return text
 
-    def close(self) -> None:
+    def abort(self) -> None:
         """At once."""
         self._writer.transport.abort()
 

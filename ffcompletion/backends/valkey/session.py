@@ -13,7 +13,7 @@ from typing import Final, Self, cast, final
 from glide import ClosingError, GlideError, PubSubMsg
 from glide import TimeoutError as GlideTimeoutError
 
-from ffcompletion.backends.valkey.connection import Client, batch, close_now, make_client
+from ffcompletion.backends.valkey.connection import Client, abort_client, batch, make_client
 from ffcompletion.backends.valkey.errors import is_refused
 from ffcompletion.backends.valkey.inbox import Inbox
 from ffcompletion.backends.valkey.keys import CHANNEL
@@ -172,7 +172,7 @@ class Session:
         """The same."""
         client, self._client = self._client, None
         if client is not None:
-            close_now(client)
+            abort_client(client)
 
 
 def _fields(reply: object) -> dict[str, str]:

@@ -187,14 +187,15 @@ class Source:
     def closed(self) -> bool:
         return self._standing.state is StreamState.CLOSED
 
-    def close(self) -> None:
+    def abort(self) -> None:
         if not self.closed:
             self._standing.denied = self._standing.denied.plus(self._denied())
             self._standing.closed()
             self._hub.detach(self, self.selector)
             self._buffer.wake()
 
-    async def released(self) -> None:
+    async def aclose(self) -> None:
+        self.abort()
         await self._lease.aclose()
 
     @property

@@ -69,15 +69,12 @@ class Source:
     def __init__(self, run: Held, lease: Lease) -> None:
         self.run, self.lease, self.closed = run, lease, False
 
-    def close(self) -> None:
+    def abort(self) -> None:
         self.closed = True
 
-    async def released(self) -> None:
-        await self.lease.aclose()
-
     async def aclose(self) -> None:
-        self.close()
-        await self.released()
+        self.abort()
+        await self.lease.aclose()
 
 
 @final

@@ -43,11 +43,12 @@ class Source:
     async def ready(self) -> None:
         await self.buffer.signal.until(lambda: self.closed or bool(self.buffer.size))
 
-    def close(self) -> None:
+    def abort(self) -> None:
         self.closed = True
         self.buffer.wake()
 
-    async def released(self) -> None:
+    async def aclose(self) -> None:
+        self.abort()
         self.released_count += 1
 
     @property

@@ -17,7 +17,7 @@ async def test_what_is_there_is_not_waited_for() -> None:
     assert inbox.changed.is_set()
     assert bool(inbox.pending)
     inbox.take_announced()
-    assert (inbox.pending, inbox.heard) == (False, 1)
+    assert (inbox.pending, inbox.received) == (False, 1)
 
 
 async def test_an_echo_is_waited_for_through_other_changes() -> None:

@@ -145,12 +145,12 @@ class Pages:
         if self.waiting is not None and not self.waiting.done():
             self.waiting.set_result(seen_early)
 
-    def stop(self) -> None:
+    def finish(self) -> None:
         self.stopped = True
         self.answer(seen_early=True)
 
     def abort(self) -> None:
-        self.stop()
+        self.finish()
 
 
 class Consumer:

@@ -34,4 +34,4 @@ async def test_nothing_is_found_for_a_stream_while_a_page_comes() -> None:
     pages.answer(seen_early=True)
     await reading
     assert source.room.fit([1 << 30, 1]) == 1
-    source.close()
+    source.abort()

@@ -70,7 +70,7 @@ class Server:
         await asyncio.sleep(0)
         return Client(self, on_message)
 
-    def close_now(self, client: Client) -> None:
+    def abort_client(self, client: Client) -> None:
         if client in self.clients:
             self.clients.remove(client)
         client.cut = True
@@ -148,7 +148,7 @@ class Life(RuleBasedStateMachine):
         self.patches = [
             patch.object(module, name, getattr(self.server, name))
             for module in (session, commands)
-            for name in ("make_client", "batch", "close_now")
+            for name in ("make_client", "batch", "abort_client")
         ]
         self.patches += [
             patch.object(supervisor, "_CHECK_EVERY_S", 0.01),
