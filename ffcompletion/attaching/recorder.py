@@ -63,7 +63,7 @@ def record(
             break
         behind = literal(last)
     if before is not None:
-        missed += recorder.tell_vanished()
+        missed += recorder.announce_vanished()
     recorder.run_alone(completed(definition, schema))
     return Recorded(jobs=jobs, missed=missed)
 
@@ -98,7 +98,7 @@ class _Recorder:
         definition, schema = self._definition, self._schema
         total = 0
         for _ in range(TRIES):
-            total += self._told(
+            total += self._announced(
                 differing(definition, schema, span), lambda ids: mended(definition, schema, span, ids, self._before)
             )
             _, _, told, differ = self.read(recorded(definition, schema, span, again=True))
@@ -108,16 +108,18 @@ class _Recorder:
             time.sleep(PAUSE_S)
         raise busy(self._conn, definition)
 
-    def tell_vanished(self) -> int:
+    def announce_vanished(self) -> int:
         """How many jobs are gone, each of which is told."""
         definition, schema = self._definition, self._schema
         total = 0
         # Those that others hold are being told of by their triggers.
-        while told := self._told(vanished(definition, schema, str(_BATCH)), lambda ids: gone(definition, schema, ids)):
+        while told := self._announced(
+            vanished(definition, schema, str(_BATCH)), lambda ids: gone(definition, schema, ids)
+        ):
             total += told
         return total
 
-    def _told(self, locking: str, telling: Callable[[list[str]], str]) -> int:
+    def _announced(self, locking: str, telling: Callable[[list[str]], str]) -> int:
         """How many were told, in one transaction: of those that could be locked at once."""
         count = 0
         with self._settled():

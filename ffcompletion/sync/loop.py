@@ -42,7 +42,7 @@ class LoopThread:
             started, self._ending = threading.Event(), threading.Event()
             self._loop = loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
-                target=_serve, args=(loop, started, self._ending), name="ffcompletion-sync", daemon=True
+                target=_run, args=(loop, started, self._ending), name="ffcompletion-sync", daemon=True
             )
             self._thread.start()
             started.wait()
@@ -87,7 +87,7 @@ class LoopThread:
             loop.call_soon_threadsafe(function)
 
 
-def _serve(loop: asyncio.AbstractEventLoop, started: threading.Event, ending: threading.Event) -> None:
+def _run(loop: asyncio.AbstractEventLoop, started: threading.Event, ending: threading.Event) -> None:
     asyncio.set_event_loop(loop)
     loop.call_soon(started.set)
     try:

@@ -33,7 +33,7 @@ def _names(module: ModuleType) -> Iterator[tuple[str, Any]]:
         yield name, getattr(module, name)
 
 
-def _told(thing: Any) -> Iterator[tuple[str, Any]]:
+def _reported(thing: Any) -> Iterator[tuple[str, Any]]:
     """The annotations that somebody who has it reads: of what is returned, and of what stands in it."""
     if inspect.isfunction(thing):
         for each in (thing, *get_overloads(thing)):
@@ -91,7 +91,7 @@ def test_every_type_that_is_returned_has_a_public_name() -> None:
     seen = 0
     for module in modules:
         for name, thing in _names(module):
-            for where, hint in _told(thing):
+            for where, hint in _reported(thing):
                 for found in _classes(hint):
                     seen += 1
                     reach = top if module is ffcompletion and inspect.isfunction(thing) else public

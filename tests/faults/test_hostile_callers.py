@@ -210,7 +210,7 @@ async def test_a_password_that_never_comes_costs_one_thread() -> None:
             return await ask_password(hangs, "a server")
 
     before = threading.active_count()
-    assert all(isinstance(each, TimeoutError) for each in await asyncio.gather(*map(_told, [ask] * 50)))
+    assert all(isinstance(each, TimeoutError) for each in await asyncio.gather(*map(_reported, [ask] * 50)))
     assert threading.active_count() == before + 1
     assert await asyncio.wait_for(asyncio.to_thread(lambda: 3), 30) == 3
     release.set()
@@ -218,7 +218,7 @@ async def test_a_password_that_never_comes_costs_one_thread() -> None:
     assert await ask_password(hangs, "a server") == "x"
 
 
-async def _told(ask: Callable[[], Awaitable[str]]) -> object:
+async def _reported(ask: Callable[[], Awaitable[str]]) -> object:
     try:
         return await ask()
     except TimeoutError as exc:

@@ -27,16 +27,16 @@ class Ahead:
     lowest, which are the first to be given out; the others are met again until then.
     """
 
-    __slots__ = ("_rows", "_told")
+    __slots__ = ("_reported", "_rows")
 
     def __init__(self) -> None:
         self._rows: dict[int, int] = {}
-        self._told = False
+        self._reported = False
 
     def tell(self, event_id: int, issued: int) -> None:
         """Of the first row with an id beyond what the sequence has given out, once."""
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             _log.warning(
                 "the outbox holds a row with id %d, and its sequence has given out ids up to %d: such rows are not looked"
                 " at before the sequence has passed them (who may write event_id? was it restored without its sequence?)",

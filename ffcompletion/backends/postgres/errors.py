@@ -93,9 +93,9 @@ class LastWords:
     def __init__(self, conn: psycopg.AsyncConnection[Any]) -> None:
         self._conn = conn
         self._said: psycopg.OperationalError | None = None
-        conn.add_notice_handler(self._told)
+        conn.add_notice_handler(self._noticed)
 
-    def _told(self, said: psycopg.errors.Diagnostic) -> None:
+    def _noticed(self, said: psycopg.errors.Diagnostic) -> None:
         if said.severity_nonlocalized in ("FATAL", "PANIC"):
             self._said = _last_words(said.sqlstate, said.message_primary)
 
@@ -106,7 +106,7 @@ class LastWords:
     def detach(self) -> None:
         """Listen no more: the connection may be somebody else's."""
         with contextlib.suppress(ValueError):
-            self._conn.remove_notice_handler(self._told)
+            self._conn.remove_notice_handler(self._noticed)
 
 
 def _last_words(state: str | None, text: str | None) -> psycopg.OperationalError:

@@ -91,15 +91,15 @@ class Holding:
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
         # Since when that is held which was told of.
-        self._told: float | None = None
+        self._reported: float | None = None
 
     def due(self, since: float | None, now: float) -> bool:
         """``since``: when the lowest id that is missing was first missed. True: ask who it is, and tell."""
-        return since is not None and self._told is None and now - since >= self._after_s
+        return since is not None and self._reported is None and now - since >= self._after_s
 
     def tell(self, since: float, now: float, holders: Sequence[Holder], watermark: int, held: int) -> str:
         """The line. Only who is old enough can be the one."""
-        self._told = since
+        self._reported = since
         age_s = now - since
         known = [each for each in holders if each.age_s is None or each.age_s + _SLACK_S >= age_s]
         who = str(known[0]) if known else "nobody who can be seen from here"
@@ -112,8 +112,8 @@ class Holding:
 
     def over(self, since: float | None, now: float) -> str | None:
         """The line, if what was told of is held no longer."""
-        told = self._told
+        told = self._reported
         if told is None or since == told:
             return None
-        self._told = None
+        self._reported = None
         return f"the watermark moves again, after {now - told:.0f} s"

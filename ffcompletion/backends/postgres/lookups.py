@@ -54,7 +54,7 @@ class Lookups:
         found: dict[str, Record] = {}
         for start in range(0, len(names), _MOST):
             with deadline(conn, seconds):
-                for row, readable in await self._ask(conn, names[start : start + _MOST], results=False):
+                for row, readable in await self._query(conn, names[start : start + _MOST], results=False):
                     partition, bare, namespace, tags, size, whole = cast("_RecordRow", row)
                     found[f"{{fp:{partition}}}:{bare}"] = Record(namespace, tags, size, readable and whole)
         return found
@@ -63,12 +63,12 @@ class Lookups:
         """The results of these, as far as they are stored. Few at a time: whoever asks knows their sizes."""
         found: dict[str, Result] = {}
         with deadline(conn, seconds):
-            for row, readable in await self._ask(conn, names, results=True):
+            for row, readable in await self._query(conn, names, results=True):
                 partition, bare, namespace, data, whole = cast("_ResultRow", row)
                 found[f"{{fp:{partition}}}:{bare}"] = Result(namespace, data, readable and whole)
         return found
 
-    async def _ask(self, conn: Connection, names: Sequence[str], *, results: bool) -> list[tuple[object, bool]]:
+    async def _query(self, conn: Connection, names: Sequence[str], *, results: bool) -> list[tuple[object, bool]]:
         by_partition: defaultdict[int, list[str]] = defaultdict(list)
         for name in names:
             partition, _, bare = name[4:].partition("}:")

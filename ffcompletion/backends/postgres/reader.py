@@ -251,7 +251,7 @@ class Reader:
         A bounded piece at a time: rows that are new are read in between.
         """
         tracker = self.tracker
-        await self._tell_of_holders(session)
+        await self._report_holders(session)
         if not tracker.gaps or time.monotonic() < self.settle_at:
             return
         resolvable = tracker.resolvable
@@ -277,7 +277,7 @@ class Reader:
             self._settle_every_s = min(_SETTLE_LAST_S, self._settle_every_s * 2)
         self.settle_at = time.monotonic() + (0.0 if tracker.resolvable else self._settle_every_s)
 
-    async def _tell_of_holders(self, session: Session) -> None:
+    async def _report_holders(self, session: Session) -> None:
         tracker, holding, now = self.tracker, self.holding, time.monotonic()
         since = tracker.gaps[0].since if tracker.gaps else None
         if (line := holding.over(since, now)) is not None:

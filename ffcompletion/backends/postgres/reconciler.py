@@ -66,8 +66,8 @@ class Reconciler:
         # How many times a stream that was behind has had its turn.
         self._served = 0
         self._conn: Connection | None = None
-        self._serving: dict[Receiver, asyncio.Task[None]] = {}
-        self._serving_on: dict[Receiver, Connection] = {}
+        self._recovering: dict[Receiver, asyncio.Task[None]] = {}
+        self._recovering_on: dict[Receiver, Connection] = {}
         self._wake = asyncio.Event()
         self._stopping = False
         self._failed = False
@@ -96,7 +96,7 @@ class Reconciler:
         self._stopping = True
         self._forget_request()
         self._wake.set()
-        serving = [(each, self._serving_on.get(receiver)) for receiver, each in self._serving.items()]
+        serving = [(each, self._recovering_on.get(receiver)) for receiver, each in self._recovering.items()]
         await asyncio.gather(*(end_task(each, conn, seconds) for each, conn in [(task, self._conn), *serving]))
 
     async def run(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
@@ -116,11 +116,11 @@ class Reconciler:
                     self._planning.forget()
                 if due:
                     look_at = time.monotonic() + self._planning.changes.every_s
-                self._serve(pool, lookups, seconds)
+                self._recover(pool, lookups, seconds)
                 wait_s = look_at - time.monotonic()
                 await self._sleep(min(wait_s, _AGAIN_S) if self._unread or self._behind() else wait_s)
         finally:
-            for each in self._serving.values():
+            for each in self._recovering.values():
                 each.cancel()
 
     def _wanted(self) -> bool:
@@ -262,18 +262,20 @@ class Reconciler:
             if not gone_on:
                 break
 
-    def _serve(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
+    def _recover(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
         """Who wants results has a task of its own while it is behind and has room."""
         for receiver in self._behind(results=True):
-            if receiver.room.items and receiver not in self._serving and not self._stopping:
-                self._serving[receiver] = asyncio.get_running_loop().create_task(
-                    self._serve_one(pool, lookups, seconds, receiver), name="ffcompletion-postgres-ends"
+            if receiver.room.items and receiver not in self._recovering and not self._stopping:
+                self._recovering[receiver] = asyncio.get_running_loop().create_task(
+                    self._recover_one(pool, lookups, seconds, receiver), name="ffcompletion-postgres-ends"
                 )
 
-    async def _serve_one(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float, receiver: Receiver) -> None:
+    async def _recover_one(
+        self, pool: Pool, lookups: Callable[[], Lookups], seconds: float, receiver: Receiver
+    ) -> None:
         try:
             async with pool.connection(timeout=seconds, results=True) as conn:
-                self._serving_on[receiver] = conn
+                self._recovering_on[receiver] = conn
                 with deadline(conn, seconds):
                     plan = await self._planning.plan(conn)
                     if plan is None:
@@ -289,5 +291,5 @@ class Reconciler:
                 )
             await asyncio.sleep(_RETRY_S)
         finally:
-            self._serving_on.pop(receiver, None)
-            self._serving.pop(receiver, None)
+            self._recovering_on.pop(receiver, None)
+            self._recovering.pop(receiver, None)

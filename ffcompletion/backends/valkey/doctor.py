@@ -55,7 +55,7 @@ async def checks(url: str) -> AsyncGenerator[Finding]:
     try:
         wire = await Wire.connect(options, _ANSWER_S)
         try:
-            await wire.execute("PING")
+            await wire.query("PING")
         except BaseException:
             wire.abort()
             raise
@@ -110,7 +110,7 @@ def _tls(options: Options) -> Finding:
 async def _examined(wire: Wire, options: Options) -> AsyncGenerator[Finding]:
     user = options.username or "default"
     with suppress(Refused):
-        user = str(await wire.execute("ACL", "WHOAMI"))
+        user = str(await wire.query("ACL", "WHOAMI"))
     about = await _info(wire)
     if about:
         yield _version(about)
@@ -129,7 +129,7 @@ async def _examined(wire: Wire, options: Options) -> AsyncGenerator[Finding]:
 
 async def _info(wire: Wire) -> dict[str, str]:
     try:
-        text = str(await wire.execute("INFO"))
+        text = str(await wire.query("INFO"))
     except Refused:
         return {}
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
@@ -177,7 +177,7 @@ async def _cluster(wire: Wire, about: dict[str, str], options: Options) -> Findi
         )
     with suppress(Refused):
         state = dict(
-            line.split(":", 1) for line in str(await wire.execute("CLUSTER", "INFO")).splitlines() if ":" in line
+            line.split(":", 1) for line in str(await wire.query("CLUSTER", "INFO")).splitlines() if ":" in line
         )
         text = f"{state.get('cluster_state')}, {state.get('cluster_slots_ok')} of 16384 slots, {state.get('cluster_known_nodes')} nodes"
         if state.get("cluster_state") != "ok":
@@ -190,7 +190,7 @@ async def _cluster(wire: Wire, about: dict[str, str], options: Options) -> Findi
 async def _clocks(wire: Wire, user: str) -> Finding:
     before = time.time()
     try:
-        reply = await wire.execute("TIME")
+        reply = await wire.query("TIME")
     except Refused:
         return Finding("clocks", NOTE, "the server's may not be asked (TIME)", f"ACL SETUSER {user} +time")
     after = time.time()
@@ -204,14 +204,14 @@ async def _subscribing(wire: Wire, options: Options, user: str) -> Finding:
     listening = await Wire.connect(options, _ANSWER_S)
     try:
         try:
-            await listening.execute("SUBSCRIBE", keys.CHANNEL)
+            await listening.query("SUBSCRIBE", keys.CHANNEL)
         except Refused as exc:
             return Finding("announcements", FAILURE, str(exc), f"ACL SETUSER {user} +subscribe &{keys.CHANNEL}")
         rule = f"ACL SETUSER {user} (+publish +subscribe +unsubscribe &ffcompletion:echo:*)"
         try:
-            await listening.execute("SUBSCRIBE", echo)
+            await listening.query("SUBSCRIBE", echo)
             before = time.monotonic()
-            await wire.execute("PUBLISH", echo, nonce)
+            await wire.query("PUBLISH", echo, nonce)
         except Refused as exc:
             return Finding(
                 "announcements",
@@ -247,7 +247,7 @@ async def _right(
 ) -> Finding:
     for command in commands:
         try:
-            await wire.execute(*command)
+            await wire.query(*command)
         except Refused as exc:
             # In a cluster the key may be another node's: then it would have been allowed.
             if str(exc).startswith(("MOVED", "ASK")):
@@ -261,7 +261,7 @@ async def _right(
 async def _lanes(wire: Wire) -> Finding:
     try:
         # A page of them will do; its cursor says whether there are more.
-        page = await wire.execute("SSCAN", keys.LANES, "0", "COUNT", "1000")
+        page = await wire.query("SSCAN", keys.LANES, "0", "COUNT", "1000")
     except Refused:
         return Finding("lanes", NOTE, "may not be asked, or are another node's")
     cursor, lanes = page if isinstance(page, list) else (None, None)
@@ -284,7 +284,7 @@ async def _lanes(wire: Wire) -> Finding:
 
 async def _buffers(wire: Wire) -> Finding:
     try:
-        reply = await wire.execute("CONFIG", "GET", "client-output-buffer-limit")
+        reply = await wire.query("CONFIG", "GET", "client-output-buffer-limit")
     except Refused:
         return Finding("output buffers", NOTE, "their limits may not be asked (CONFIG GET)")
     text = str(reply[1]) if isinstance(reply, list) and len(reply) > 1 else ""
@@ -306,8 +306,8 @@ async def _buffers(wire: Wire) -> Finding:
 async def _eviction(wire: Wire) -> Finding:
     try:
         memory, policy = (
-            await wire.execute("CONFIG", "GET", "maxmemory"),
-            await wire.execute("CONFIG", "GET", "maxmemory-policy"),
+            await wire.query("CONFIG", "GET", "maxmemory"),
+            await wire.query("CONFIG", "GET", "maxmemory-policy"),
         )
     except Refused:
         return Finding("eviction", NOTE, "the policy may not be asked (CONFIG GET)")

@@ -33,7 +33,7 @@ class Lanes:
     def __init__(self, given: Iterable[str]) -> None:
         self._given = frozenset(given)
         self._known: dict[str, None] = {}
-        self._told = False
+        self._reported = False
         self.names: Sequence[str] = ()
 
     def registered(self, found: Iterable[object], *, whole: bool) -> None:
@@ -43,13 +43,13 @@ class Lanes:
         fresh = sorted(names.difference(kept))
         self._known = dict.fromkeys((kept + fresh)[:MOST_LANES])
         if not whole or len(kept) + len(fresh) > MOST_LANES:
-            if not self._told:
+            if not self._reported:
                 _log.warning(
                     "more than %d lanes are registered: what is never announced is looked for in so many of them, and in"
                     " those that the option names",
                     MOST_LANES,
                 )
-            self._told = True
+            self._reported = True
         self.names = sorted(self._given.union(self._known)) or (_ONLY_LANE,)
 
 

@@ -34,7 +34,7 @@ async def prune(url: str, older_than: timedelta, unfinished: timedelta | None, f
     options = Options.from_url(url)
     removed = 0
     async with connected(options, "producers prune") as client:
-        (now,) = await _ask(client, [("TIME",)])
+        (now,) = await _query(client, [("TIME",)])
         now_ms = int(cast("list[bytes]", now)[0]) * 1000
         before_ms = now_ms - older_than // timedelta(milliseconds=1)
         for partition in range(PARTITIONS):
@@ -53,7 +53,7 @@ async def prune(url: str, older_than: timedelta, unfinished: timedelta | None, f
 async def _lane(client: Client, index: str, call: Callable[[str], list[str | bytes]], before_ms: int) -> int:
     removed, offset = 0, 0
     while True:
-        (found,) = await _ask(
+        (found,) = await _query(
             client, [("ZRANGE", index, "-inf", f"({before_ms}", "BYSCORE", "LIMIT", str(offset), str(_AT_ONCE))]
         )
         ids = _ids(found)
@@ -68,7 +68,7 @@ async def _lane(client: Client, index: str, call: Callable[[str], list[str | byt
 async def _unfinished(client: Client, partition: int, call: Callable[[str], list[str | bytes]]) -> int:
     removed, cursor = 0, b"0"
     while True:
-        (page,) = await _ask(client, [("SSCAN", keys.all_executions(partition), cursor, "COUNT", str(_AT_ONCE))])
+        (page,) = await _query(client, [("SSCAN", keys.all_executions(partition), cursor, "COUNT", str(_AT_ONCE))])
         cursor, found = cast("tuple[bytes, list[object]]", page)
         removed += await _forget(client, _ids(found), call)
         if cursor == b"0":
@@ -81,10 +81,10 @@ def _ids(found: object) -> list[str]:
 
 
 async def _forget(client: Client, ids: Sequence[str], call: Callable[[str], list[str | bytes]]) -> int:
-    return sum(reply == 1 for reply in await _ask(client, [call(id_) for id_ in ids]))
+    return sum(reply == 1 for reply in await _query(client, [call(id_) for id_ in ids]))
 
 
-async def _ask(client: Client, commands: Sequence[Sequence[str | bytes]]) -> list[object]:
+async def _query(client: Client, commands: Sequence[Sequence[str | bytes]]) -> list[object]:
     replies = await batch(client, commands)
     for reply in replies:
         if isinstance(reply, GlideError):

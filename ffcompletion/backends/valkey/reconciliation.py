@@ -108,8 +108,23 @@ class Reconciliation:
     """
 
     __slots__ = (
-        "_announced", "_batches", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
-        "_overlap", "_settled_ahead", "_taken", "_told", "settled_ms", "since_ms", "stepped_back",
+        "_announced",
+        "_batches",
+        "_highest_ms",
+        "_horizon",
+        "_index",
+        "_indexed",
+        "_known",
+        "_late",
+        "_late_until",
+        "_limit",
+        "_overlap",
+        "_server_time",
+        "_settled_ahead",
+        "_taken",
+        "settled_ms",
+        "since_ms",
+        "stepped_back",
     )  # fmt: skip
 
     def __init__(self, *, overlap_ms: int, limit: int) -> None:
@@ -124,7 +139,7 @@ class Reconciliation:
         self._late: set[str] = set()
         self._late_until = 0
         # When this pass began, or the last one.
-        self._told = ServerTime(0, 0.0, 0.0)
+        self._server_time = ServerTime(0, 0.0, 0.0)
         self._highest_ms = 0
         self._horizon = 0
         self._settled_ahead = 0
@@ -138,13 +153,13 @@ class Reconciliation:
     @property
     def begun(self) -> bool:
         """Whether the server's time is known."""
-        return self._told.server_ms > 0
+        return self._server_time.server_ms > 0
 
     # ── announcements ────────────────────────────────────────────────────────────────────────────────────────────
 
     def server_ms(self, now: float) -> int:
         """The server's time, at most a round trip too late, by what its clock says now. ``now``: seconds, monotonic."""
-        return self._told.server_ms + round((now - self._told.sent_at) * 1000)
+        return self._server_time.server_ms + round((now - self._server_time.sent_at) * 1000)
 
     def announced(self, payloads: Sequence[CompletionPayload], now: float) -> Sequence[CompletionPayload]:
         """Announcements have arrived. Returns them without those that the last pass has delivered already."""
@@ -192,7 +207,7 @@ class Reconciliation:
 
     def begin(self, told: ServerTime) -> None:
         """A pass begins, and this is what the server's clock said."""
-        before, self._told = self._told, told
+        before, self._server_time = self._server_time, told
         self.stepped_back = False
         if before.server_ms:
             elapsed_ms = round((told.sent_at - before.sent_at) * 1000)
@@ -243,7 +258,7 @@ class Reconciliation:
     def end(self) -> None:
         """The pass is complete. What was announced before it began needs no remembering."""
         self.since_ms = max(self.since_ms, self._horizon)
-        self.settled_ms = self._told.server_ms
+        self.settled_ms = self._server_time.server_ms
         self._known = {id_: score for id_, score in self._known.items() if score >= self.since_ms}
         for _ in range(self._taken):
             self._announced -= self._batches.popleft().count

@@ -45,15 +45,15 @@ class Wire:
         try:
             if options.password is not None:
                 password = await ask_password(options.password, options.shown)
-                await wire.execute("AUTH", *([options.username] if options.username else []), password)
+                await wire.query("AUTH", *([options.username] if options.username else []), password)
             if options.database:
-                await wire.execute("SELECT", str(options.database))
+                await wire.query("SELECT", str(options.database))
         except BaseException:
             wire.abort()
             raise
         return wire
 
-    async def execute(self, *words: str) -> Reply:
+    async def query(self, *words: str) -> Reply:
         """One command's reply. Raises ``Refused`` for an error."""
         self._writer.write(
             f"*{len(words)}\r\n".encode() + b"".join(b"$%d\r\n%b\r\n" % (len(w.encode()), w.encode()) for w in words)

@@ -25,8 +25,8 @@ async def status(url: str) -> Mapping[str, object]:
     commands = Commands(options)
     async with driver_errors(options.shown, "status"):
         try:
-            info, heard = await commands.execute([("INFO", "server"), ("PUBSUB", "NUMSUB", keys.CHANNEL)])
-            return {"server": _server(info), "subscribers": _subscribers(heard), **await _index(commands)}
+            info, counted = await commands.execute([("INFO", "server"), ("PUBSUB", "NUMSUB", keys.CHANNEL)])
+            return {"server": _server(info), "subscribers": _subscribers(counted), **await _index(commands)}
         finally:
             await commands.aclose()
 
