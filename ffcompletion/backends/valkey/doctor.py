@@ -176,9 +176,8 @@ async def _cluster(wire: Wire, about: dict[str, str], options: Options) -> Findi
             "cluster", FAILURE, "the server is part of one, and the URL does not say so", "?cluster=true in the URL"
         )
     with suppress(Refused):
-        state = dict(
-            line.split(":", 1) for line in str(await wire.query("CLUSTER", "INFO")).splitlines() if ":" in line
-        )
+        lines = str(await wire.query("CLUSTER", "INFO")).splitlines()
+        state = dict(line.split(":", 1) for line in lines if ":" in line)
         text = f"{state.get('cluster_state')}, {state.get('cluster_slots_ok')} of 16384 slots, {state.get('cluster_known_nodes')} nodes"
         if state.get("cluster_state") != "ok":
             host, port = options.hosts[0]
@@ -305,10 +304,7 @@ async def _buffers(wire: Wire) -> Finding:
 
 async def _eviction(wire: Wire) -> Finding:
     try:
-        memory, policy = (
-            await wire.query("CONFIG", "GET", "maxmemory"),
-            await wire.query("CONFIG", "GET", "maxmemory-policy"),
-        )
+        memory, policy = [await wire.query("CONFIG", "GET", name) for name in ("maxmemory", "maxmemory-policy")]
     except Refused:
         return Finding("eviction", NOTE, "the policy may not be asked (CONFIG GET)")
     limit, name = (str(reply[1]) if isinstance(reply, list) and len(reply) > 1 else "" for reply in (memory, policy))
