@@ -12,10 +12,11 @@ import psycopg
 
 from ffcompletion.attaching.checks import Connected, run
 from ffcompletion.attaching.definition import Definition
-from ffcompletion.attaching.patience import LOCK_MS, PAUSE_S, TRIES, UNHURRIED, busy, patiently
+from ffcompletion.attaching.patience import TRIES, UNHURRIED, busy, patiently
 from ffcompletion.attaching.quoting import identifier, literal
 from ffcompletion.attaching.recording import Span, completed, differing, gone, mended, recorded, vanished
 from ffcompletion.attaching.rendering import PINNED
+from ffcompletion.backends.postgres.locking import LOCK_MS, PAUSE_S
 from ffcompletion.contract.errors import Unavailable
 
 __all__ = ["Progress", "Recorded", "record"]

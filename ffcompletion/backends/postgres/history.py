@@ -124,8 +124,9 @@ class History:
         self._known, self._due_at = None, 0.0
         self.doubtful = False
 
-    def due(self, now: float, every_s: float) -> int | None:
-        """The id of a row to look at again, 0 if none is known; None where it is not time.
+    def due(self, now: float, every_s: float, upto: int) -> int | None:
+        """The id of a row to look at again; None where it is not time, or none is known: then the newest up to there is,
+        from now on.
 
         An outbox that is emptied, and its sequence set back by hand, shows nothing else once as many ids have been given
         out again.
@@ -133,7 +134,10 @@ class History:
         if now < self._due_at:
             return None
         self._due_at = now + every_s
-        return 0 if self._known is None else self._known[0]
+        if self._known is None:
+            self._known = self.witness(upto)
+            return None
+        return self._known[0]
 
     def replaced_at(self, known: int, rows: Sequence[Row], upto: int) -> bool:
         """Whether that row is another than it was; the next to look at is the newest up to there."""

@@ -15,6 +15,7 @@ from psycopg.errors import Diagnostic
 
 from ffcompletion.backends.postgres.connection import Connection, Target, deadline, limited
 from ffcompletion.backends.postgres.errors import driver_errors
+from ffcompletion.backends.postgres.locking import LOCK_MS, PAUSE_S, held_by, holder_of
 from ffcompletion.contract.errors import Unavailable
 
 __all__ = ["install_producer", "prune", "uninstall_producer"]
@@ -22,10 +23,8 @@ __all__ = ["install_producer", "prune", "uninstall_producer"]
 _OLDEST = 150_000
 # A script may have to wait for whoever writes to a table; a piece of pruning takes seconds where there is much.
 _STATEMENT_S: Final = 60.0
-# How long a lock is waited for at once, since every writer waits behind us, below the server's `deadlock_timeout`; and how
-# long they are let by until it is tried again.
-_BRIEFLY: Final = "SET LOCAL lock_timeout = '500ms'"
-_PAUSE_S: Final = 0.25
+_BRIEFLY: Final = f"SET LOCAL lock_timeout = '{LOCK_MS}ms'"
+_TABLES: Final = ("ff_completion_event", "ff_exec_core")
 
 
 async def install_producer(conninfo: str, script: str, schema: str | None) -> str:
@@ -59,12 +58,11 @@ async def _run(conninfo: str, op: str, script: str, schema: str | None, done: st
                 break
             except psycopg.errors.LockNotAvailable as exc:
                 if time.monotonic() > until:
-                    raise Unavailable(
-                        op,
-                        "a table is held by a transaction that does not end (pg_locks says whose); end it, and run this again",
-                    ) from exc
+                    async with _inside(conn, schema):
+                        holder = await (await conn.execute(*holder_of(_TABLES))).fetchone()
+                    raise Unavailable(op, held_by("a table of ours", holder, "run this")) from exc
             notices.clear()
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(PAUSE_S)
     notable = [notice for notice in notices if "nothing was changed" in notice or "partitioned" in notice]
     if not notable:
         return f"{target.shown}: {done}"

@@ -219,7 +219,7 @@ class Queries:
         stand in the text, so that the question is planned for those partitions alone, whatever ``plan_cache_mode`` says.
         """
         text: LiteralString = (
-            "SELECT w.n::int, c.execution_id IS NOT NULL,"
+            "SELECT w.n, c.execution_id IS NOT NULL,"
             " CASE WHEN octet_length(coalesce(c.namespace, o.namespace)) <= 4096 THEN coalesce(c.namespace, o.namespace) END,"
             " coalesce(c.flow_id, o.flow_id)::text, c.lane_id, CASE WHEN octet_length(c.tags) <= 16384 THEN c.tags END,"
             " c.lifecycle_phase, c.reason, c.failure, c.terminal_at_ms,"

@@ -154,7 +154,7 @@ class Reader:
         sequence = await session.sequence()
         if self.history.replaced_by(sequence, session.identity, tracker.high):
             return False
-        if (known := self.history.due(now, _LOOK_ANYWAY_S)) is not None:
+        if (known := self.history.due(now, _LOOK_ANYWAY_S, tracker.high)) is not None:
             rows = await session.read(self._queries.picked(), ([known],))
             if self.history.replaced_at(known, rows, tracker.high):
                 return False

@@ -85,19 +85,18 @@ def test_the_sequence_tells_of_another_history() -> None:
 def test_a_row_is_looked_at_again() -> None:
     """Now and then, the newest of the time before: another may bear its id by now, and newer ones be of another history."""
     history = remembering(OLD)
-    assert history.due(100.0, 30.0) == 0
-    assert not history.replaced_at(0, [], 20)
-    assert history.due(129.0, 30.0) is None
-    assert history.due(130.0, 30.0) == 20
+    assert history.due(100.0, 30.0, 20) is None, "there is none from before"
+    assert history.due(129.0, 30.0, 20) is None
+    assert history.due(130.0, 30.0, 20) == 20
     assert not history.replaced_at(20, rows(20, 20), 20)
     history.remember([21], rows(21, 21, "y"))
-    assert history.due(160.0, 30.0) == 20
+    assert history.due(160.0, 30.0, 21) == 20
     assert not history.replaced_at(20, [], 21), "it was trimmed"
-    assert history.due(190.0, 30.0) == 21
+    assert history.due(190.0, 30.0, 21) == 21
     assert history.replaced_at(21, rows(21, 21), 21)
     assert history.doubtful
     history.forget(20)
-    assert history.due(191.0, 30.0) == 0, "what was known is of no interest"
+    assert history.due(191.0, 30.0, 20) is None, "what was known is of no interest"
 
 
 def test_marks() -> None:
