@@ -26,6 +26,7 @@ from ffcompletion.attaching.quoting import (
 )
 
 __all__ = [
+    "LOCK",
     "PINNED",
     "definition_json",
     "detaching",
@@ -42,6 +43,9 @@ def definition_json(definition: Definition) -> str:
     """As it is kept beside the attachment."""
     return msgspec.json.encode(definition).decode()
 
+
+LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('ffcompletion producers', 0));"
+"""Whoever else attaches, detaches or installs at this moment comes after us, and finds what we have left."""
 
 PINNED: Final = "SET LOCAL search_path = pg_catalog, pg_temp;"
 """Nobody's functions and operators but the server's own, however well others fit: those on a ``search_path`` may be

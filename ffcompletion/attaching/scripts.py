@@ -9,8 +9,7 @@ import msgspec
 from ffcompletion.attaching.definition import Definition, table_parts
 from ffcompletion.attaching.quoting import dollars, identifier, literal, result_table, table
 from ffcompletion.attaching.recording import completed, gone, mended, recorded
-from ffcompletion.attaching.rendering import PINNED, detaching, shared, triggers
-from ffcompletion.backends.postgres.locking import SETTING_UP
+from ffcompletion.attaching.rendering import LOCK, PINNED, detaching, shared, triggers
 from ffcompletion.producers import text
 
 __all__ = ["attach_sql", "detach_sql"]
@@ -30,7 +29,7 @@ def attach_sql(definition: Definition, *, schema: str = "public") -> str:
         f"-- ffcompletion: attach {definition.table!r} as {definition.name!r}. Safe to run again.",
         # Each statement sees what was committed before it; and creating the triggers has locked out all writers.
         "BEGIN ISOLATION LEVEL READ COMMITTED;",
-        SETTING_UP,
+        LOCK,
         f"SET LOCAL search_path = {identifier(schema)};",
         text("postgres"),
         PINNED,
@@ -49,7 +48,7 @@ def attach_sql(definition: Definition, *, schema: str = "public") -> str:
 def detach_sql(definition: Definition, *, schema: str = "public") -> str:
     """Everything that ``detach`` would run, in one transaction. Raises ``Validation``."""
     definition.checked()
-    return f"-- ffcompletion: detach {definition.name!r}.\nBEGIN;\n{SETTING_UP}\n{PINNED}\n{detaching(definition, schema)}COMMIT;\n"
+    return f"-- ffcompletion: detach {definition.name!r}.\nBEGIN;\n{LOCK}\n{PINNED}\n{detaching(definition, schema)}COMMIT;\n"
 
 
 def _recording(definition: Definition, schema: str) -> str:

@@ -16,12 +16,12 @@ from ffcompletion.attaching.patience import UNHURRIED, patiently
 from ffcompletion.attaching.quoting import function_name, identifier, literal, result_table, table
 from ffcompletion.attaching.recorder import Progress, Recorded
 from ffcompletion.attaching.recorder import record as _record
-from ffcompletion.attaching.rendering import PINNED, detaching, shared, triggers
+from ffcompletion.attaching.rendering import LOCK, PINNED, detaching, shared, triggers
 from ffcompletion.attaching.watched import Watched
 from ffcompletion.backends.postgres.attachments import attachments_query
 from ffcompletion.backends.postgres.connection import Target
 from ffcompletion.backends.postgres.errors import translated
-from ffcompletion.backends.postgres.locking import LOCK_MS, SETTING_UP
+from ffcompletion.backends.postgres.locking import LOCK_MS
 from ffcompletion.contract.errors import Transport, Unavailable, Validation
 from ffcompletion.producers import text
 from ffcompletion.urls import scheme_of
@@ -78,7 +78,7 @@ def detach(url: str, name: str, *, schema: str | None = None) -> None:
     with _connected(url, "detach") as conn:
         inside = _schema(conn, schema, "detach")
         with conn.transaction():
-            run(conn, f"{UNHURRIED} SET LOCAL lock_timeout = '{_DETACH_MS}ms'; {SETTING_UP} {PINNED}")
+            run(conn, f"{UNHURRIED} SET LOCAL lock_timeout = '{_DETACH_MS}ms'; {LOCK} {PINNED}")
             found = _find(conn, inside, name)
             if found is None:
                 there = run(conn, f"SELECT name FROM {_registry(inside)} ORDER BY name") if _there(conn, inside) else ()
@@ -101,7 +101,7 @@ def _attach(conn: Connected, given: Definition, schema: str) -> tuple[Definition
     """Itself, with its tables as they have been found, and what was attached under this name before."""
     with conn.transaction():
         # Looking into the table waits as well, where somebody has locked all of it.
-        run(conn, f"{UNHURRIED} SET LOCAL lock_timeout = '{LOCK_MS}ms'; {SETTING_UP}")
+        run(conn, f"{UNHURRIED} SET LOCAL lock_timeout = '{LOCK_MS}ms'; {LOCK}")
         definition = _found(conn, given)
         run(conn, PINNED)
         installed = check_tables_of_ours(conn, schema)

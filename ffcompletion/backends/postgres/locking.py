@@ -12,10 +12,8 @@ LOCK_MS: Final = 500
 of a second: it is us who give way, never a worker."""
 PAUSE_S: Final = 0.25
 """Between two tries: those who came behind us go first."""
-_KEY: Final = "ffcompletion producers"
-SETTING_UP: Final = f"SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('{_KEY}'::text, 0::bigint));"
-"""Whoever else installs, attaches or detaches at this moment comes after us, and finds what we have left. The same key is
-in the producers' scripts."""
+SETTING_UP: Final = "ffcompletion producers"
+"""What the advisory lock is named after that whoever installs, attaches or detaches takes first, in each of the scripts."""
 _HOLDER: Final[LiteralString] = (
     "SELECT a.pid, coalesce(', ' || nullif(a.application_name, ''), '') || coalesce(', ' || a.state, ''),"
     " extract(epoch FROM clock_timestamp() - a.xact_start)::int, l.locktype FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
@@ -30,7 +28,7 @@ _HOLDER: Final[LiteralString] = (
 
 def holder_of(tables: Sequence[str]) -> tuple[LiteralString, tuple[list[str], str]]:
     """The question who has been in a transaction the longest, of those that hold one of these or are setting up."""
-    return _HOLDER, (list(tables), _KEY)
+    return _HOLDER, (list(tables), SETTING_UP)
 
 
 def held_by(tables: str, holder: Sequence[object] | None, again: str) -> str:
