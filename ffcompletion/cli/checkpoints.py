@@ -107,7 +107,7 @@ async def _opened(where: str, table: str, schema: str | None) -> AsyncGenerator[
     if scheme_of(where) != "postgres":
         raise Validation("url", "checkpoints are kept in files and in Postgres")
     try:
-        from ffcompletion.backends.postgres.checkpoints import PostgresCheckpoints  # noqa: PLC0415  # loads the driver
+        from ffcompletion.backends.postgres import PostgresCheckpoints  # noqa: PLC0415  # loads the driver
     except ImportError as exc:
         raise Unavailable("checkpoints", f"{exc.name} is not installed; pip install 'ffcompletion[postgres]'") from exc
 

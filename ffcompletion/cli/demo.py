@@ -19,12 +19,13 @@ from rich.text import Text
 from ffcompletion import embedded
 from ffcompletion.cli.board import serving_board
 from ffcompletion.cli.showing import as_text
-from ffcompletion.cli.workload import TENANTS, Workload, on_postgres, on_valkey
+from ffcompletion.cli.workload import TENANTS, Workload
 from ffcompletion.consumers.subscribing import subscribe
 from ffcompletion.contract.filter import ScannerFilter
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionStream
 from ffcompletion.producers import install
+from ffcompletion.producers.finishing import finishing
 from ffcompletion.urls import connect
 
 __all__ = ["run_demo"]
@@ -93,7 +94,7 @@ async def _watch(console: Console, urls: dict[str, str], seconds: float, *, boar
         readers: list[asyncio.Task[None]] = []
         workloads: list[Workload] = []
         for kind, url in urls.items():
-            finish = await stack.enter_async_context(on_valkey(url) if kind == "valkey" else on_postgres(url))
+            finish = await stack.enter_async_context(finishing(url))
             workload = Workload(finish, _PER_SECOND, random.Random(kind))  # noqa: S311  # no secret
             workloads.append(workload)
             backend = await stack.enter_async_context(connect(url))

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from ffcompletion.cli.running import run
 from ffcompletion.cli.showing import printable
-from ffcompletion.contract.errors import Unavailable
-from ffcompletion.urls import scheme_of
+from ffcompletion.status import look
 
 __all__ = ["status"]
 
@@ -30,7 +29,7 @@ def status(
     """
 
     async def work() -> int:
-        found = await _look(url, schema)
+        found = await look(url, schema=schema)
         if json:
             sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         else:
@@ -38,22 +37,6 @@ def status(
         return 0
 
     run(work())
-
-
-async def _look(url: str, schema: str | None) -> Mapping[str, object]:
-    kind = scheme_of(url)
-    if kind == "memory":
-        raise Unavailable("status", "memory:// lives in the process that made it; ask its stats()")
-    try:
-        if kind == "postgres":
-            from ffcompletion.backends.postgres import status as postgres  # noqa: PLC0415  # loads the driver
-
-            return await postgres.status(url, schema)
-        from ffcompletion.backends.valkey import status as valkey  # noqa: PLC0415  # the same
-
-        return await valkey.status(url)
-    except ImportError as exc:
-        raise Unavailable("status", f"{exc.name} is not installed; pip install 'ffcompletion[{kind}]'") from exc
 
 
 def _show(found: Mapping[str, object]) -> None:

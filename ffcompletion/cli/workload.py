@@ -8,15 +8,13 @@ import time
 import uuid
 from binascii import crc_hqx
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Final, final
 
 import msgspec
 
-from ffcompletion.producers import completion_call
+from ffcompletion.producers.finishing import Finish
 
-__all__ = ["TENANTS", "Job", "Workload", "on_postgres", "on_valkey"]
+__all__ = ["TENANTS", "Job", "Workload"]
 
 TENANTS: Final = ("acme", "globex")
 _PARTITIONS: Final = 256
@@ -32,9 +30,6 @@ class Job(msgspec.Struct, frozen=True):
     flow_id: str | None
     tenant: str
     outcome: str
-
-
-Finish = Callable[[Job], Awaitable[object]]
 
 
 @final
@@ -55,7 +50,7 @@ class Workload:
         while time.monotonic() < end:
             for job in self._flow():
                 self.sent_at[job.execution_id] = time.monotonic()
-                await self._finish(job)
+                await self._finish(job.execution_id, job.outcome, job.flow_id, job.tenant)
                 self.sent[job.tenant] += 1
                 due += self._pause_s
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
@@ -77,38 +72,3 @@ class Workload:
             )
             for _ in range(1 if solo else dice.randint(1, 6))
         ]
-
-
-@asynccontextmanager
-async def on_postgres(url: str) -> AsyncGenerator[Finish]:
-    """Finishes jobs through ``ff_emit_completion``, a transaction each."""
-    from psycopg import AsyncConnection  # noqa: PLC0415  # loads the driver
-
-    async with await AsyncConnection.connect(url, autocommit=True) as conn:
-
-        async def finish(job: Job) -> object:
-            return await conn.execute(
-                "SELECT ff_emit_completion(%s, %s, flow_id => %s, namespace => %s)",
-                (job.execution_id, job.outcome, job.flow_id, job.tenant),
-            )
-
-        yield finish
-
-
-@asynccontextmanager
-async def on_valkey(url: str) -> AsyncGenerator[Finish]:
-    """Finishes jobs through ``FCALL ffcompletion_complete``."""
-    from ffcompletion.backends.valkey.connection import make_client  # noqa: PLC0415  # loads the driver
-    from ffcompletion.backends.valkey.options import Options  # noqa: PLC0415  # the same
-
-    client = await make_client(Options.from_url(url))
-
-    async def finish(job: Job) -> object:
-        return await client.custom_command(
-            completion_call(job.execution_id, job.outcome, flow_id=job.flow_id, namespace=job.tenant, lane=_LANE)
-        )
-
-    try:
-        yield finish
-    finally:
-        await client.close()

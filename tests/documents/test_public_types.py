@@ -19,6 +19,7 @@ MODULES = [
     "ffcompletion.attaching",
     "ffcompletion.contract.diagnosis",
     "ffcompletion.doctor",
+    "ffcompletion.status",
     "ffcompletion.options",
     "ffcompletion.producers",
 ]

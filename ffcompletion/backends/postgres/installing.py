@@ -18,7 +18,7 @@ from ffcompletion.backends.postgres.errors import driver_errors
 from ffcompletion.backends.postgres.locking import LOCK_MS, PAUSE_S, held_by, holder_of
 from ffcompletion.contract.errors import Unavailable
 
-__all__ = ["install_producer", "prune", "uninstall_producer"]
+__all__ = ["connected", "install_producer", "prune", "uninstall_producer"]
 
 _OLDEST = 150_000
 # A script may have to wait for whoever writes to a table; a piece of pruning takes seconds where there is much.
@@ -46,7 +46,7 @@ async def _run(conninfo: str, op: str, script: str, schema: str | None, done: st
     def on_notice(diagnostic: Diagnostic) -> None:
         notices.append(diagnostic.message_primary or "")
 
-    async with _connected(target, op) as conn:
+    async with connected(target, op) as conn:
         conn.add_notice_handler(on_notice)
         until = time.monotonic() + _STATEMENT_S
         while True:
@@ -72,7 +72,7 @@ async def _run(conninfo: str, op: str, script: str, schema: str | None, done: st
 async def prune(conninfo: str, older_than: timedelta, unfinished: timedelta | None, schema: str | None) -> int:
     """Call ``ff_prune_completions`` until nothing is left to remove; how many rows. Raises ``EngineError``."""
     total = 0
-    async with _connected(Target(conninfo, 8.0), "producers prune") as conn:
+    async with connected(Target(conninfo, 8.0), "producers prune") as conn:
         while True:
             try:
                 async with _inside(conn, schema):
@@ -86,7 +86,8 @@ async def prune(conninfo: str, older_than: timedelta, unfinished: timedelta | No
 
 
 @asynccontextmanager
-async def _connected(target: Target, op: str) -> AsyncGenerator[Connection]:
+async def connected(target: Target, op: str) -> AsyncGenerator[Connection]:
+    """A connection for a few statements. The driver's errors come out as ours."""
     async with driver_errors(target.shown, op), await target.connect() as conn:
         if conn.info.server_version < _OLDEST:
             raise Unavailable(op, "PostgreSQL 15 or later is needed")
