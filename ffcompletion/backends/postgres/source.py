@@ -57,11 +57,11 @@ class Source:
         self._limit = limit
         self._on_close = on_close
         self._group: Group[Stream] | None = None
-        self._before = (0, 0)
+        # What its group had withheld when this stream joined it, and by the last batch that it took.
+        self._before = self._seen = (0, 0)
         self._stored: deque[StoredPage] = deque()
         self._reading: asyncio.Task[None] | None = None
-        self._delivered = self._overflows = 0
-        self._filtered = self._undecided = 0
+        self._delivered = self._overflows = self._filtered = self._undecided = 0
         tracker = reader.tracker
         self._standing = Standing(tracker.now if after is None else after)
         if after is None:
@@ -74,8 +74,11 @@ class Source:
 
     def deliver(self, payloads: Sequence[CompletionPayload], batch: Batch) -> None:
         """Take them. What does not fit puts this stream behind; nobody else notices."""
+        group = self._group
         if not (self._leaves_half(payloads) and self._buffer.offer(payloads, batch.cursor)):
             self.fall_behind(batch.ids)
+        elif group is not None:
+            self._seen = (group.filtered, group.undecided)
 
     def _leaves_half(self, payloads: Sequence[CompletionPayload]) -> bool:
         # While it joins, what is stored is still to be read, and to be taken before anything of the buffer.
@@ -87,7 +90,7 @@ class Source:
     def fall_behind(self, in_hand: Sequence[int]) -> None:
         """The rows that are being handed out, and what follows, are not for this stream: it reads what is stored."""
         self._overflows += 1
-        self._detach()
+        self._detach(self._standing.state)
         tracker = self._reader.tracker
         # What is buffered while joining is newer than what is pending, and must not be consumed first.
         if self._standing.overflowed(
@@ -104,7 +107,7 @@ class Source:
         if self.closed:
             return
         if self._standing.rewound(high):
-            self._detach()
+            self._detach(StreamState.JOINING)
             self._buffer.drop()
         self._buffer.rewind(StreamCursor.outbox(high))
         for page in self._stored:
@@ -113,22 +116,19 @@ class Source:
 
     def _attach(self) -> None:
         group = self._group = self._hub.attach(self, self.selector)
-        self._before = (group.filtered, group.undecided)
+        self._before = self._seen = (group.filtered, group.undecided)
         self._buffer.cursor = StreamCursor.outbox(self._reader.tracker.watermark)
 
-    def _detach(self) -> None:
-        self._filtered, self._undecided = self._counts()
+    def _detach(self, state: StreamState) -> None:
+        self._filtered, self._undecided = self._counts(state)
         self._group = None
         self._hub.detach(self, self.selector)
 
-    def _counts(self) -> tuple[int, int]:
-        group = self._group
-        if group is None:
-            return self._filtered, self._undecided
-        return (
-            self._filtered + group.filtered - self._before[0],
-            self._undecided + group.undecided - self._before[1],
-        )
+    def _counts(self, state: StreamState) -> tuple[int, int]:
+        # Should it fall behind while it joins, all of this is read and counted again; and so is a batch that did not fit.
+        new = self._group is not None and state is not StreamState.JOINING
+        filtered, undecided = (now - before if new else 0 for now, before in zip(self._seen, self._before, strict=True))
+        return self._filtered + filtered, self._undecided + undecided
 
     # ── the reconciler's side ────────────────────────────────────────────────────────────────────────────────────
 
@@ -277,8 +277,9 @@ class Source:
 
     def abort(self) -> None:
         if not self.closed:
+            state = self._standing.state
             self._standing.closed(self._live())
-            self._detach()
+            self._detach(state)
             self._pages.finish()
             self._buffer.wake()
 
@@ -299,7 +300,7 @@ class Source:
             await self._on_close(self)
 
     def stats(self) -> StreamStats:
-        filtered, undecided = self._counts()
+        filtered, undecided = self._counts(self._standing.state)
         buffered = self._buffer.size + sum(map(len, self._stored)) + len(self._found)
         behind = buffered + self._standing.unread(self._reader.tracker.high)
         return StreamStats(

@@ -55,8 +55,9 @@ def facts(row: Row) -> Facts:
 class Page:
     """A page as a stream takes it, of rows that the server selected."""
 
-    def __init__(self, rows: Sequence[Row], reached: int, limit: int) -> None:
+    def __init__(self, rows: Sequence[Row], tenant: str | None, reached: int, limit: int) -> None:
         self.rows = list(rows)
+        self.tenant = tenant
         self.reached = reached
         self.bytes = 0
         self.limit = limit
@@ -70,7 +71,8 @@ class Page:
     def take(self, most: int) -> Piece:
         count = min(PIECE, most)
         taken, self.rows = self.rows[:count], self.rows[count:]
-        return Piece([payload(row, self.limit) for row in taken], taken[-1][0], 0, 0, 0)
+        admitted = [payload(row, self.limit) for row in taken if self.tenant in (None, row[2])]
+        return Piece(admitted, taken[-1][0], len(taken) - len(admitted), 0, 0)
 
 
 class Server:
@@ -139,7 +141,7 @@ class Pages:
             for event_id in stretch
             if event_id <= reached and not covers(step.holes, (event_id, event_id))
         ]
-        return Page([row for row in rows if self.tenant in (None, row[2])], reached, step.limit)
+        return Page(rows, self.tenant, reached, step.limit)
 
     def answer(self, *, seen_early: bool) -> None:
         if self.waiting is not None and not self.waiting.done():
@@ -162,6 +164,12 @@ class Consumer:
         # What it is not asked for: it was there, and it lies before the beginning.
         self.before = {row[1] for row in server.visible.values() if after is None or row[0] <= after}
         self.yielded: set[str] = set()
+        # What is announced to it: what the reader has still to find, or all that was written after its position.
+        tracker = server.tracker
+        self.first = (tracker.high if after is None else after) + 1
+        self.missing = [] if after is not None else tracker.spans()
+        # Whether it has seen a history replaced, whose rows were announced and are no longer there.
+        self.replaced = False
         # When it was last looked at.
         self.counted = ffc.StreamStats()
         selector = Selector(None if tenant is None else ffc.ScannerFilter(tenant))
@@ -174,6 +182,10 @@ class Consumer:
     def wants(self, row: Row) -> bool:
         """Whether this row is still to be yielded."""
         return self.tenant in (None, row[2]) and row[1] not in self.before and row[1] not in self.yielded
+
+    def announced(self, event_id: int) -> bool:
+        """Whether a row of this id is one that it has to account for."""
+        return event_id >= self.first or covers(self.missing, (event_id, event_id))
 
 
 class Positions(RuleBasedStateMachine):
@@ -255,6 +267,7 @@ class Positions(RuleBasedStateMachine):
         self.all = [consumer for consumer in self.all if not consumer.source.closed]
         for consumer in self.all:
             consumer.source.rewind(high)
+            consumer.replaced = True
 
     # ── consumers ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -403,6 +416,10 @@ class Positions(RuleBasedStateMachine):
             # And a restart would repeat nothing.
             assert consumer.stream.cursor is not None
             assert consumer.stream.cursor.position >= max(server.visible, default=0)
+            if not consumer.replaced:
+                stats = consumer.stream.stats()
+                accounted = stats.delivered + stats.buffered + stats.filtered + stats.undecided + stats.lost
+                assert accounted == sum(map(consumer.announced, server.visible))
 
 
 async def turns() -> None:
