@@ -17,6 +17,7 @@ from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
+from ffcompletion.backends.postgres import history
 from ffcompletion.backends.valkey.connection import batch, make_client
 from ffcompletion.backends.valkey.options import Options as ValkeyOptions
 from ffcompletion.options import ConnectOptions
@@ -226,16 +227,19 @@ class PostgresAnnouncer:
                 fields["namespace"] = item.namespace
             cores.append((partition, bare, flow, json.dumps(fields)))
             events.append((partition, bare, flow, item.outcome))
-        async with self.world._conn.transaction(), self.world._conn.cursor() as cursor:
-            await cursor.executemany(
+        # At once: a statement for each row would plan over 256 partitions as often.
+        async with self.world._conn.transaction():
+            await self.world._conn.execute(
                 "INSERT INTO ff_exec_core (partition_key, execution_id, flow_id, lifecycle_phase, raw_fields)"
-                " VALUES (%s, %s, %s, 'terminal', %s) ON CONFLICT DO NOTHING",
-                cores,
+                " SELECT k, e, f, 'terminal', r FROM unnest(%s::smallint[], %s::uuid[], %s::uuid[], %s::jsonb[])"
+                " AS u(k, e, f, r) ON CONFLICT DO NOTHING",
+                tuple(map(list, zip(*cores, strict=True))),
             )
-            await cursor.executemany(
+            await self.world._conn.execute(
                 "INSERT INTO ff_completion_event (partition_key, execution_id, flow_id, outcome, occurred_at_ms)"
-                " VALUES (%s, %s, %s, %s, 1)",
-                events,
+                " SELECT k, e, f, o, 1 FROM unnest(%s::smallint[], %s::uuid[], %s::uuid[], %s::text[])"
+                " WITH ORDINALITY AS u(k, e, f, o, n) ORDER BY n",
+                tuple(map(list, zip(*events, strict=True))),
             )
 
 
@@ -251,7 +255,7 @@ class TestServers(BackendContract):
     """Each on a server of its own, through a proxy that can hurt the connection."""
 
     @pytest.fixture
-    def backend_contract(self, victim: Victim) -> Contract:
+    def backend_contract(self, victim: Victim, monkeypatch: pytest.MonkeyPatch) -> Contract:
         @asynccontextmanager
         async def subject() -> AsyncGenerator[Subject]:
             world = victim.world
@@ -261,6 +265,8 @@ class TestServers(BackendContract):
             options: ConnectOptions = {"buffer_size": 300}
             if isinstance(world, ValkeyWorld):
                 options |= {"reconcile_interval": 0.5, "clock_skew": 0.2}
+            # The same by number of rows.
+            monkeypatch.setattr(history, "_REMEMBERED", 1_000)
             nowhere = "valkey://127.0.0.1:1" if isinstance(world, ValkeyWorld) else "postgresql://127.0.0.1:1/x"
             with Proxy(victim.target) as proxy:
                 url = victim.through(proxy)
@@ -275,8 +281,7 @@ class TestServers(BackendContract):
                             connections=world.connections,
                             flood=1_200,
                             holds=300,
-                            # By time on the one, by number on the other.
-                            remembers=2_000 if isinstance(world, ValkeyWorld) else 10_000,
+                            remembers=2_000,
                             # Longer than it takes to notice that a connection is half open.
                             patience_s=20,
                         ),
