@@ -13,7 +13,9 @@ from ffcompletion.consumers.waitlist import Wait, Waitlist
 from ffcompletion.contract.errors import EngineError, StateUnknown, Unavailable
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.protocols import Backend, CompletionBackend, CompletionStream, ExecutionReader
+from ffcompletion.contract.stats import BackendState, BackendStats
 from ffcompletion.foreign.awaiting import called
+from ffcompletion.foreign.calling import Culprit, contained
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Watch", "watching"]
@@ -44,6 +46,8 @@ class Watch:
         # When the question was put that nothing has answered yet, and what went wrong with it last.
         self._unanswered_since: float | None = None
         self._fault: EngineError | None = None
+        # When the last question was put that was answered.
+        self._answered_at = 0.0
         self._reader = backend if isinstance(backend, ExecutionReader) else None
         self._spread = spread
         self._live = asyncio.Event()
@@ -93,14 +97,23 @@ class Watch:
 
     def timed_out(self, waited_for: str, seconds: float) -> TimeoutError:
         """What a wait that has taken so long raises: not finished as of now, or nothing is known about it."""
-        since, now = self._unanswered_since, self.loop.time()
+        since, now, fault = self._unanswered_since, self.loop.time(), self._fault
         if not self._live.is_set():
             since = now - seconds
-        if since is None or (self._fault is None and now - since < _ANSWER_S):
+        elif fault is None and (fault := self._interruption()) is not None:
+            # Nobody need have asked since it went away: what was so before may not be so now.
+            since = max(self._answered_at, now - seconds)
+        if since is None or (fault is None and now - since < _ANSWER_S):
             return TimeoutError(f"{waited_for} within {seconds:g} s")
         error = StateUnknown(waited_for.partition(" ha")[0], now - since)
-        error.__cause__ = self._fault
+        error.__cause__ = fault
         return error
+
+    def _interruption(self) -> EngineError | None:
+        stats = contained(Culprit("stats()", _log), self._backend.stats) if isinstance(self._backend, Backend) else None
+        if isinstance(stats, BackendStats) and stats.state in (BackendState.CONNECTING, BackendState.RECONNECTING):
+            return Unavailable("the server", f"the backend is {stats.state}")
+        return None
 
     @contextmanager
     def waiting(self, wait: Wait) -> Generator[None]:
@@ -174,8 +187,9 @@ class Watch:
         while True:
             self._tick()
             while ids := waitlist.take_unread(_AT_ONCE):
+                asked_at = self.loop.time()
                 if self._unanswered_since is None:
-                    self._unanswered_since = self.loop.time()
+                    self._unanswered_since = asked_at
                 try:
                     # Whatever would end this task in silence is an error of theirs: the waits would never be answered.
                     found = await called(
@@ -189,6 +203,7 @@ class Watch:
                     self._now_readable(exc)
                     break
                 self._now_readable(None)
+                self._answered_at = asked_at
                 waitlist.read(ids, found)
             await self._until_unread()
 

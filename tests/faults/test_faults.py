@@ -13,6 +13,7 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion import embedded
+from ffcompletion.consumers import watch
 from tests import TESTS
 from tests.worlds import PostgresWorld, ValkeyWorld, World, done, eventually, first
 from tests.worlds.forking import Interpreter
@@ -105,6 +106,23 @@ async def test_waiting_over_a_restart(victim: Victim) -> None:
         await victim.world.ends(announced)
         # Postgres has no word for a success that left no row.
         assert [(await wait).outcome in ("success", "failed") for wait in waits] == [True, True]
+
+
+async def test_a_wait_that_times_out_just_after_the_server_went_away(victim: Victim) -> None:
+    """Asked a moment before, and not due again: what was known then, running, is not known now."""
+    running = done()
+    await victim.world.begins(running)
+    with Proxy(victim.target) as proxy:
+        async with ffc.connect(victim.through(proxy)) as backend:
+            waiting = asyncio.create_task(
+                ffc.wait_for_completion(backend, running.execution_id, timeout=6, poll_interval=600)
+            )
+            await eventually(lambda: any(each._answered_at for each in watch._watches.values()))
+            proxy.refuse()
+            proxy.cut()
+            with pytest.raises(ffc.StateUnknown, match="reconnecting") as caught:
+                await waiting
+            assert 0 < caught.value.unanswered_s < 6
 
 
 async def test_half_open_is_noticed(victim: Victim) -> None:
