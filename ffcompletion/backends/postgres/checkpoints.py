@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import psycopg
-from psycopg import sql
 from typing_extensions import override
 
+from ffcompletion.backends.postgres import checkpoint_queries as queries
 from ffcompletion.backends.postgres.connection import Connection, Target, abort, abort_reads, deadline, limit, limited
 from ffcompletion.backends.postgres.errors import driver_errors, may_pass
 from ffcompletion.backends.postgres.names import checked, in_statement, quoted
@@ -23,34 +23,12 @@ from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.numbers import check_seconds
 from ffcompletion.delivery.credentials import Password
+from ffcompletion.foreign.logs import logger
 
 __all__ = ["PostgresCheckpoints"]
 
-_MAKE: Final = sql.SQL(
-    "CREATE TABLE IF NOT EXISTS {} (name text PRIMARY KEY, cursor bytea NOT NULL, backend text NOT NULL,"
-    " selection text NOT NULL, saved_at timestamptz NOT NULL DEFAULT now())"
-)
+_log: Final = logger("ffcompletion.postgres")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# As a number: a timestamp's text is as the role's DateStyle has it.
-_ALL: Final = sql.SQL(
-    "SELECT name, cursor, backend, selection, (extract(epoch FROM saved_at) * 1000000)::bigint FROM {} ORDER BY name"
-)
-_REMOVE: Final = sql.SQL("DELETE FROM {} WHERE name = %s")
-_LOAD: Final = sql.SQL("SELECT cursor, backend, selection FROM {} WHERE name = %s")
-_SAVE: Final = sql.SQL(
-    "INSERT INTO {} AS kept (name, cursor, backend, selection) VALUES (%s, %s, %s, %s) ON CONFLICT (name) DO UPDATE"
-    " SET cursor = excluded.cursor, backend = excluded.backend, selection = excluded.selection, saved_at = now()"
-)
-# Of the table itself, however it was named: with its schema, or found on the search path.
-_KEY: Final = "(hashtextextended('ffcompletion ' || %s::regclass::oid || ' ' || %s, 0))"
-# A holder whose machine is gone says no farewell: the server has to find that out, which by its defaults takes hours.
-_LOCK: Final = (
-    "SELECT pg_try_advisory_lock"
-    + _KEY
-    + ", set_config('tcp_keepalives_idle', '15', false), set_config('tcp_keepalives_interval', '5', false),"
-    " set_config('tcp_keepalives_count', '3', false)"
-)
-_UNLOCK: Final = "SELECT pg_advisory_unlock" + _KEY
 # Seconds between looks at a lock that another holds.
 _LEASE_S: Final = 0.5
 _T = TypeVar("_T")
@@ -88,6 +66,8 @@ class PostgresCheckpoints(AsyncClosing, Closing):
         self._in_use = False
         self._direct = True
         self._closed = False
+        # Whether it was told that rows may be hidden from us.
+        self._hidden = False
         # Names that are ours alone, as long as the connection holds.
         self._leases: set[str] = set()
         # Those that another took while there was no connection.
@@ -124,7 +104,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
             return
 
         async def release(conn: Connection) -> None:
-            await conn.execute(_UNLOCK, (self._shown_table, name), prepare=False)
+            await conn.execute(queries.UNLOCK, (self._shown_table, name), prepare=False)
 
         async with self._turn:
             if self._closed or self._conn is None or self._conn.closed:
@@ -134,7 +114,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
                 await self._attempt("give up a lease", release)
 
     async def _locked(self, conn: Connection, name: str) -> bool:
-        cursor = await conn.execute(_LOCK, (self._shown_table, name), prepare=False)
+        cursor = await conn.execute(queries.LOCK, (self._shown_table, name), prepare=False)
         row = await cursor.fetchone()
         return row is not None and row[0] is True
 
@@ -147,7 +127,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
         async def load(conn: Connection) -> tuple[bytes, str, str] | None:
             if name in self._lost:
                 return None
-            cursor = await conn.execute(_LOAD.format(self._table), (name,), prepare=False)
+            cursor = await conn.execute(queries.LOAD.format(self._table), (name,), prepare=False)
             return await cursor.fetchone()
 
         row = await self._connected("load a checkpoint", load)
@@ -162,7 +142,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
 
         async def save(conn: Connection) -> None:
             if name not in self._lost:
-                await conn.execute(_SAVE.format(self._table), values, prepare=False)
+                await conn.execute(queries.SAVE.format(self._table), values, prepare=False)
 
         await self._connected("save a checkpoint", save)
         self._check_lease(name)
@@ -178,7 +158,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
         async def look(conn: Connection) -> list[tuple[str, bytes, str, str, int]]:
             if not await self._exists(conn):
                 return []
-            return await (await conn.execute(_ALL.format(self._table), (), prepare=False)).fetchall()
+            return await (await conn.execute(queries.ALL.format(self._table), (), prepare=False)).fetchall()
 
         return [
             StoredCheckpoint(
@@ -190,7 +170,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
         ]
 
     async def forget(self, name: str, /) -> bool:
-        """Forget this one: whoever uses the name next begins where ``start`` says. False if there is none.
+        """Forget this one: whoever uses the name next begins where ``start`` queries. False if there is none.
 
         Raises ``Unavailable`` where a consumer has leased the name.
         """
@@ -200,7 +180,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
                 return False
             if not await self._locked(conn, name):
                 raise self._leased(name)
-            return (await conn.execute(_REMOVE.format(self._table), (name,), prepare=False)).rowcount > 0
+            return (await conn.execute(queries.REMOVE.format(self._table), (name,), prepare=False)).rowcount > 0
 
         return await self._alone("remove a checkpoint", remove)
 
@@ -280,15 +260,22 @@ class PostgresCheckpoints(AsyncClosing, Closing):
         if await self._exists(conn):
             return
         try:
-            await conn.execute(_MAKE.format(self._table), (), prepare=False)
+            await conn.execute(queries.MAKE.format(self._table), (), prepare=False)
         except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject):
             # "IF NOT EXISTS" does not see one that is being made by another at this moment.
             if not await self._exists(conn):
                 raise
 
     async def _exists(self, conn: Connection) -> bool:
-        cursor = await conn.execute("SELECT to_regclass(%s) IS NOT NULL", (self._shown_table,), prepare=False)
-        return await cursor.fetchone() == (True,)
+        cursor = await conn.execute(queries.HIDES, (self._shown_table,), prepare=False)
+        row = await cursor.fetchone()
+        if row == (True,) and not self._hidden:
+            self._hidden = True
+            _log.warning(
+                "row-level security is in force for our role on %s: a position that no policy admits counts as none",
+                self._shown_table,
+            )
+        return row is not None
 
     @override
     async def aclose(self) -> None:

@@ -125,8 +125,9 @@ class Queries:
             " c IS NOT NULL, coalesce(has_table_privilege(c, 'SELECT'), false),"
             " EXISTS (SELECT FROM pg_class WHERE oid = o AND relkind = 'p'),"
             " EXISTS (SELECT FROM pg_class WHERE oid = c AND relkind = 'p'),"
-            " o IS NOT NULL AND row_security_active(o), c IS NOT NULL AND row_security_active(c)"
-            " FROM (SELECT to_regclass(%s)::oid AS o, to_regclass(%s)::oid AS c) t",
+            # Where it is turned off for our role, what it would hide is an error.
+            " o IS NOT NULL AND hides AND row_security_active(o), c IS NOT NULL AND hides AND row_security_active(c)"
+            " FROM (SELECT current_setting('row_security')::boolean AS hides, to_regclass(%s)::oid AS o, to_regclass(%s)::oid AS c) t",
             (self.outbox_text, self.core_text),
         )
 

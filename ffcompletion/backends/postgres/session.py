@@ -145,6 +145,11 @@ class Session:
         self.has_core = core and core_readable
         self.restricted = [name for name, hidden in ((OUTBOX, hides), (CORE, core_hides)) if hidden]
 
+    async def restrictions(self) -> Sequence[str]:
+        """``restricted``, by now."""
+        await self._check_rights()
+        return self.restricted
+
     async def _check_numbering(self) -> None:
         rows = await self.fetch(*self._numbering.steps())
         cache, step = cast("tuple[int, int]", rows[0]) if rows else (1, 1)

@@ -25,6 +25,7 @@ from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import SERVER_MS
 from ffcompletion.backends.postgres.reader import Reader, log
 from ffcompletion.backends.postgres.reconciler import Reconciler
+from ffcompletion.backends.postgres.restrictions import Restrictions
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.backends.postgres.source import Source
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
@@ -66,7 +67,7 @@ class Supervisor:
         # Everything is to be looked at, whatever is announced; and when that is due in any case.
         self._look = True
         self._poll_at = 0.0
-        self._warned: set[str] = set()
+        self._restrictions = Restrictions()
         self._echoes = Echoes(connection)
         self._sources: WeakSet[Source] = WeakSet()
         self.reader: Reader = Reader(settings.queries, self._hub, self._rewound)
@@ -189,11 +190,7 @@ class Supervisor:
             settings.target, self._pool, settings.queries, self._read_timeout_s
         )
         self._look = True
-        for table in set(session.restricted) - self._warned:
-            self._warned.add(table)
-            log.warning(
-                "row-level security is in force for our role on %s: what no policy admits is not delivered", table
-            )
+        self._restrictions.found(session.restricted, time.monotonic())
         return session
 
     def _connected(self, session: Session) -> None:
@@ -240,6 +237,8 @@ class Supervisor:
         if not await session.first_echo(ECHO_DEADLINE_S) and not self._settings.poll_interval_s:
             # It was promised that polling is not needed.
             raise Transport(self._settings.target.shown, f"{session.polling_reason}; and polling is turned off")
+        # One that connects, and cannot read, is not live: the next attempt is to wait longer.
+        await self._drain(session)
         self._connected(session)
         return session
 
@@ -304,6 +303,8 @@ class Supervisor:
             more = await self.reader.drain(session, Hints(hints.ids, look=hints.look or look))
         if due and not look and not more:
             more = await self.reader.poll(session)
+            if self._restrictions.due(started):
+                self._restrictions.found(await session.restrictions(), started)
         # Not before: a read that fails is to be made again.
         self._look = more
         if self.reader.history.doubtful:
