@@ -114,7 +114,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The versions of Postgres, where a test does not say itself which it wants."""
     said = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "postgres" in metafunc.fixturenames and "postgres" not in said:
-        versions = [18] if metafunc.definition.path.parent.name in _ONE_VERSION else [16, 18]
+        versions = (
+            [18] if set(_ONE_VERSION) & {folder.name for folder in metafunc.definition.path.parents} else [16, 18]
+        )
         ids = [f"postgres{version}" for version in versions]
         metafunc.parametrize("postgres", versions, ids=ids, indirect=True)
 

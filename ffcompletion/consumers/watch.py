@@ -98,9 +98,10 @@ class Watch:
     def timed_out(self, waited_for: str, seconds: float) -> TimeoutError:
         """What a wait that has taken so long raises: not finished as of now, or nothing is known about it."""
         since, now, fault = self._unanswered_since, self.loop.time(), self._fault
+        fault = fault or self._interruption()
         if not self._live.is_set():
             since = now - seconds
-        elif fault is None and (fault := self._interruption()) is not None:
+        elif since is None and fault is not None:
             # Nobody need have asked since it went away: what was so before may not be so now.
             since = max(self._answered_at, now - seconds)
         if since is None or (fault is None and now - since < _ANSWER_S):

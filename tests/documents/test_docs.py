@@ -13,7 +13,7 @@ import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresCheckpoints
 from ffcompletion.producers import text as producer
 from tests import ROOT
-from tests.doors.test_cli import announce, psql
+from tests.doors.cli.commands import announce, psql
 from tests.worlds.forking import Interpreter
 
 DOCUMENTS = [

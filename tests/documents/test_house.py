@@ -63,6 +63,27 @@ def test_no_module_outgrows_its_room() -> None:
         assert not re.search(r"(type|pyright): ignore(?!\[)", text), path
 
 
+_DECIDES = (
+    ast.If, ast.IfExp, ast.BoolOp, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.comprehension, ast.match_case,
+)  # fmt: skip
+
+
+def test_a_module_s_tests_bear_its_name() -> None:
+    """Of each that decides ten times or more; but for the kit's checks: a broken backend of the gallery fails each."""
+    package, tests = ROOT / "ffcompletion", ROOT / "tests"
+    named = {(path.parent.name, path.stem) for path in tests.rglob("test_*.py")}
+    checks = package / "testing"
+    missing: list[str] = []
+    for path in sorted(package.rglob("*.py")):
+        decisions = sum(isinstance(node, _DECIDES) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        name = path.parent.name if path.stem == "__init__" else path.stem
+        folders = {folder for folder, stem in named if stem == f"test_{name}"}
+        there = bool(folders) if path.parent == package else path.parent.name in folders
+        if decisions >= 10 and not there and path.parent != checks:
+            missing.append(str(path.relative_to(package)))
+    assert not missing
+
+
 def test_what_a_type_checker_is_told_to_overlook_has_a_reason() -> None:
     """In tests, examples and documents a code and why; and no cast, which a user would have to write as well."""
     shown = [*(ROOT / "examples").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]

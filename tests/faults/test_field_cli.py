@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from ffcompletion import embedded
-from tests.doors.test_cli import FFC, announce
+from tests.doors.cli.commands import FFC, announce
 from tests.worlds.proxy import Proxy
 
 # What an interpreter does with its environment is the subject of some.

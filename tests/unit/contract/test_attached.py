@@ -1,4 +1,4 @@
-"""Ids of jobs in attached tables, without a server; ``tests/adapters/test_attach_ids.py`` holds SQL against them."""
+"""Ids of jobs in attached tables, without a server; ``tests/adapters/attaching/test_ids.py`` holds SQL against them."""
 
 from __future__ import annotations
 

@@ -68,3 +68,24 @@ async def test_whoever_waits_is_woken_from_another_thread_too() -> None:
     await asyncio.wait_for(waiting, 5)
     await asyncio.wait_for(inbox.ready(), 5)
     assert inbox.take(1) == [b"x"]
+
+
+async def test_the_inbox_is_bounded_by_number_and_by_bytes() -> None:
+    """The oldest go, counted; whoever waits is woken, from any thread, also for what came before it waited."""
+    inbox = Inbox(most=5, most_bytes=100)
+    for number in range(9):
+        inbox.put(b"%d" % number)
+    assert (len(inbox), inbox.dropped) == (5, 4)
+    assert inbox.take(3) == [b"4", b"5", b"6"]
+    inbox.put(b"x" * 90)
+    inbox.put(b"y" * 90)
+    assert (len(inbox), inbox.dropped) == (1, 7)
+    await asyncio.wait_for(inbox.ready(), 20)
+    assert inbox.take(10) == [b"y" * 90]
+    inbox.put(b"z" * 1000)
+    assert inbox.take(1) == [b"z" * 1000]
+    waiting = asyncio.create_task(inbox.ready())
+    await asyncio.sleep(0)
+    await asyncio.to_thread(inbox.put, b"late")
+    await asyncio.wait_for(waiting, 20)
+    assert inbox.take(1) == [b"late"]

@@ -59,3 +59,51 @@ def test_what_is_wrong_is_said(url: str, said: str) -> None:
 def test_a_database_is_a_number(database: Any) -> None:
     with pytest.raises(ffc.Validation, match="database"):
         Options.from_url("valkey://h", database=database)
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "extra"),
+    [
+        ("valkey://h", (("h", 6379),), {}),
+        ("redis://h:1,[::1]:2/3", (("h", 1), ("::1", 2)), {"database": 3}),
+        (
+            "valkeys://u:p%40:x@h/?cluster=true",
+            (("h", 6379),),
+            {"username": "u", "password": "p@:x", "cluster": True, "tls": True},
+        ),
+        ("rediss://:p@h/0", (("h", 6379),), {"password": "p", "username": None, "tls": True}),
+    ],
+)
+def test_urls_are_read(url: str, hosts: object, extra: dict[str, object]) -> None:
+    """Hosts, credentials, database, TLS, cluster."""
+    options = Options.from_url(url)
+    assert options.hosts == hosts
+    for name, value in extra.items():
+        assert getattr(options, name) == value
+    assert "p@:x" not in repr(options) + options.shown
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("valkey://", "host is missing"),
+        ("valkey://user@h", "needs a password"),
+        ("valkey://h:sEcReT", "port"),
+        ("valkey://h:99999", "port"),
+        ("valkey://h/x", "database number"),
+        ("valkey://h?nope=1", "unknown option 'nope'"),
+        ("valkey://h/1?cluster=true", "database 0 only"),
+        ("valkey://h?cluster=maybe", "true or false"),
+        ("valkeys://h?tls_ca=/does/not/exist", "cannot read"),
+        ("valkeys://h?tls_cert=/dev/null", "both tls_cert and tls_key"),
+        ("valkey://h?tls_ca=/dev/null", "scheme is not valkeys"),
+        ("valkeys://h?tls_ca=/dev/null", "empty"),
+        ("valkey://u:sEcReT@[::1", "cannot be parsed"),
+    ],
+)
+def test_bad_urls_are_refused_with_the_remedy(url: str, message: str) -> None:
+    """``Validation``, before anything is sent."""
+    with pytest.raises(ffc.Validation) as caught:
+        ffc.connect(url)
+    assert message in str(caught.value)
+    assert "sEcReT" not in str(caught.value)

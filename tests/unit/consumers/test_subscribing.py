@@ -1,0 +1,62 @@
+"""``subscribe``: which method is called, what is closed, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ffcompletion as ffc
+from tests.unit.test_urls import Duck
+
+
+async def test_subscribe_picks_the_method_and_closes() -> None:
+    """Plain for none and no-op, filtered for a filter, resumed for a cursor; so does the stream of a generator."""
+    duck = Duck()
+    ffc.assert_completion_backend(duck)
+    for wanted in (None, ffc.ScannerFilter.NOOP, ffc.ScannerFilter("a")):
+        async with ffc.subscribe(duck, wanted) as stream:
+            assert (await stream.__anext__()).outcome == "0"
+        assert duck.closed
+    assert duck.calls == ["plain", "plain", "filtered"]
+    untyped: Any = duck
+    with pytest.raises(ffc.Unavailable, match="keeps no log"):
+        async with ffc.subscribe(untyped, cursor=ffc.StreamCursor.empty()):
+            pass
+
+
+async def test_what_untyped_callers_mistake_is_named(tmp_path: Path) -> None:
+    """A stored text for the cursor, one string for several things, a namespace for a filter: before anything is asked."""
+    id_, backend = "{fp:7}:550e8400-e29b-41d4-a716-446655440000", ffc.MemoryBackend()
+    text: Any = ffc.StreamCursor.beginning().to_text()
+    for kind, options in [
+        ("cursor: a StreamCursor is needed, not str; from_text", {"cursor": text}),
+        ("cursor: a StreamCursor is needed, not bytes", {"cursor": b""}),
+        ("partitions: a list, set or range", {"partitions": "12"}),
+        ("partitions: a list, set or range", {"partitions": 3}),
+        ("partitions: a list, set or range", {"partitions": [0.5]}),
+        ("partitions: none", {"partitions": []}),
+        ("partitions: -1 to 5 is not", {"partitions": {5, -1}}),
+    ]:
+        odd: Any = options
+        with pytest.raises(ffc.Validation, match=kind):
+            async with ffc.subscribe(backend, **odd):
+                pass
+    with pytest.raises(ffc.Validation, match="cursor: a StreamCursor is needed"):
+        ffc.checkpointed(backend, ffc.FileCheckpoints(tmp_path / "c"), "a", start=text)
+    with pytest.raises(ffc.Validation, match="several are needed"):
+        ffc.as_completed(backend, id_)
+    with pytest.raises(ffc.Validation, match="several are needed"):
+        await ffc.wait_for_all(backend, id_)
+    for url in ("memory://", "valkey://127.0.0.1:1", "postgresql://127.0.0.1:1/x"):
+        with pytest.raises(ffc.Validation, match="observer: a str cannot be called"):
+            ffc.connect(url, observer=text)
+    plain: Any = Duck()
+    with pytest.raises(ffc.Unavailable, match="Duck cannot tell who belongs"):
+        await ffc.wait_for_flow(plain, "a76a8496-6e9c-457a-8727-b5169796f3cd")
+    for make in (ffc.any_of, ffc.all_of):
+        no_filter: Any
+        for no_filter, name in (("tenant-a", "str"), ([ffc.ScannerFilter("a")], "list"), (None, "NoneType")):
+            with pytest.raises(ffc.Validation, match=f"a {name} is none"):
+                make(ffc.ScannerFilter("a"), no_filter)
