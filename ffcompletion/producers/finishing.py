@@ -26,7 +26,11 @@ async def finishing(url: str) -> AsyncGenerator[Finish]:
         from ffcompletion.backends.postgres.installing import connected  # noqa: PLC0415  # the same
 
         async with connected(Target(url, _CONNECT_S), "finish an execution") as conn:
-            yield lambda *given: conn.execute(_EMIT, given)
+
+            def emit(execution_id: str, outcome: str, flow_id: str | None, namespace: str) -> Awaitable[object]:
+                return conn.execute(_EMIT, (execution_id, outcome, flow_id, namespace))
+
+            yield emit
         return
     from ffcompletion.backends.valkey.installing import connected as reached  # noqa: PLC0415  # the same
     from ffcompletion.backends.valkey.options import Options  # noqa: PLC0415  # the same

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Final, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -23,7 +23,7 @@ __all__ = ["connected", "install_producer", "prune", "uninstall_producer"]
 _OLDEST = 150_000
 # A script may have to wait for whoever writes to a table; a piece of pruning takes seconds where there is much.
 _STATEMENT_S: Final = 60.0
-_BRIEFLY: Final = f"SET LOCAL lock_timeout = '{LOCK_MS}ms'"
+_BRIEFLY: Final[LiteralString] = "SELECT set_config('lock_timeout', %s, true)"
 _TABLES: Final = ("ff_completion_event", "ff_exec_core")
 
 
@@ -52,7 +52,7 @@ async def _run(conninfo: str, op: str, script: str, schema: str | None, done: st
         while True:
             try:
                 async with _inside(conn, schema):
-                    await conn.execute(_BRIEFLY)
+                    await conn.execute(_BRIEFLY, (f"{LOCK_MS}ms",))
                     # The package's own file, not a caller's text.
                     await conn.execute(script.encode())
                 break
