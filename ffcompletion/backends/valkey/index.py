@@ -126,20 +126,20 @@ class TerminalIndex:
                 # Unless the server's clock has gone beyond that meanwhile.
                 complete = until_ms >= found.asked_ms
                 upto = _BEYOND if complete else until_ms
-                return IndexPage(found.entries, upto, complete, found.unreadable, found.asked_ms)
+                return IndexPage(found.entries, upto, complete, len(found.unreadable), found.asked_ms)
             # Of the keys that hold more, the first to break off says how far the page is whole.
             upto = found.cut - 1
-            whole = [entry for entry in found.entries if entry[1] <= upto]
+            whole, unreadable = found.upto(upto)
             full = per_key >= _PER_KEY or len(found.entries) >= MOST
             if upto >= since_ms and (2 * len(whole) >= wanted or full):
                 # Where a few keys hold most, the next page begins with what it took for this one.
                 self._per_key = per_key
-                return IndexPage(whole, upto, complete=False, unreadable=found.unreadable, asked_ms=found.asked_ms)
+                return IndexPage(whole, upto, False, unreadable, found.asked_ms)
             if upto < since_ms and full:
                 # More at one millisecond than fit: a flow cancelled at once, say. A piece of it at a time.
                 given = {name: skip.get(name, 0) + found.at_once.get(name, 0) for name in {**skip, **found.at_once}}
-                first = [entry for entry in found.entries if entry[1] <= since_ms]
-                return IndexPage(first, upto, False, found.unreadable, found.asked_ms, given)
+                first, unreadable = found.upto(since_ms)
+                return IndexPage(first, upto, False, unreadable, found.asked_ms, given)
             # One key holds most of them.
             per_key *= 4
 
@@ -153,13 +153,15 @@ class TerminalIndex:
 
         # In pieces, and no piece is one moment: the server serves others in between.
         for names in self.names():
-            usual = [asked(name) for name in names if name not in self._few] if self._few else list(map(asked, names))
+            # As of now: what is found to be one of them has been read by then.
+            few = [name for name in names if name in self._few]
+            usual = [asked(name) for name in names if name not in self._few] if few else list(map(asked, names))
             try:
                 now, *replies = await self._execute([("TIME",), *usual])
                 raise_refusal((now, *replies))
                 found.asked(server_ms(now))
                 await self._look_at(found, usual, replies)
-                for name in [name for name in names if name in self._few]:
+                for name in few:
                     await self._read_few(found, asked(name))
             except TooSlowError as exc:
                 self._ask_for_fewer(exc)
@@ -258,13 +260,19 @@ class _Found:
         self.entries: list[Entry] = []
         # How many entries of each key bear that very score.
         self.at_once: dict[str, int] = {}
-        self.unreadable = 0
+        self.unreadable: list[int] = []
+        """The scores of what is no entry of the engine's."""
         self.cut: int | None = None
         self.asked_ms = 0
 
     def asked(self, now_ms: int) -> None:
         """The first time counts: what was written since may be in one key and not in another."""
         self.asked_ms = self.asked_ms or now_ms
+
+    def upto(self, last_ms: int) -> tuple[list[Entry], int]:
+        """The entries up to a score, and how many are unreadable; what lies beyond is read once more."""
+        entries = [entry for entry in self.entries if entry[1] <= last_ms]
+        return entries, sum(score <= last_ms for score in self.unreadable)
 
     def add(self, key: str, reply: object, count: int) -> int:
         """One key's reply, in the order of its scores. Returns how many bytes its long entries have."""
@@ -280,7 +288,7 @@ class _Found:
                 name = text_of(member)
             first += score < self.since_ms + 1
             if name is None:
-                self.unreadable += 1
+                self.unreadable.append(int(score))
             else:
                 self.entries.append((name, int(score)))
         if first:
