@@ -135,9 +135,14 @@ class History:
             return None
         self._due_at = now + every_s
         if self._known is None:
-            self._known = self.witness(upto)
+            self.newest(upto)
             return None
         return self._known[0]
+
+    def newest(self, upto: int) -> int | None:
+        """The id of the newest row up to there, to be looked at again; None where none is known."""
+        self._known = self.witness(upto)
+        return None if self._known is None else self._known[0]
 
     def replaced_at(self, known: int, rows: Sequence[Row], upto: int) -> bool:
         """Whether that row is another than it was; the next to look at is the newest up to there."""

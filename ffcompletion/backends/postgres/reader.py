@@ -187,6 +187,13 @@ class Reader:
         count, last = await self._read(session, self._page, (late[0] - 1, _PAGE), decided=decided)
         return last if count >= _PAGE and last < late[-1] else None
 
+    async def recognised(self, session: Session) -> bool:
+        """Whether a server that was connected to anew has what was handed out: a copy of it, with all its names, may lag."""
+        if (known := self.history.newest(self.tracker.high)) is not None:
+            rows = await session.read(self._queries.picked(), ([known],))
+            self.history.replaced_at(known, rows, self.tracker.high)
+        return not await self._replaced(session)
+
     async def _replaced(self, session: Session) -> bool:
         return self.history.replaced_by(await session.sequence(), session.identity, self.tracker.high)
 

@@ -231,7 +231,7 @@ class Supervisor:
         # Names of transactions mean nothing on a server that was restarted or replaced.
         self.reader.tracker.forget_owners()
         self._background.lookups = session.lookups()
-        if session.identity != self.identity:
+        if session.identity != self.identity or not await self.reader.recognised(session):
             await self.reader.compare_history(session)
             self.identity = session.identity
         if not await session.first_echo(ECHO_DEADLINE_S) and not self._settings.poll_interval_s:

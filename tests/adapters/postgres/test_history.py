@@ -13,6 +13,8 @@ import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend, PostgresCheckpoints, reader
 from ffcompletion.backends.postgres.history import Mark
 from tests.worlds import Done, PostgresWorld, done, insert, nothing, some
+from tests.worlds.proxy import Proxy
+from tests.worlds.templates import postgres
 
 
 @pytest.fixture(params=["file", "table"])
@@ -209,3 +211,27 @@ async def test_a_history_that_is_replaced_by_hand(
             while left:
                 left.discard((await anext(stream)).execution_id)
         assert any("history was replaced" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize("lag", [0, 5])
+async def test_a_proxy_that_leads_to_a_copy_of_the_server(lag: int) -> None:
+    """A restored one that lacks the last few, whose ids are others' there: all that is new there comes, and nothing twice.
+
+    It has the same system identifier, names and oids, and its sequence has passed the position when it is first seen.
+    """
+    with postgres() as first, postgres() as copy, Proxy(str(first.directory / ".s.PGSQL.5432")) as proxy:
+        async with (
+            PostgresWorld(18, first.url) as old,
+            PostgresWorld(18, copy.url) as new,
+            PostgresBackend(f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres", poll_interval=0.2) as backend,
+            ffc.subscribe(backend) as stream,
+        ):
+            common, rest, later = ([done() for _ in range(count)] for count in (10, lag, 10))
+            await old.announce(*common)
+            await new.announce(*common)
+            await old.announce(*rest)
+            await some(stream, 10 + lag)
+            await new.announce(*later)
+            proxy.lead_to(str(copy.directory / ".s.PGSQL.5432"))
+            proxy.cut()
+            assert [each.execution_id for each in await some(stream, 10)] == [item.execution_id for item in later]

@@ -99,6 +99,15 @@ def test_a_row_is_looked_at_again() -> None:
     assert history.due(191.0, 30.0, 20) is None, "what was known is of no interest"
 
 
+def test_the_newest_is_what_a_server_is_known_again_by() -> None:
+    """A row of its id that is another is another history; none at all tells nothing, since outboxes are trimmed."""
+    for found, doubtful in ((rows(20, 20), False), ([], False), (rows(20, 20, "y"), True)):
+        history = remembering(OLD)
+        assert history.newest(20) == 20
+        assert history.replaced_at(20, found, 20) is doubtful
+    assert History().newest(20) is None
+
+
 def test_marks() -> None:
     """Their text, and what they tell."""
     row = "{fp:7}:550e8400-e29b-41d4-a716-446655440000"
