@@ -12,7 +12,7 @@ import pytest
 from typing_extensions import override
 
 import ffcompletion as ffc
-from ffcompletion.backends.valkey import ValkeyBackend, commands, connection, index
+from ffcompletion.backends.valkey import ValkeyBackend, commands, connection, index, portions
 from ffcompletion.backends.valkey.options import Options
 from tests.worlds import ValkeyWorld, done, first
 from tests.worlds.proxy import Proxy
@@ -48,7 +48,7 @@ def link(valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A URL that leads over one."""
     host, port = valkey.url.split("//")[1].split("/")[0].split(":")
     monkeypatch.setattr(connection, "_REQUEST_MS", REQUEST_MS)
-    for module in (commands, index):
+    for module in (portions, index):
         monkeypatch.setattr(module, "_QUICK_S", REQUEST_MS / 8_000)
     with Slow((host, int(port))) as proxy:
         yield f"valkey://127.0.0.1:{proxy.port}"

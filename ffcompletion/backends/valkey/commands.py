@@ -17,6 +17,7 @@ from glide import TimeoutError as GlideTimeoutError
 from ffcompletion.backends.valkey.connection import Client, abort_client, batch, make_client
 from ffcompletion.backends.valkey.lengths import Lengths
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.portions import Portions
 from ffcompletion.backends.valkey.replies import TooSlowError
 
 __all__ = ["Commands"]
@@ -25,15 +26,6 @@ __all__ = ["Commands"]
 _ANSWER_S: Final = 5.0
 # The password may be asked for over the network.
 _CONNECT_S: Final = 15.0
-# Commands in one pipeline: some milliseconds of the server's, a reply of some MB at the most.
-_PIECE: Final = 4_096
-# The next piece is half as large after so many seconds, and twice as large after fewer than these; after none at all it
-# is a part of what failed.
-_SLOW_S: Final = 1.0
-_QUICK_S: Final = 0.25
-_PART: Final = 8
-# How many times the usual time a single command may take on a connection that is meant for such.
-_LONGEST: Final = 16
 
 
 @final
@@ -45,9 +37,7 @@ class Commands:
         ``lengths``: what is known of the server's fields already.
         """
         self._options = options
-        self._longest = _LONGEST if patient else 1
-        self._patience = 1
-        self._most = _PIECE
+        self._portions = Portions(patient=patient)
         self._client: Client | None = None
         # Whether the present one has answered: only then can its failing mean that it has grown stale.
         self._proven = False
@@ -66,39 +56,29 @@ class Commands:
 
     async def _in_pieces(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
         replies: list[object] = []
-        again = False
+        again, portions = False, self._portions
         while len(replies) < len(commands):
-            piece = commands[len(replies) : len(replies) + self._most]
+            piece = commands[len(replies) : len(replies) + portions.most]
             started = time.monotonic()
             try:
                 replies += await self._piece(piece)
             except (GlideTimeoutError, TimeoutError):
-                self._most = max(1, len(piece) // _PART)
+                portions.unanswered(len(piece))
                 # A server that is away is nobody's fault, and is not asked for less and less.
                 await self._answer(await self._connected(), [("PING",)])
                 if len(piece) == 1:
                     # In this same question: what is quick in the next one would take the time away again that it needs.
-                    longer = min(self._longest, self._patience * 2)
-                    # What can be asked for in pieces is not given more time, nor the memory that it would take.
-                    if _is_divisible(piece[0]) or (again and longer == self._patience):
+                    if not portions.is_put_again(piece[0], again=again):
                         raise TooSlowError(piece[0]) from None
-                    again, self._patience = True, longer
+                    again = True
             else:
                 again = False
-                self._paced(len(piece), time.monotonic() - started)
+                portions.answered(len(piece), time.monotonic() - started)
         return replies
-
-    def _paced(self, count: int, took_s: float) -> None:
-        if took_s > _SLOW_S:
-            self._most = max(1, count // 2)
-        elif took_s < _QUICK_S:
-            self._patience = max(1, self._patience // 2)
-            if count == self._most:
-                self._most = min(_PIECE, self._most * 2)
 
     async def _piece(self, commands: Sequence[Sequence[str]]) -> list[object]:
         client = await self._connected()
-        proven, patience = self._proven, self._patience if len(commands) == 1 else 1
+        proven, patience = self._proven, self._portions.patience if len(commands) == 1 else 1
         try:
             return await self._answer(client, commands, patience)
         except (GlideTimeoutError, TimeoutError):
@@ -143,7 +123,3 @@ class Commands:
         client, self._client = self._client, None
         if client is not None:
             abort_client(client)
-
-
-def _is_divisible(command: Sequence[str]) -> bool:
-    return command[0] == "ZRANGE" and command[-2] != "1"

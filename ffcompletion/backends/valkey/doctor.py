@@ -8,11 +8,12 @@ import secrets
 import shlex
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Final
 
 from ffcompletion.backends.valkey import keys
+from ffcompletion.backends.valkey.about import facts_of, is_too_old, valkey_version
 from ffcompletion.backends.valkey.lanes import MOST_LANES
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.resp import Refused, Reply, Wire
@@ -23,7 +24,6 @@ __all__ = ["checks"]
 
 _ANSWER_S: Final = 2.5
 _ECHO_S: Final = 1.5
-_OLDEST: Final = (7, 2)
 _SMALL_BUFFER: Final = 1 << 20
 # Keys of no execution: what counts is whether they may be asked for.
 _CORE: Final = keys.core(keys.NOBODY)
@@ -127,18 +127,15 @@ async def _examined(wire: Wire, options: Options) -> AsyncGenerator[Finding]:
     yield await _eviction(wire)
 
 
-async def _info(wire: Wire) -> dict[str, str]:
+async def _info(wire: Wire) -> Mapping[str, str]:
     try:
-        text = str(await wire.query("INFO"))
+        return facts_of(await wire.query("INFO"))
     except Refused:
         return {}
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
 
-def _version(about: dict[str, str]) -> Finding:
-    valkey = about.get("valkey_version") or (
-        about.get("redis_version") if about.get("server_name") == "valkey" else None
-    )
+def _version(about: Mapping[str, str]) -> Finding:
+    valkey = valkey_version(about)
     if valkey is None:
         return Finding(
             "version",
@@ -146,12 +143,12 @@ def _version(about: dict[str, str]) -> Finding:
             f"Redis {about.get('redis_version', '')}: FlowFabric refuses it, and it is not tested",
             "Valkey 7.2 or later",
         )
-    if tuple(int(part) for part in re.findall(r"\d+", valkey)[:2]) < _OLDEST:
+    if is_too_old(valkey):
         return Finding("version", FAILURE, f"Valkey {valkey}", "Valkey 7.2 or later is needed")
     return Finding("version", OK, f"Valkey {valkey}")
 
 
-def _role(about: dict[str, str]) -> Finding:
+def _role(about: Mapping[str, str]) -> Finding:
     if about.get("role") != "slave":
         return Finding("role", OK, "primary")
     if about.get("master_link_status") != "up":
@@ -164,7 +161,7 @@ def _role(about: dict[str, str]) -> Finding:
     return Finding("role", NOTE, "replica: announcements arrive, what is stored may be a moment behind")
 
 
-async def _cluster(wire: Wire, about: dict[str, str], options: Options) -> Finding:
+async def _cluster(wire: Wire, about: Mapping[str, str], options: Options) -> Finding:
     if about.get("cluster_enabled") != "1":
         if options.cluster:
             return Finding(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
-from typing import Final, Self, cast, final
+from collections.abc import Mapping, Sequence
+from typing import Final, Self, final
 
 from glide import ClosingError, GlideError, PubSubMsg
 from glide import TimeoutError as GlideTimeoutError
 
+from ffcompletion.backends.valkey.about import facts_of, is_too_old, valkey_version
 from ffcompletion.backends.valkey.connection import Client, abort_client, batch, make_client
 from ffcompletion.backends.valkey.errors import is_refused
 from ffcompletion.backends.valkey.inbox import Inbox
@@ -28,7 +29,6 @@ _log: Final = logger("ffcompletion.valkey")
 _SUBSCRIBE_MS: Final = 1_500
 # The echo channel is one more right; without it a PING has to do.
 _ECHO_MS: Final = 500
-_OLDEST: Final = (7, 2)
 
 
 @final
@@ -133,27 +133,21 @@ class Session:
         if not info:
             return
         self.run_id = info.get("run_id")
-        is_valkey = info.get("server_name") == "valkey"
-        valkey = info.get("valkey_version") or (info.get("redis_version") if is_valkey else None)
-        if valkey is None:
+        version = valkey_version(info)
+        if version is None:
             _log.warning("%s is Redis, not Valkey; FlowFabric refuses it, reading may work", shown)
-        elif tuple(int(part) for part in valkey.split(".")[:2] if part.isdigit()) < _OLDEST:
-            raise Unavailable("subscribe", f"{shown} runs Valkey {valkey}; 7.2 or later is needed")
+        elif is_too_old(version):
+            raise Unavailable("subscribe", f"{shown} runs Valkey {version}; 7.2 or later is needed")
 
     async def recognise(self, before: str | None) -> bool:
         """Whether this may be the server that had this run id; another one was restarted, restored or failed over to."""
         self.run_id = (await self._about()).get("run_id")
         return before is None or self.run_id is None or before == self.run_id
 
-    async def _about(self) -> dict[str, str]:
-        """What the server says of itself; nothing where the user may not ask, or a cluster's nodes each say their own."""
+    async def _about(self) -> Mapping[str, str]:
+        """What the server says of itself; nothing where the user may not ask, and in a cluster no run id."""
         (reply,) = await self.execute([["INFO", "server"]])
-        if not isinstance(reply, dict):
-            return _fields(reply)
-        # A cluster answers per node, and which of them comes first says nothing.
-        about = _fields(next(iter(cast("dict[object, object]", reply).values()), b""))
-        about.pop("run_id", None)
-        return about
+        return facts_of(reply)
 
     async def execute(self, commands: Sequence[Sequence[str]]) -> list[object]:
         """Run commands on this connection."""
@@ -173,13 +167,6 @@ class Session:
         client, self._client = self._client, None
         if client is not None:
             abort_client(client)
-
-
-def _fields(reply: object) -> dict[str, str]:
-    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
-    if not isinstance(text, str):
-        return {}
-    return {key: value for key, colon, value in (line.partition(":") for line in text.splitlines()) if colon}
 
 
 def _identity(about: object) -> str | None:

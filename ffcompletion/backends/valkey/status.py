@@ -8,11 +8,11 @@ from typing import Final, cast
 from glide import GlideError
 
 from ffcompletion.backends.valkey import keys
+from ffcompletion.backends.valkey.about import facts_of
 from ffcompletion.backends.valkey.commands import Commands
 from ffcompletion.backends.valkey.errors import code_of, driver_errors
 from ffcompletion.backends.valkey.index import TerminalIndex
 from ffcompletion.backends.valkey.options import Options
-from ffcompletion.backends.valkey.replies import text_of
 
 __all__ = ["status"]
 
@@ -54,14 +54,9 @@ async def _index(commands: Commands) -> Mapping[str, object]:
 
 
 def _server(reply: object) -> str | None:
-    text = (
-        text_of(next(iter(cast("dict[object, object]", reply).values()), None))
-        if isinstance(reply, dict)
-        else text_of(reply)
-    )
-    fields = dict(line.split(":", 1) for line in (text or "").splitlines() if ":" in line)
-    name, version = fields.get("server_name", "redis"), fields.get("valkey_version") or fields.get("redis_version")
-    return f"{name} {version}, {fields.get('server_mode') or fields.get('redis_mode')}" if version else None
+    facts = facts_of(reply)
+    name, version = facts.get("server_name", "redis"), facts.get("valkey_version") or facts.get("redis_version")
+    return f"{name} {version}, {facts.get('server_mode') or facts.get('redis_mode')}" if version else None
 
 
 def _subscribers(reply: object) -> int | None:

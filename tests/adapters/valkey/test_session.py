@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import pytest
+from glide import ClosingError, GlideError
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.backends.valkey.inbox import Inbox
+from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.session import Session
 from ffcompletion.options import ValkeyOptions
 from tests import ROOT
-from tests.worlds import FLOW, ValkeyWorld, done, first, nothing
+from tests.worlds import FLOW, ValkeyWorld, done, eventually, first, nothing
 
 
 @pytest.mark.parametrize(
@@ -91,3 +96,48 @@ async def test_without_an_echo_channel_a_ping_has_to_do(valkey: ValkeyWorld) -> 
                 await nothing(stream, done(), valkey)
     finally:
         await valkey.command("ACL", "DELUSER", "least")
+
+
+@pytest.fixture
+async def session(valkey: ValkeyWorld) -> AsyncGenerator[Session]:
+    made = await Session.open(Options.from_url(valkey.url), Inbox())
+    yield made
+    await made.aclose()
+
+
+async def test_a_connection_that_was_replaced_is_told_once(valkey: ValkeyWorld, session: Session) -> None:
+    """Whatever was announced in between is missing; the next check is of the new one, and finds nothing."""
+    assert await session.check(5)
+    await valkey.drop_connections()
+    told: list[bool] = []
+
+    async def replaced() -> bool:
+        try:
+            told.append(await session.check(0.4))
+        except (GlideError, TimeoutError):
+            return False
+        return not told[-1]
+
+    await eventually(replaced)
+    assert told == [False]
+    assert await session.check(5)
+
+
+async def test_a_server_is_recognised_by_its_run(session: Session) -> None:
+    """Another one has another history; where there is nothing to compare, it may be the same."""
+    await session.check_server()
+    here = session.run_id
+    assert here
+    assert await session.recognise(here)
+    assert not await session.recognise("another")
+    assert session.run_id == here
+    assert await session.recognise(None)
+
+
+async def test_given_up_is_not_connected(session: Session) -> None:
+    """Nothing is asked of it any more, and giving it up twice is nothing."""
+    session.abort()
+    for question in (session.check(1), session.execute([["PING"]])):
+        with pytest.raises(ClosingError):
+            await question
+    session.abort()
