@@ -7,6 +7,7 @@ from enum import Enum
 from types import CoroutineType
 from typing import Final, Literal, TypeVar, TypeVarTuple, Unpack, cast, final
 
+from ffcompletion.foreign.apart import Apart
 from ffcompletion.foreign.keyboard import from_the_keyboard
 from ffcompletion.foreign.logs import Logger, RateLog
 
@@ -37,13 +38,15 @@ def name_of(thing: object) -> str:
 
 @final
 class Culprit:
-    """Somebody's code: what the log calls it, and how often it failed. ``what``: never a secret."""
+    """Somebody's code: what the log calls it, where it runs, and how often it failed. ``what``: never a secret."""
 
-    __slots__ = ("_log", "_rate", "_what", "failures")
+    __slots__ = ("_rate", "_what", "apart", "failures")
 
     def __init__(self, what: str, log: Logger) -> None:
         self._what = what
         self._rate = RateLog(log)
+        self.apart: Final = Apart()
+        """The context in which it was brought."""
         self.failures: int = 0
         """Calls that raised, or answered what is no answer."""
 
@@ -56,13 +59,13 @@ class Culprit:
 def contained(
     culprit: Culprit, function: Callable[[Unpack[_Args]], _T], /, *args: *_Args
 ) -> _T | Literal[Failed.FAILED]:
-    """Call it. ``FAILED``, and counted, whatever it raises.
+    """Call it, in the context in which it was brought. ``FAILED``, and counted, whatever it raises.
 
     That is more than ``Exception``: a ``CancelledError`` or ``SystemExit`` out of a plain call is no cancellation of
     ours and no exit of the program's, and would end the task that made the call. The keyboard's interrupt alone goes on.
     """
     try:
-        return function(*args)
+        return culprit.apart.run(function, *args)
     except BaseException as exc:  # somebody else's code
         if from_the_keyboard(exc):
             raise

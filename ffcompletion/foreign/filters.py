@@ -26,7 +26,8 @@ _AT_ONCE: Final = 64
 class ForeignFilter:
     """A filter that holds somebody else's code: its tag is read once, and what it raises or answers stays here.
 
-    Two are equal if they are of the very same object, whatever that says of itself.
+    Two are equal if they are of the very same object, whatever that says of itself, and it finds the same values in the
+    context: what it answers may hang on who opened the stream.
     """
 
     __slots__ = ("_culprit", "_original", "tag_key")
@@ -68,7 +69,12 @@ class ForeignFilter:
 
     @override
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ForeignFilter) and other._original is self._original and other.tag_key == self.tag_key
+        return (
+            isinstance(other, ForeignFilter)
+            and other._original is self._original
+            and other.tag_key == self.tag_key
+            and other._culprit.apart.finds_what(self._culprit.apart)
+        )
 
     @override
     def __hash__(self) -> int:

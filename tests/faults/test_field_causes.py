@@ -42,6 +42,8 @@ async def test_a_wait_that_finds_a_stream_being_mended_says_what_keeps_it(
 # All of them, or none that waits for notifications.
 _END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ffcompletion'"
 _END_READING = f"{_END} AND query NOT LIKE 'LISTEN%'"
+# Those alone that lie idle between questions about records.
+_END_LOOKING = f"{_END} AND query LIKE '%raw_fields%'"
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,31 @@ async def test_the_log_says_why_the_server_ended_a_session(
     finally:
         await own.sql("ALTER ROLE app RESET ALL")
     assert "unexpectedly" not in caplog.text
+
+
+async def test_what_was_connected_under_another_setting_is_not_kept(
+    own: PostgresWorld, server: embedded.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A role's search path is wrong for a while: what asks for records goes on once it is right again."""
+    try:
+        async with (
+            PostgresBackend(as_app(server), poll_interval=0.2) as backend,
+            ffc.subscribe(backend, ffc.ScannerFilter("a"), results=True) as stream,
+        ):
+            items = [done(namespace="a", result=b"x") for _ in range(3)]
+            await own.announce(items[0])
+            assert (await first(stream)).execution_id == items[0].execution_id
+            await own.sql("ALTER ROLE app SET search_path = ''")
+            # What is under way is to be connected to anew, and what listens to go on for long enough to bring work.
+            await own.announce(items[1])
+            await own.sql(_END_LOOKING)
+            await own.announce(items[2])
+            await eventually(lambda: "UndefinedTable" in caplog.text)
+            await own.sql("ALTER ROLE app RESET ALL")
+            for item in items[1:]:
+                assert (await first(stream)).execution_id == item.execution_id
+    finally:
+        await own.sql("ALTER ROLE app RESET ALL")
 
 
 async def test_a_pooler_that_lets_its_clients_wait_is_not_taken_for_a_server_that_cannot_be_reached(

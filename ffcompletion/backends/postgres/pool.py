@@ -171,6 +171,10 @@ class OwnPool:
             conn = await self.getconn(timeout)
             try:
                 yield conn
+            except psycopg.Error:
+                # It may be the connection's own: settings that its role has no longer, say. The next try is on another.
+                conn.pgconn.finish()
+                raise
             finally:
                 self.put_back(conn)
         finally:

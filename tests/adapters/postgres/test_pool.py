@@ -104,6 +104,18 @@ async def test_one_that_was_left_in_a_transaction_is_closed(made: Made) -> None:
         assert await answers(conn)
 
 
+async def test_one_that_a_question_failed_on_is_not_used_again(made: Made) -> None:
+    """It may be the connection's fault: what its role is given at connecting may have been another then."""
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        async with made.pool.connection(5) as conn:
+            await conn.execute("SELECT FROM nowhere")
+    assert conn.closed
+    with pytest.raises(ZeroDivisionError):
+        async with made.pool.connection(5) as conn:
+            raise ZeroDivisionError
+    assert not conn.closed
+
+
 async def test_what_lies_idle_is_closed_but_for_the_one_used_last(postgres: PostgresWorld) -> None:
     """On that one it is planned what streams ask."""
     made = Made(postgres.url, idle_s=0.1)

@@ -1,0 +1,107 @@
+"""Somebody's filter or observer that goes by the context, changes it, or cancels the task that it is called in."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any, final
+
+import ffcompletion as ffc
+from ffcompletion.contract.stats import BackendEvent
+from tests.worlds import World, done, eventually, some
+
+_tenant: ContextVar[str] = ContextVar("_tenant", default="nobody")
+
+
+@final
+class _OfTheContext:
+    """Admits the tenant on whose behalf it is asked, and forgets who that was."""
+
+    tag_key = None
+
+    def is_noop(self) -> bool:
+        return False
+
+    def matches(self, namespace: str | None, _: str | None, /) -> bool:
+        admitted = namespace == _tenant.get()
+        _tenant.set("somebody else")
+        return admitted
+
+
+@final
+class _Cancels:
+    """Cancels whatever task it finds itself in."""
+
+    tag_key = None
+
+    def is_noop(self) -> bool:
+        return False
+
+    def matches(self, *_: str | None) -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancel()
+
+
+async def test_a_filter_finds_the_context_that_its_stream_was_opened_in(world: World) -> None:
+    """Not that of whoever came first, whose task reads for all; also one and the same filter."""
+    shared = _OfTheContext()
+    async with world.backend() as backend:
+
+        async def opened(tenant: str, wanted: _OfTheContext) -> Any:
+            _tenant.set(tenant)
+            return await backend.subscribe_completions_filtered(wanted)
+
+        streams = [
+            await asyncio.create_task(opened(tenant, wanted))
+            for tenant in ("a", "b")
+            for wanted in (shared, _OfTheContext())
+        ]
+        ours, others = done(namespace="a"), done(namespace="b")
+        await world.announce(ours, others, ours, others)
+        for stream, wanted in zip(streams, (ours, ours, others, others), strict=True):
+            assert {item.execution_id for item in await some(stream, 2)} == {wanted.execution_id}
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_a_filter_that_cancels_its_task_cancels_nobody_elses(world: World) -> None:
+    """On Valkey nobody's filter was asked any more, for as long as the backend was open."""
+    async with world.backend() as backend:
+        hostile: Any = await backend.subscribe_completions_filtered(_Cancels())
+        streams: list[Any] = [
+            await backend.subscribe_completions_filtered(ffc.ScannerFilter("a")),
+            await backend.subscribe_completions(),
+        ]
+        for _ in range(3):
+            items = [done(namespace="a"), done(namespace="a")]
+            await world.announce(*items)
+            for stream in streams:
+                assert {item.execution_id for item in await some(stream, 2)} == {item.execution_id for item in items}
+        for stream in (hostile, *streams):
+            await stream.aclose()
+
+
+async def test_an_observer_that_cancels_its_task_cancels_nobody_elses(world: World) -> None:
+    told: list[BackendEvent] = []
+
+    def observer(event: BackendEvent) -> None:
+        told.append(event)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    async with world.backend(observer=observer) as backend:
+        stream: Any = await backend.subscribe_completions()
+        for times in (1, 2):
+            await eventually(lambda times=times: _lives(told) >= times or not world.networked)
+            item = done()
+            await world.announce(item)
+            assert (await some(stream, 1))[0].execution_id == item.execution_id
+            await world.drop_connections()
+        await stream.aclose()
+    assert told
+
+
+def _lives(told: list[BackendEvent]) -> int:
+    return sum(event.state is ffc.BackendState.LIVE for event in told)
