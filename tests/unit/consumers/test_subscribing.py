@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 import ffcompletion as ffc
 from tests.unit.test_urls import Duck
@@ -60,3 +61,66 @@ async def test_what_untyped_callers_mistake_is_named(tmp_path: Path) -> None:
         for no_filter, name in (("tenant-a", "str"), ([ffc.ScannerFilter("a")], "list"), (None, "NoneType")):
             with pytest.raises(ffc.Validation, match=f"a {name} is none"):
                 make(ffc.ScannerFilter("a"), no_filter)
+
+
+class Called(ffc.MemoryBackend):
+    """Remembers which of its methods were called, and with what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, bool]] = []
+
+    @override
+    async def subscribe_completions(self, *, results: bool = False) -> ffc.Subscription:
+        self.calls.append(("plain", results))
+        return await super().subscribe_completions(results=results)
+
+    @override
+    async def subscribe_completions_filtered(
+        self, filter: ffc.CompletionFilter, /, *, results: bool = False
+    ) -> ffc.Subscription:
+        self.calls.append(("filtered", results))
+        return await super().subscribe_completions_filtered(filter, results=results)
+
+    @override
+    async def subscribe_completions_from(
+        self, cursor: ffc.StreamCursor, filter: ffc.CompletionFilter | None = None, /, *, results: bool = False
+    ) -> ffc.Subscription:
+        self.calls.append(("from" if filter is None else "from, filtered", results))
+        return await super().subscribe_completions_from(cursor, filter, results=results)
+
+
+@pytest.mark.parametrize("results", [False, True])
+async def test_results_are_asked_for_in_the_same_way(results: bool) -> None:
+    """With them or without: a no-op is no filter, and a position comes first."""
+    backend, a, beginning = Called(), ffc.ScannerFilter("a"), ffc.StreamCursor.beginning()
+    for wanted, cursor in ((None, None), (ffc.ScannerFilter.NOOP, None), (a, None), (None, beginning), (a, beginning)):
+        async with ffc.subscribe(backend, wanted, cursor=cursor, results=results):
+            pass
+    assert backend.calls == [(call, results) for call in ("plain", "plain", "filtered", "from", "from, filtered")]
+
+
+async def test_what_a_backend_of_somebody_s_own_cannot_do_is_refused() -> None:
+    """Results, which it has no word for; nothing is opened."""
+    duck: Any = Duck()
+    for cursor in (None, ffc.StreamCursor.beginning()):
+        with pytest.raises(ffc.Unavailable, match="Duck is no"):
+            async with ffc.subscribe(duck, cursor=cursor, results=True):
+                pass
+    assert duck.calls == []
+
+
+async def test_partitions_are_told_by_the_id_whatever_the_backend() -> None:
+    """Those of this worker; the first and the last that there can be, too."""
+    async with ffc.MemoryBackend() as backend:
+        ids = [f"{{fp:{partition}}}:550e8400-e29b-41d4-a716-446655440000" for partition in (0, 1, 2, 65_535)]
+        for partitions, mine in (([0], ids[:1]), (range(1, 65_536, 2), ids[1::2]), ({65_535}, ids[3:])):
+            async with ffc.subscribe(backend, partitions=partitions) as stream:
+                for id_ in ids:
+                    backend.emit(id_)
+                assert [(await anext(stream)).execution_id for _ in mine] == mine
+                backend.emit(mine[0], "failed")
+                assert (await anext(stream)).outcome == "failed"
+        with pytest.raises(ffc.Validation, match="65536 is not"):
+            async with ffc.subscribe(backend, partitions=[65_536]):
+                pass
