@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typing_extensions import override
 
 import ffcompletion as ffc
 from tests.unit.test_urls import Duck
@@ -31,7 +30,7 @@ async def test_what_untyped_callers_mistake_is_named(tmp_path: Path) -> None:
     """A stored text for the cursor, one string for several things, a namespace for a filter: before anything is asked."""
     id_, backend = "{fp:7}:550e8400-e29b-41d4-a716-446655440000", ffc.MemoryBackend()
     text: Any = ffc.StreamCursor.beginning().to_text()
-    for kind, options in [
+    mistakes: list[tuple[str, dict[str, Any]]] = [
         ("cursor: a StreamCursor is needed, not str; from_text", {"cursor": text}),
         ("cursor: a StreamCursor is needed, not bytes", {"cursor": b""}),
         ("partitions: a list, set or range", {"partitions": "12"}),
@@ -39,8 +38,8 @@ async def test_what_untyped_callers_mistake_is_named(tmp_path: Path) -> None:
         ("partitions: a list, set or range", {"partitions": [0.5]}),
         ("partitions: none", {"partitions": []}),
         ("partitions: -1 to 5 is not", {"partitions": {5, -1}}),
-    ]:
-        odd: Any = options
+    ]
+    for kind, odd in mistakes:
         with pytest.raises(ffc.Validation, match=kind):
             async with ffc.subscribe(backend, **odd):
                 pass
@@ -63,41 +62,34 @@ async def test_what_untyped_callers_mistake_is_named(tmp_path: Path) -> None:
                 make(ffc.ScannerFilter("a"), no_filter)
 
 
-class Called(ffc.MemoryBackend):
-    """Remembers which of its methods were called, and with what."""
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[object, ...], bool]]:
+    """Which methods of a backend were called, with what, and whether for results."""
+    seen: list[tuple[str, tuple[object, ...], bool]] = []
+    for name in ("subscribe_completions", "subscribe_completions_filtered", "subscribe_completions_from"):
+        real: Any = getattr(ffc.MemoryBackend, name)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[str, bool]] = []
+        def called(*args: Any, real: Any = real, name: str = name, results: bool = False) -> Any:
+            seen.append((name.removeprefix("subscribe_completions"), args[1:], results))
+            return real(*args, results=results)
 
-    @override
-    async def subscribe_completions(self, *, results: bool = False) -> ffc.Subscription:
-        self.calls.append(("plain", results))
-        return await super().subscribe_completions(results=results)
-
-    @override
-    async def subscribe_completions_filtered(
-        self, filter: ffc.CompletionFilter, /, *, results: bool = False
-    ) -> ffc.Subscription:
-        self.calls.append(("filtered", results))
-        return await super().subscribe_completions_filtered(filter, results=results)
-
-    @override
-    async def subscribe_completions_from(
-        self, cursor: ffc.StreamCursor, filter: ffc.CompletionFilter | None = None, /, *, results: bool = False
-    ) -> ffc.Subscription:
-        self.calls.append(("from" if filter is None else "from, filtered", results))
-        return await super().subscribe_completions_from(cursor, filter, results=results)
+        monkeypatch.setattr(ffc.MemoryBackend, name, called)
+    return seen
 
 
 @pytest.mark.parametrize("results", [False, True])
-async def test_results_are_asked_for_in_the_same_way(results: bool) -> None:
+async def test_results_are_asked_for_in_the_same_way(
+    calls: list[tuple[str, tuple[object, ...], bool]], results: bool
+) -> None:
     """With them or without: a no-op is no filter, and a position comes first."""
-    backend, a, beginning = Called(), ffc.ScannerFilter("a"), ffc.StreamCursor.beginning()
+    backend, a, beginning = ffc.MemoryBackend(), ffc.ScannerFilter("a"), ffc.StreamCursor.beginning()
     for wanted, cursor in ((None, None), (ffc.ScannerFilter.NOOP, None), (a, None), (None, beginning), (a, beginning)):
         async with ffc.subscribe(backend, wanted, cursor=cursor, results=results):
             pass
-    assert backend.calls == [(call, results) for call in ("plain", "plain", "filtered", "from", "from, filtered")]
+    assert calls == [
+        ("", (), results), ("", (), results), ("_filtered", (a,), results),
+        ("_from", (beginning, None), results), ("_from", (beginning, a), results),
+    ]  # fmt: skip
 
 
 async def test_what_a_backend_of_somebody_s_own_cannot_do_is_refused() -> None:
