@@ -116,7 +116,9 @@ async def test_memory_tells_its_states() -> None:
     """Each change once: with the first stream and the last, as the connection goes and comes, and at the end."""
     states: list[ffc.BackendState] = []
     backend = MemoryBackend(observer=lambda event: states.append(event.state))
-    async with ffc.subscribe(backend), ffc.subscribe(backend):
+    async with ffc.subscribe(backend):
+        async with ffc.subscribe(backend):
+            pass
         backend.faults.disconnect()
         backend.faults.reconnect()
     backend.faults.disconnect()
