@@ -101,6 +101,14 @@ def everything(conn: psycopg.Connection) -> list[tuple[Any, ...]]:
         ({"table": "app.kinds", "state": "code", "outcomes": {"02": "failed"}}, "never '02': as integer it is '2'"),
         ({"table": "app.kinds", "state": "padded"}, r"as character\(6\) it is 'done  '"),
         ({"table": "app.kinds", "state": "short", "pending": ("late",)}, "never 'done'"),
+        (
+            {"result_table": "app.kinds", "result_key": "status", "result": "code", "pending": ("queued", "strange")},
+            r"app\.kinds\.status is a text, and the key is a integer",
+        ),
+        (
+            {"result_table": "app.seen", "result_key": "id", "result": "code", "pending": ("queued", "strange")},
+            r"app\.seen is a view",
+        ),
         ({"name": "a\0b"}, "NUL"),
     ],
 )

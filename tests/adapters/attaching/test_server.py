@@ -396,6 +396,20 @@ def test_a_table_that_is_renamed_moves_or_is_put_aside(url: str, conn: psycopg.C
     conn.execute("DROP SCHEMA aside CASCADE")
 
 
+def test_another_table_of_results(url: str, conn: psycopg.Connection) -> None:
+    """What is written to the one before is no job's result any more."""
+    for name in "one", "two":
+        conn.execute(f"CREATE TABLE app.{name} (job bigint PRIMARY KEY, value text)".encode())
+    beside = msgspec.structs.replace(REPORTS, result_table="app.one", result_key="job", result="value")
+    attach(url, beside)
+    conn.execute("INSERT INTO app.reports (id) VALUES (1)")
+    attach(url, msgspec.structs.replace(beside, result_table="app.two"))
+    conn.execute("UPDATE app.reports SET status = 'done' WHERE id = 1")
+    conn.execute("INSERT INTO app.two VALUES (1, 'new')")
+    conn.execute("INSERT INTO app.one VALUES (1, 'old')")
+    assert rows(conn, "SELECT result FROM ff_exec_core") == [(b"new",)]
+
+
 def test_a_column_that_is_renamed_is_no_working_attachment(url: str, conn: psycopg.Connection) -> None:
     """Each end is a warning then: it is said, and the ends are told when it is attached with the new name."""
     attach(url, REPORTS)
