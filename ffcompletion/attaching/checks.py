@@ -149,7 +149,7 @@ def _unique(conn: Connected, definition: Definition, oid: int) -> None:
         conn,
         "SELECT count(*) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = %s"
         " WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL"
-        " AND a.attnum = ANY(i.indkey::int2[]) AND NOT EXISTS (SELECT FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, at)"
+        " AND a.attnum = ANY((i.indkey::int2[])[:i.indnkeyatts - 1]) AND NOT EXISTS (SELECT FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, at)"
         " JOIN pg_attribute c ON c.attrelid = i.indrelid AND c.attnum = k.n"
         " WHERE k.at <= i.indnkeyatts AND k.n <> a.attnum AND c.attname NOT IN (SELECT b.attname"
         " FROM pg_partition_tree(i.indrelid) t JOIN pg_partitioned_table p ON p.partrelid = t.relid"

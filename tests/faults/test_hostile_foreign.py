@@ -22,6 +22,7 @@ from ffcompletion.foreign.calling import FAILED, Culprit, contained
 from ffcompletion.foreign.filters import ForeignFilter, checked_filter
 from ffcompletion.foreign.logs import logger
 from tests.worlds import World, done, some
+from tests.worlds.equal import EqualText
 
 RAISED = (ValueError, RecursionError, MemoryError, StopIteration, StopAsyncIteration, GeneratorExit, SystemExit)
 
@@ -182,25 +183,9 @@ class _Member:
         pass
 
 
-class EvilText(str):
-    __slots__ = ()
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    @override
-    def __ne__(self, other: object) -> bool:
-        return False
-
-    @override
-    def __hash__(self) -> int:
-        return 0
-
-
 def test_our_own_filter_holds_plain_text_alone() -> None:
     """A str that is equal to everything would admit everything, and share the group of everybody."""
-    one = ffc.ScannerFilter(EvilText("a"), (EvilText("k"), EvilText("v")))
+    one = ffc.ScannerFilter(EqualText("a"), (EqualText("k"), EqualText("v")))
     assert type(one.namespace) is str
     assert one.instance_tag is not None
     assert {type(part) for part in one.instance_tag} == {str}

@@ -17,20 +17,7 @@ from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.otel import metered, observed, observed_lag
 from ffcompletion.web.channel import Channel
 from tests.worlds import World, done, some
-
-
-class EqualText(str):
-    __slots__ = ()
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    @override
-    def __ne__(self, other: object) -> bool:
-        return False
-
-    __hash__ = str.__hash__
+from tests.worlds.equal import EqualText
 
 
 class NoText(str):

@@ -54,6 +54,8 @@ class _Line:
         # And whether it was found in the index: then it is for the streams alone that are not younger.
         self._found: list[bool] = []
         self._arrived = asyncio.Event()
+        # What waits is of several pages, and results bring the times that the records say.
+        self._fit = _since_opened if results else _of_page_since_opened
         self._full_log = RateLog(_log)
 
     def _concerns(self, selector: Selector) -> bool:
@@ -93,7 +95,7 @@ class _Line:
     async def decided(self, batch: Sequence[CompletionPayload], *, found: bool) -> None:
         """Decide and hand on. Raises nothing: who does not get them misses them."""
         try:
-            await self._decide(batch, _since_opened if found else None)
+            await self._decide(batch, self._fit if found else None)
         except Exception:  # noqa: BLE001  # it is logged, and nothing is lost by it
             # A bug of ours: the streams concerned fall behind, and go on.
             _log.exception("%d completions could not be decided", len(batch))
@@ -183,7 +185,7 @@ class Filtering:
 
     async def found(self, payloads: Sequence[CompletionPayload], settled_ms: int) -> None:
         """Found in the index: for every stream that is not younger than they are. With results, later. Raises nothing."""
-        self._hub.publish(Batch(payloads), only=_needs_none, fit=_since_opened)
+        self._hub.publish(Batch(payloads), only=_needs_none, fit=_of_page_since_opened)
         self._lines[True].add(payloads, settled_ms, found=True)
         await self._lines[False].decided(payloads, found=True)
 
@@ -206,7 +208,12 @@ class Filtering:
 
 def _since_opened(source: Source, batch: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
     """Of what was found in the index: what is not older than the stream."""
-    if not batch or batch[0].produced_at_ms >= source.opened_ms:
-        return batch
     # Skipped ones bear the time of another clock.
     return [item for item in batch if item.produced_at_ms >= source.opened_ms or item.outcome == "skipped"]
+
+
+def _of_page_since_opened(source: Source, page: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
+    """The same, of one page, whose first is the oldest."""
+    if not page or page[0].produced_at_ms >= source.opened_ms:
+        return page
+    return _since_opened(source, page)

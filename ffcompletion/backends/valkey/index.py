@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, cast, final
@@ -279,22 +280,23 @@ class _Found:
         if not isinstance(reply, dict):
             return 0
         scored = cast("Mapping[object, float]", reply)
-        last, first, size = 0.0, 0, 0
+        last = first = size = 0
         for member, score in scored.items():
-            name, last = None, score
+            # No server has such a score; and nothing that is decoded may raise.
+            name, last = None, int(score) if math.isfinite(score) else 0
             if isinstance(member, bytes) and len(member) > _LONGEST:
                 size += len(member)
             else:
                 name = text_of(member)
-            first += score < self.since_ms + 1
+            first += last <= self.since_ms
             if name is None:
-                self.unreadable.append(int(score))
+                self.unreadable.append(last)
             else:
-                self.entries.append((name, int(score)))
+                self.entries.append((name, last))
         if first:
             self.at_once[key] = first
         if len(scored) == count:
-            self.cut = int(last) if self.cut is None else min(self.cut, int(last))
+            self.cut = last if self.cut is None else min(self.cut, last)
         return size
 
 

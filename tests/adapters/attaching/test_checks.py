@@ -116,6 +116,45 @@ def test_refused_by_name_before_anything_is_changed(
     assert everything(conn) == before
 
 
+@pytest.mark.parametrize(
+    ("made", "unique"),
+    [
+        ("CREATE UNIQUE INDEX ON {} (n) INCLUDE (other)", True),
+        ("ALTER TABLE {} ADD UNIQUE (n) DEFERRABLE INITIALLY DEFERRED", True),
+        ("CREATE UNIQUE INDEX ON {} (other) INCLUDE (n)", False),
+        ("CREATE UNIQUE INDEX ON {} (n, other)", False),
+        ("CREATE UNIQUE INDEX ON {} (n, lower(status))", False),
+        ("CREATE INDEX ON {} (n)", False),
+        # In a partitioned table the partition key is part of each unique index; and may be all of it.
+        ("CREATE UNIQUE INDEX ON app.split (n, place)", True),
+        ("CREATE UNIQUE INDEX ON app.split (n, place, other)", False),
+        ("CREATE UNIQUE INDEX ON app.split (place) INCLUDE (n)", False),
+    ],
+)
+def test_which_unique_index_makes_a_key(server: str, conn: psycopg.Connection, made: str, unique: bool) -> None:
+    """Without one, two rows would be one job, and the end of the one would be told of as that of the other."""
+    columns = "(n int NOT NULL, other int NOT NULL, place int NOT NULL, status text)"
+    conn.execute(f"CREATE TABLE app.loose {columns}".encode())
+    conn.execute(f"CREATE TABLE app.split {columns} PARTITION BY LIST (place)".encode())
+    conn.execute(made.format("app.loose").encode())
+    jobs = msgspec.structs.replace(JOBS, key="n", table="app.split" if "split" in made else "app.loose")
+    if unique:
+        attach(server, jobs)
+    else:
+        with pytest.raises(ffc.Validation, match="n is not unique"):
+            attach(server, jobs)
+
+
+def test_an_index_whose_making_failed_makes_no_key(server: str, conn: psycopg.Connection) -> None:
+    """It stays behind, unique by name, in a table that has duplicates."""
+    conn.execute("CREATE TABLE app.twice (n int NOT NULL, status text)")
+    conn.execute("INSERT INTO app.twice VALUES (1, 'done'), (1, 'done')")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        conn.execute("CREATE UNIQUE INDEX CONCURRENTLY ON app.twice (n)")
+    with pytest.raises(ffc.Validation, match="n is not unique"):
+        attach(server, msgspec.structs.replace(JOBS, key="n", table="app.twice"))
+
+
 def test_another_table_under_the_same_name(server: str, conn: psycopg.Connection) -> None:
     """Refused; the first one goes on."""
     attach(server, JOBS)

@@ -30,7 +30,7 @@ async def test_what_untyped_callers_mistake_is_named(tmp_path: Path) -> None:
     """A stored text for the cursor, one string for several things, a namespace for a filter: before anything is asked."""
     id_, backend = "{fp:7}:550e8400-e29b-41d4-a716-446655440000", ffc.MemoryBackend()
     text: Any = ffc.StreamCursor.beginning().to_text()
-    for kind, options in [
+    mistakes: list[tuple[str, dict[str, Any]]] = [
         ("cursor: a StreamCursor is needed, not str; from_text", {"cursor": text}),
         ("cursor: a StreamCursor is needed, not bytes", {"cursor": b""}),
         ("partitions: a list, set or range", {"partitions": "12"}),
@@ -38,8 +38,8 @@ async def test_what_untyped_callers_mistake_is_named(tmp_path: Path) -> None:
         ("partitions: a list, set or range", {"partitions": [0.5]}),
         ("partitions: none", {"partitions": []}),
         ("partitions: -1 to 5 is not", {"partitions": {5, -1}}),
-    ]:
-        odd: Any = options
+    ]
+    for kind, odd in mistakes:
         with pytest.raises(ffc.Validation, match=kind):
             async with ffc.subscribe(backend, **odd):
                 pass
@@ -60,3 +60,59 @@ async def test_what_untyped_callers_mistake_is_named(tmp_path: Path) -> None:
         for no_filter, name in (("tenant-a", "str"), ([ffc.ScannerFilter("a")], "list"), (None, "NoneType")):
             with pytest.raises(ffc.Validation, match=f"a {name} is none"):
                 make(ffc.ScannerFilter("a"), no_filter)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[object, ...], bool]]:
+    """Which methods of a backend were called, with what, and whether for results."""
+    seen: list[tuple[str, tuple[object, ...], bool]] = []
+    for name in ("subscribe_completions", "subscribe_completions_filtered", "subscribe_completions_from"):
+        real: Any = getattr(ffc.MemoryBackend, name)
+
+        def called(*args: Any, real: Any = real, name: str = name, results: bool = False) -> Any:
+            seen.append((name.removeprefix("subscribe_completions"), args[1:], results))
+            return real(*args, results=results)
+
+        monkeypatch.setattr(ffc.MemoryBackend, name, called)
+    return seen
+
+
+@pytest.mark.parametrize("results", [False, True])
+async def test_results_are_asked_for_in_the_same_way(
+    calls: list[tuple[str, tuple[object, ...], bool]], results: bool
+) -> None:
+    """With them or without: a no-op is no filter, and a position comes first."""
+    backend, a, beginning = ffc.MemoryBackend(), ffc.ScannerFilter("a"), ffc.StreamCursor.beginning()
+    for wanted, cursor in ((None, None), (ffc.ScannerFilter.NOOP, None), (a, None), (None, beginning), (a, beginning)):
+        async with ffc.subscribe(backend, wanted, cursor=cursor, results=results):
+            pass
+    assert calls == [
+        ("", (), results), ("", (), results), ("_filtered", (a,), results),
+        ("_from", (beginning, None), results), ("_from", (beginning, a), results),
+    ]  # fmt: skip
+
+
+async def test_what_a_backend_of_somebody_s_own_cannot_do_is_refused() -> None:
+    """Results, which it has no word for; nothing is opened."""
+    duck: Any = Duck()
+    for cursor in (None, ffc.StreamCursor.beginning()):
+        with pytest.raises(ffc.Unavailable, match="Duck is no"):
+            async with ffc.subscribe(duck, cursor=cursor, results=True):
+                pass
+    assert duck.calls == []
+
+
+async def test_partitions_are_told_by_the_id_whatever_the_backend() -> None:
+    """Those of this worker; the first and the last that there can be, too."""
+    async with ffc.MemoryBackend() as backend:
+        ids = [f"{{fp:{partition}}}:550e8400-e29b-41d4-a716-446655440000" for partition in (0, 1, 2, 65_535)]
+        for partitions, mine in (([0], ids[:1]), (range(1, 65_536, 2), ids[1::2]), ({65_535}, ids[3:])):
+            async with ffc.subscribe(backend, partitions=partitions) as stream:
+                for id_ in ids:
+                    backend.emit(id_)
+                assert [(await anext(stream)).execution_id for _ in mine] == mine
+                backend.emit(mine[0], "failed")
+                assert (await anext(stream)).outcome == "failed"
+        with pytest.raises(ffc.Validation, match="65536 is not"):
+            async with ffc.subscribe(backend, partitions=[65_536]):
+                pass

@@ -5,24 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from typing_extensions import override
 
 import ffcompletion as ffc
 from ffcompletion.backends.memory.given import ms_of, namespace_of, outcome_of, result_of, tags_of
-
-
-class Sly(str):
-    """Text that says that it is equal to everything."""
-
-    __slots__ = ()
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    @override
-    def __hash__(self) -> int:
-        return 0
+from tests.worlds.equal import EqualText
 
 
 def test_what_is_plain_is_taken_as_it_is() -> None:
@@ -57,5 +43,9 @@ def test_what_no_server_could_hold_is_refused(take: Any, given: object) -> None:
 
 def test_nobody_s_own_idea_of_equality_is_kept() -> None:
     """It would be handed to filters of other tenants."""
-    for taken in (namespace_of(Sly("a")), outcome_of(Sly("a")), *(tags_of({Sly("k"): Sly("v")}) or {})):
+    for taken in (
+        namespace_of(EqualText("a")),
+        outcome_of(EqualText("a")),
+        *(tags_of({EqualText("k"): EqualText("v")}) or {}),
+    ):
         assert type(taken) is str
