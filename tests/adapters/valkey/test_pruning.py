@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-
-import pytest
+from typing import Any
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import keys
-from ffcompletion.producers import completion_call, install, prune, submission_call, text
+from ffcompletion.producers import completion_call, install, prune, submission_call
 from ffcompletion.producers.calls import forgetting_call
 from tests.adapters.produced import all_keys
 from tests.worlds import ValkeyWorld
@@ -36,15 +35,12 @@ async def test_what_has_finished_is_kept_for_a_while_and_no_longer(producing: Va
     last = [f"{{fp:7}}:{ffc.ExecutionId.new().uuid}" for _ in range(3)]
     for id_ in last:
         await producing.command(*completion_call(id_, "success"))
-    kept = await producing.command("ZRANGE", keys.terminal(7, "default"), "0", "-1")
-    assert isinstance(kept, list)
+    kept: Any = await producing.command("ZRANGE", keys.terminal(7, "default"), "0", "-1")
     assert not {id_.encode() for id_ in ids} & set(kept)
     assert await producing.command("SCARD", "ff:idx:{fp:7}:all_executions") == len(kept)
     await install(producing.url, retention=timedelta(0))
     await producing.command(*completion_call(ids[0], "success"))
     assert await producing.command("PTTL", keys.core(ffc.ExecutionId(ids[0]))) == -1
-    with pytest.raises(ffc.Validation, match="retention"):
-        text("valkey", retention=timedelta(seconds=-1))
 
 
 async def test_pruning_takes_the_old_and_leaves_the_rest(producing: ValkeyWorld) -> None:

@@ -80,20 +80,6 @@ async def test_what_is_stored_in_its_place_is_none_of_it(valkey: ValkeyWorld, as
     assert (found.terminal_outcome, dict(found.tags), found.result) == ("success", {}, None)
 
 
-async def test_without_the_right_to_their_size_tags_are_told(valkey: ValkeyWorld) -> None:
-    """Where the engine wrote them they are few."""
-    item = done(namespace="a", tags={"k": "v"})
-    await valkey.write(item)
-    await valkey.command("ACL", "SETUSER", "narrow", "reset", "on", ">pw", "allkeys", "allcommands", "-hlen", "-memory")
-    try:
-        async with asking(valkey.url, "narrow") as asked:
-            (found,) = await described(asked, item)
-            assert found is not None
-            assert dict(found.tags) == {"k": "v"}
-    finally:
-        await valkey.command("ACL", "DELUSER", "narrow")
-
-
 async def test_a_flow_s_members_lie_where_its_partition_is(valkey: ValkeyWorld, asked: Asked) -> None:
     """Of as many as the engine runs; what is no id is no member, and a key of another type has none."""
     await valkey.command("HSET", "ff:config:partitions", "num_flow_partitions", "1")
