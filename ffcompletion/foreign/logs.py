@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Final, final
@@ -52,7 +53,15 @@ class Logger:
 
     def _say(self, level: int, text: str, args: tuple[object, ...], *, trace: bool = False) -> None:
         try:
-            self._log.log(level, text, *args, exc_info=trace, stacklevel=_OURS)
+            if not self._log.isEnabledFor(level):
+                return
+            # Made here, where the task is known, and told in none: handlers may cancel what they find.
+            file, line, function, _ = self._log.findCaller(stacklevel=_OURS)
+            found = sys.exc_info() if trace else None
+            record = self._log.makeRecord(self._log.name, level, file, line, text, args, found, function)
+            from ffcompletion.foreign.apart import in_no_task  # noqa: PLC0415  # takes asyncio with it
+
+            in_no_task(self._log.handle, record)
         except BaseException as exc:  # the application's filter or handler
             if from_the_keyboard(exc):
                 raise

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextvars import ContextVar
 from typing import Any, final
 
+import pytest
+from typing_extensions import override
+
 import ffcompletion as ffc
 from ffcompletion.contract.stats import BackendEvent
-from tests.worlds import World, done, eventually, some
+from tests.worlds import PostgresWorld, ValkeyWorld, World, done, eventually, some
 
 _tenant: ContextVar[str] = ContextVar("_tenant", default="nobody")
 
@@ -80,6 +84,45 @@ async def test_a_filter_that_cancels_its_task_cancels_nobody_elses(world: World)
                 assert {item.execution_id for item in await some(stream, 2)} == {item.execution_id for item in items}
         for stream in (hostile, *streams):
             await stream.aclose()
+
+
+class _CancelsOurs(logging.Handler):
+    """As the one above, where it is told of something."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            task.cancel()
+
+
+async def test_a_log_handler_that_cancels_its_task_cancels_no_reader(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What tells of broken data is the task that reads for all."""
+    log, handler = logging.getLogger("ffcompletion"), _CancelsOurs()
+    log.addHandler(handler)
+    try:
+        async with world.backend() as backend:
+            streams: list[Any] = [
+                await backend.subscribe_completions(),
+                await backend.subscribe_completions_filtered(ffc.ScannerFilter("a")),
+            ]
+            if isinstance(world, ValkeyWorld):
+                await world.command("PUBLISH", "ff:dag:completions", "{")
+            elif isinstance(world, PostgresWorld):
+                await world.sql(
+                    "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+                    " VALUES (-1, gen_random_uuid(), 'success', 1)"
+                )
+            await eventually(lambda: "skipped" in caplog.text or not world.networked)
+            item = done(namespace="a")
+            await world.announce(item)
+            for stream in streams:
+                assert (await some(stream, 1))[0].execution_id == item.execution_id
+                await stream.aclose()
+    finally:
+        log.removeHandler(handler)
 
 
 async def test_an_observer_that_cancels_its_task_cancels_nobody_elses(world: World) -> None:
