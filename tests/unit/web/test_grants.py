@@ -40,15 +40,24 @@ def test_the_stream_s_filter_admits_what_the_grant_does(grant: Grant) -> None:
 @pytest.mark.parametrize("grant", SOME)
 @pytest.mark.parametrize("namespace", [None, "a", "c"])
 @pytest.mark.parametrize("tag", [None, TAG, ("k", "w")])
-def test_a_narrower_one_never_shows_more(grant: Grant, namespace: str | None, tag: tuple[str, str] | None) -> None:
+def test_what_is_asked_for_is_seen_as_far_as_it_is_granted(
+    grant: Grant, namespace: str | None, tag: tuple[str, str] | None
+) -> None:
+    """All of it, and nothing else; refused where it is more than is granted."""
+    asked = Grant(namespaces=None if namespace is None else frozenset({namespace}), instance_tag=tag)
     narrowed = grant.narrowed(namespace, tag)
     if narrowed is None:
+        assert not grant.covers(asked)
         return
     assert grant.covers(narrowed)
     for snapshot in SNAPSHOTS:
-        assert grant.admits(snapshot) or not narrowed.admits(snapshot)
-        if namespace is not None and snapshot.namespace != namespace:
-            assert not narrowed.admits(snapshot)
+        assert narrowed.admits(snapshot) is (grant.admits(snapshot) and asked.admits(snapshot))
+
+
+def test_what_is_granted_can_be_asked_for() -> None:
+    assert ALL.narrowed("a", TAG) == Grant(namespaces=frozenset("a"), instance_tag=TAG)
+    assert Grant.of("a", "b").narrowed("a", None) == Grant.of("a")
+    assert [grant.narrowed(None, None) for grant in SOME] == SOME
 
 
 def test_more_than_is_granted_cannot_be_asked_for() -> None:

@@ -50,3 +50,24 @@ async def test_room_is_made_by_taking_or_by_the_end() -> None:
         assert not waiting.done()
         make()
         await asyncio.wait_for(waiting, 20)
+
+
+async def test_after_the_end_what_is_left_can_be_taken_and_nothing_is_put() -> None:
+    """Nor is there anything to wait for: whoever waits is told."""
+    outbox = Outbox(2, lossy=True)
+    waiting = asyncio.create_task(outbox.ready(1_000))
+    await asyncio.sleep(0)
+    outbox.put(b"1")
+    outbox.end()
+    outbox.put(b"2")
+    await asyncio.wait_for(waiting, 20)
+    assert outbox.take() == b"1"
+    await asyncio.wait_for(outbox.ready(1_000), 20)
+
+
+async def test_the_end_wakes_whoever_waits_for_frames() -> None:
+    outbox = Outbox(2, lossy=True)
+    waiting = asyncio.create_task(outbox.ready(1_000))
+    await asyncio.sleep(0)
+    outbox.end()
+    await asyncio.wait_for(waiting, 20)
