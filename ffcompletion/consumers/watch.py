@@ -6,12 +6,14 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context
 from functools import partial
 from typing import Final, final
 
 from ffcompletion.consumers.waitlist import Wait, Waitlist
 from ffcompletion.contract.errors import EngineError, StateUnknown, Unavailable
 from ffcompletion.contract.ids import ExecutionId
+from ffcompletion.contract.loops import shared_task
 from ffcompletion.contract.protocols import Backend, CompletionBackend, CompletionStream, ExecutionReader
 from ffcompletion.contract.stats import BackendState, BackendStats
 from ffcompletion.foreign.awaiting import called
@@ -61,7 +63,7 @@ class Watch:
     async def open(self) -> None:
         """Return when the stream is live. Raises what subscribing raised, to everyone who waited for it."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="ffcompletion-waiting")
+            self._task = shared_task(self._run(), "ffcompletion-waiting")
         await self._live.wait()
         self.waitlist.raise_failure()
 
@@ -76,7 +78,7 @@ class Watch:
     async def leave(self) -> None:
         """The last one who waited has gone: linger for the next, or close."""
         if self._linger_s and self.waitlist.failed is None:
-            self._lapse = self.loop.call_later(self._linger_s, self._lapsed)
+            self._lapse = self.loop.call_later(self._linger_s, self._lapsed, context=Context())
         else:
             await self.close()
 

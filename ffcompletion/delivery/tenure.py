@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Final, Generic, Protocol, TypeVar, final
 
 from ffcompletion.delivery.connection_state import ConnectionState
@@ -199,7 +200,9 @@ class Tenure(Generic[ExchangeT, RunT]):
             await self._close_exchange()
         if self._lapse is not None:
             self._lapse.cancel()
-        self._lapse = None if lapses_in is None else self.loop.call_later(lapses_in, self._release_soon)
+        self._lapse = (
+            None if lapses_in is None else self.loop.call_later(lapses_in, self._release_soon, context=Context())
+        )
 
     async def _close_run(self) -> None:
         run = self._run

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
-from contextvars import ContextVar
+import weakref
+from contextvars import Context, ContextVar
 from typing import Any, final
 
 import pytest
@@ -67,6 +69,43 @@ async def test_a_filter_finds_the_context_that_its_stream_was_opened_in(world: W
             assert {item.execution_id for item in await some(stream, 2)} == {wanted.execution_id}
         for stream in streams:
             await stream.aclose()
+
+
+class _Request:
+    """What a web framework keeps in the context."""
+
+
+_request: ContextVar[_Request] = ContextVar("_request")
+
+
+async def test_whoever_came_first_is_not_kept_by_what_runs_for_all(world: World) -> None:
+    """Streams and waits share tasks; what stood in the context of the first goes with its own task."""
+    running = done()
+
+    async def first(backend: ffc.Backend) -> weakref.ref[_Request]:
+        _request.set(_Request())
+        async with ffc.subscribe(backend), ffc.subscribe(backend, ffc.ScannerFilter("a"), results=True):
+            with pytest.raises(TimeoutError):
+                await ffc.wait_for_completion(backend, running.execution_id, timeout=0.3)
+            streams.append(await asyncio.create_task(later(backend), context=Context()))
+        return weakref.ref(_request.get())
+
+    async def later(backend: ffc.Backend) -> ffc.CompletionStream:
+        return await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
+
+    def gone() -> bool:
+        gc.collect()
+        return request() is None
+
+    streams: list[ffc.CompletionStream] = []
+    async with world.backend(**({"linger": 60} if world.networked else {})) as backend:
+        await world.begins(running)
+        request = await asyncio.create_task(first(backend))
+        await eventually(gone)
+        item = done(namespace="a")
+        await world.announce(item)
+        assert (await anext(streams[0])).execution_id == item.execution_id
+        await streams[0].aclose()
 
 
 async def test_a_filter_that_cancels_its_task_cancels_nobody_elses(world: World) -> None:

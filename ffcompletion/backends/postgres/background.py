@@ -10,6 +10,7 @@ from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.reconciler import Reconciler
 from ffcompletion.backends.postgres.session import Session
+from ffcompletion.contract.loops import shared_task
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["Background"]
@@ -37,9 +38,8 @@ class Background:
         reconciler = self._reconciler
         self.lookups = session.lookups()
         if reconciler is not None and session.has_core:
-            self._reconciling = asyncio.get_running_loop().create_task(
-                reconciler.run(self._pool, lambda: self.lookups, self._timeout_s),
-                name="ffcompletion-postgres-reconciler",
+            self._reconciling = shared_task(
+                reconciler.run(self._pool, lambda: self.lookups, self._timeout_s), "ffcompletion-postgres-reconciler"
             )
         elif reconciler is not None:
             _log.warning("what ends without a row in the outbox is not found: %s", session.core_problem)
@@ -47,8 +47,8 @@ class Background:
     def decide(self, place: Filtering) -> None:
         """Streams stand there from now on."""
         if place not in self._deciding:
-            self._deciding[place] = asyncio.get_running_loop().create_task(
-                place.run(self._pool, lambda: self.lookups, self._timeout_s), name="ffcompletion-postgres-lookups"
+            self._deciding[place] = shared_task(
+                place.run(self._pool, lambda: self.lookups, self._timeout_s), "ffcompletion-postgres-lookups"
             )
 
     async def aclose(self) -> None:

@@ -23,6 +23,7 @@ from ffcompletion.backends.postgres.conninfo import hosts, parsed, place
 from ffcompletion.backends.postgres.errors import LastWords
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN, LIMIT
+from ffcompletion.contract.loops import shared_task
 from ffcompletion.delivery.credentials import Password, ask_password, check_password
 
 __all__ = [
@@ -212,7 +213,7 @@ class Listener:
         with deadline(self._conn, seconds):
             for channel in (CHANNEL, self.echo_channel):
                 await self._conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)), prepare=False)
-        self._pump = asyncio.create_task(self._run(), name="ffcompletion-postgres-listener")
+        self._pump = shared_task(self._run(), "ffcompletion-postgres-listener")
 
     async def _run(self) -> None:
         inbox, echo_channel = self._inbox, self.echo_channel

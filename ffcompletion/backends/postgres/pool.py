@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import Context
 from typing import Protocol, final
 
 import psycopg
@@ -228,7 +229,7 @@ class OwnPool:
     def _schedule(self) -> None:
         if self._timer is None and len(self._idle) > 1:
             wait_s = max(0.0, self._idle[0][0] + self._idle_s - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._reap)
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._reap, context=Context())
 
     def _reap(self) -> None:
         self._timer = None

@@ -29,6 +29,7 @@ from ffcompletion.backends.postgres.restrictions import Restrictions
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.backends.postgres.source import Source
 from ffcompletion.contract.errors import EngineError, Transport, Unavailable
+from ffcompletion.contract.loops import shared_task
 from ffcompletion.delivery.buffer import Signal
 from ffcompletion.delivery.connection_state import ConnectionState
 from ffcompletion.delivery.hub import Hub, Selector
@@ -65,8 +66,7 @@ class Supervisor:
         self._changed = Signal()
         self.identity: Identity = Identity()
         # Everything is to be looked at, whatever is announced; and when that is due in any case.
-        self._look = True
-        self._poll_at = 0.0
+        self._look, self._poll_at = True, 0.0
         self._restrictions = Restrictions()
         self._echoes = Echoes(connection)
         self._sources: WeakSet[Source] = WeakSet()
@@ -95,7 +95,7 @@ class Supervisor:
             raise
         run._connected(session)
         run._background.start(session)
-        run._task = run._loop.create_task(run._run(session), name="ffcompletion-postgres-reader")
+        run._task = shared_task(run._run(session), "ffcompletion-postgres-reader")
         return run
 
     async def aclose(self) -> None:

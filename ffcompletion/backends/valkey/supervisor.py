@@ -27,6 +27,7 @@ from ffcompletion.backends.valkey.source import Source
 from ffcompletion.backends.valkey.states import Counters
 from ffcompletion.backends.valkey.wire import decode_batch
 from ffcompletion.contract.errors import EngineError, Unavailable
+from ffcompletion.contract.loops import shared_task
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.buffer import Signal
 from ffcompletion.delivery.connection_state import ConnectionState
@@ -105,7 +106,7 @@ class Supervisor:
         return run
 
     def _start(self, name: str, work: Coroutine[object, object, None]) -> None:
-        self._tasks.append(self._loop.create_task(work, name=f"ffcompletion-valkey-{name}"))
+        self._tasks.append(shared_task(work, f"ffcompletion-valkey-{name}"))
 
     async def aclose(self) -> None:
         """Release everything on the server, at once."""
