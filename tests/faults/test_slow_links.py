@@ -12,7 +12,7 @@ import pytest
 from typing_extensions import override
 
 import ffcompletion as ffc
-from ffcompletion.backends.valkey import ValkeyBackend, commands, connection, index, portions
+from ffcompletion.backends.valkey import ValkeyBackend, commands, connection, index, portions, reconciler
 from ffcompletion.backends.valkey.options import Options
 from tests.worlds import ValkeyWorld, done, first
 from tests.worlds.proxy import Proxy
@@ -43,6 +43,22 @@ class Slow(Proxy):
         await super()._serve(reader, writer)
 
 
+class Far(Proxy):
+    """Whatever is asked is a while on its way, and answered at once."""
+
+    @override
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        write, loop = writer.write, asyncio.get_running_loop()
+
+        def later(data: bytes | bytearray | memoryview) -> None:
+            loop.call_later(0.08, write, bytes(data))
+
+        if writer in self._writers:
+            # Towards the server.
+            writer.write = later  # type: ignore[method-assign]  # put in between
+        await super()._pipe(reader, writer)
+
+
 @contextmanager
 def link(valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A URL that leads over one."""
@@ -59,6 +75,21 @@ async def slow(valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch) -> AsyncGen
     with link(valkey, monkeypatch) as url:
         async with ValkeyBackend(url, reconcile_interval=0.1) as backend:
             yield backend
+
+
+async def test_what_ends_silently_as_soon_as_a_stream_is_open_far_away(
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a server that was asked for its time long before it told it: it is not taken for older than the stream."""
+    monkeypatch.setattr(reconciler, "_CLOCKS_MS", 0)
+    host, port = valkey.url.split("//")[1].split("/")[0].split(":")
+    with Far((host, int(port))) as proxy:
+        async with ValkeyBackend(f"valkey://127.0.0.1:{proxy.port}", reconcile_interval=0.1) as backend:
+            async with ffc.subscribe(backend) as stream, ffc.subscribe(backend, ffc.ScannerFilter("a")) as filtered:
+                item = done(namespace="a", flow_id=None)
+                await valkey.finish(item, push=False)
+                for each in (stream, filtered):
+                    assert (await first(each)).execution_id == item.execution_id
 
 
 async def test_an_index_that_is_more_than_a_slow_link_carries_at_once(

@@ -106,8 +106,8 @@ class Reconciler:
         return self._opened_ms(time.monotonic()) if self.reconciliation.begun else 0
 
     def _opened_ms(self, opened_at: float) -> int:
-        # In a cluster each server has a clock of its own.
-        return self.reconciliation.server_ms(opened_at) - (self._clocks_ms or _CLOCKS_MS)
+        # Rather too early than too late, whatever time an answer takes. In a cluster each server has a clock of its own.
+        return self.reconciliation.server_ms_at_least(opened_at) - (self._clocks_ms or _CLOCKS_MS)
 
     def announced(self, payloads: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
         """Announcements have arrived. Returns them without those that the last pass has delivered already."""

@@ -161,6 +161,10 @@ class Reconciliation:
         """The server's time, at most a round trip too late, by what its clock says now. ``now``: seconds, monotonic."""
         return self._server_time.server_ms + round((now - self._server_time.sent_at) * 1000)
 
+    def server_ms_at_least(self, now: float) -> int:
+        """The same, at most a round trip too early: its clock was read before it answered."""
+        return self._server_time.server_ms + round((now - self._server_time.answered_at) * 1000)
+
     def announced(self, payloads: Sequence[CompletionPayload], now: float) -> Sequence[CompletionPayload]:
         """Announcements have arrived. Returns them without those that the last pass has delivered already."""
         at = self.server_ms(now)

@@ -193,6 +193,13 @@ def test_an_answer_that_took_long_is_no_clock_that_went_back() -> None:
     assert reconciler.since_ms <= START + 10_000 - OVERLAP
 
 
+def test_the_server_s_time_lies_between_two_estimates() -> None:
+    """It was read at some moment between the asking and the answer."""
+    reconciler = Reconciliation(overlap_ms=OVERLAP, limit=100)
+    reconciler.begin(ServerTime(START, 1.0, 1.5))
+    assert (reconciler.server_ms(2.0), reconciler.server_ms_at_least(2.0)) == (START + 1_000, START + 500)
+
+
 def test_a_backlog_owes_what_was_not_told_before_it_overflowed() -> None:
     """By execution and score; what is given is owed no more, also at the same millisecond."""
     backlog = Backlog(START, [Announced.of(START + 5, [_payload(IDS[0])])])
