@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -274,99 +274,87 @@ async def test_a_session_pooler_is_listened_through(
             await nothing(stream, done(), own)
 
 
-async def test_row_level_security_is_told(
-    server: embedded.Server, own: PostgresWorld, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+async def rls(server: embedded.Server, own: PostgresWorld) -> AsyncGenerator[str]:
+    """The URL of a role that row security may be in force for; none is, afterwards."""
+    await own.sql(
+        "CREATE ROLE rls LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO rls; GRANT ALL ON SCHEMA public TO rls"
+    )
+    yield server.url.replace("postgres@", "rls@", 1)
+    await own.sql("ALTER TABLE ff_completion_event DISABLE ROW LEVEL SECURITY")
+    await own.sql("DROP OWNED BY rls; DROP ROLE rls")
+
+
+async def test_row_level_security_is_told(rls: str, own: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
     """Without a policy for our role nothing can be seen: one warning that names it."""
-    await own.sql("CREATE ROLE rls LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO rls")
     await own.sql("ALTER TABLE ff_completion_event ENABLE ROW LEVEL SECURITY")
-    try:
-        async with PostgresBackend(server.url.replace("postgres@", "rls@", 1)) as backend:
-            for _ in range(2):
-                async with ffc.subscribe(backend):
-                    pass
-        told = [record.getMessage() for record in caplog.records if "row-level security" in record.getMessage()]
-        assert told
-        assert all("ff_completion_event" in text for text in told)
-    finally:
-        await own.sql("ALTER TABLE ff_completion_event DISABLE ROW LEVEL SECURITY")
-        await own.sql("DROP OWNED BY rls; DROP ROLE rls")
+    async with PostgresBackend(rls) as backend:
+        for _ in range(2):
+            async with ffc.subscribe(backend):
+                pass
+    told = [record.getMessage() for record in caplog.records if "row-level security" in record.getMessage()]
+    assert told
+    assert all("ff_completion_event" in text for text in told)
 
 
 async def test_row_level_security_under_an_open_stream(
-    server: embedded.Server, own: PostgresWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    rls: str, own: PostgresWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Told when it begins and when it is over; what nobody may see meanwhile comes then."""
     monkeypatch.setattr(restrictions, "_EVERY_S", 0.0)
     caplog.set_level(logging.INFO, "ffcompletion.postgres")
-    await own.sql("CREATE ROLE rls LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO rls")
-    try:
-        async with (
-            PostgresBackend(server.url.replace("postgres@", "rls@", 1), poll_interval=0.1) as backend,
-            ffc.subscribe(backend) as stream,
-        ):
-            await own.sql("ALTER TABLE ff_completion_event ENABLE ROW LEVEL SECURITY")
-            await eventually(lambda: "is in force" in caplog.text)
-            item = done()
-            await own.announce(item)
-            await own.sql("ALTER TABLE ff_completion_event DISABLE ROW LEVEL SECURITY")
-            assert (await first(stream)).execution_id == item.execution_id
-            await eventually(lambda: "no longer in force" in caplog.text)
-        assert len([record for record in caplog.records if "row-level security" in record.getMessage()]) == 2
-    finally:
+    async with (
+        PostgresBackend(rls, poll_interval=0.1) as backend,
+        ffc.subscribe(backend) as stream,
+    ):
+        await own.sql("ALTER TABLE ff_completion_event ENABLE ROW LEVEL SECURITY")
+        await eventually(lambda: "is in force" in caplog.text)
+        item = done()
+        await own.announce(item)
         await own.sql("ALTER TABLE ff_completion_event DISABLE ROW LEVEL SECURITY")
-        await own.sql("DROP OWNED BY rls; DROP ROLE rls")
+        assert (await first(stream)).execution_id == item.execution_id
+        await eventually(lambda: "no longer in force" in caplog.text)
+    assert len([record for record in caplog.records if "row-level security" in record.getMessage()]) == 2
 
 
 async def test_a_server_that_can_be_connected_to_and_not_read(
-    server: embedded.Server, own: PostgresWorld, caplog: pytest.LogCaptureFixture
+    rls: str, own: PostgresWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not live in between, nor a line for each attempt; each waits longer. It was so some five times a second."""
     caplog.set_level(logging.INFO, "ffcompletion.postgres")
-    await own.sql("CREATE ROLE rls LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO rls")
     await own.sql("ALTER ROLE rls SET row_security = off")
     states: list[ffc.BackendState] = []
-    try:
-        async with (
-            PostgresBackend(
-                server.url.replace("postgres@", "rls@", 1), poll_interval=0.1, observer=lambda e: states.append(e.state)
-            ) as backend,
-            ffc.subscribe(backend) as stream,
-        ):
-            await own.sql("ALTER TABLE ff_completion_event ENABLE ROW LEVEL SECURITY")
-            await eventually(lambda: backend.stats().state is ffc.BackendState.RECONNECTING)
-            item = done()
-            await own.announce(item)
-            await asyncio.sleep(2)
-            await own.sql("ALTER TABLE ff_completion_event DISABLE ROW LEVEL SECURITY")
-            assert (await first(stream)).execution_id == item.execution_id
-        live, away = ffc.BackendState.LIVE, ffc.BackendState.RECONNECTING
-        assert [state for state in states if state in (live, away)] == [live, away, live]
-        assert len(caplog.records) <= 4
-        assert "affected by row-level security" in caplog.text
-    finally:
+    async with (
+        PostgresBackend(rls, poll_interval=0.1, observer=lambda e: states.append(e.state)) as backend,
+        ffc.subscribe(backend) as stream,
+    ):
+        await own.sql("ALTER TABLE ff_completion_event ENABLE ROW LEVEL SECURITY")
+        await eventually(lambda: backend.stats().state is ffc.BackendState.RECONNECTING)
+        item = done()
+        await own.announce(item)
+        await asyncio.sleep(2)
         await own.sql("ALTER TABLE ff_completion_event DISABLE ROW LEVEL SECURITY")
-        await own.sql("DROP OWNED BY rls; DROP ROLE rls")
+        assert (await first(stream)).execution_id == item.execution_id
+    live, away = ffc.BackendState.LIVE, ffc.BackendState.RECONNECTING
+    assert [state for state in states if state in (live, away)] == [live, away, live]
+    assert len(caplog.records) <= 4
+    assert "affected by row-level security" in caplog.text
 
 
 async def test_checkpoints_that_policies_may_hide_are_told(
-    server: embedded.Server, own: PostgresWorld, caplog: pytest.LogCaptureFixture
+    rls: str, server: embedded.Server, own: PostgresWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One that is there and not found would have its consumer begin as a new one."""
-    await own.sql("CREATE ROLE rls LOGIN; GRANT ALL ON SCHEMA public TO rls")
-    url = server.url.replace("postgres@", "rls@", 1)
-    try:
-        async with PostgresCheckpoints(server.url, table="kept") as store:
-            await store.save("a", Checkpoint(cursor=ffc.StreamCursor.outbox(1), backend="x", selection=""))
-            assert "row-level security" not in caplog.text
-        await own.sql("GRANT ALL ON kept TO rls; ALTER TABLE kept ENABLE ROW LEVEL SECURITY")
-        async with PostgresCheckpoints(url, table="kept") as store:
-            assert await store.load("a") is None
-            assert await store.load("a") is None
-        (told,) = [record.getMessage() for record in caplog.records if "row-level security" in record.getMessage()]
-        assert "kept" in told
-    finally:
-        await own.sql("DROP TABLE IF EXISTS kept; DROP OWNED BY rls; DROP ROLE rls")
+    async with PostgresCheckpoints(server.url, table="kept") as store:
+        await store.save("a", Checkpoint(cursor=ffc.StreamCursor.outbox(1), backend="x", selection=""))
+        assert "row-level security" not in caplog.text
+    await own.sql("GRANT ALL ON kept TO rls; ALTER TABLE kept ENABLE ROW LEVEL SECURITY")
+    async with PostgresCheckpoints(rls, table="kept") as store:
+        assert await store.load("a") is None
+        assert await store.load("a") is None
+    (told,) = [record.getMessage() for record in caplog.records if "row-level security" in record.getMessage()]
+    assert "kept" in told
+    await own.sql("DROP TABLE kept")
 
 
 # ── names and credentials ────────────────────────────────────────────────────────────────────────────────────────

@@ -228,7 +228,7 @@ class PostgresBackend(NetworkedBackend[Pool, Supervisor]):
         if cursor.event_id is not None:
             await self._question("subscribe", lambda conn: check_history(conn, self._settings.queries, history))
 
-    # ── querying ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── querying ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     @override
     async def describe_executions(

@@ -170,7 +170,7 @@ class PostgresCheckpoints(AsyncClosing, Closing):
         ]
 
     async def forget(self, name: str, /) -> bool:
-        """Forget this one: whoever uses the name next begins where ``start`` queries. False if there is none.
+        """Forget this one: whoever uses the name next begins where ``start`` says. False if there is none.
 
         Raises ``Unavailable`` where a consumer has leased the name.
         """

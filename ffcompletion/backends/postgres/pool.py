@@ -17,10 +17,7 @@ from typing import Protocol, final
 import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
-from ffcompletion.backends.postgres.connection import (
-    Connection,
-    abort_reads,
-)
+from ffcompletion.backends.postgres.connection import Connection, abort_reads
 from ffcompletion.backends.postgres.errors import PoolBusy, PoolOver
 
 __all__ = ["OwnPool", "Pool"]

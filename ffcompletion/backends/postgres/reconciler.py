@@ -96,8 +96,8 @@ class Reconciler:
         self._stopping = True
         self._forget_request()
         self._wake.set()
-        serving = [(each, self._recovering_on.get(receiver)) for receiver, each in self._recovering.items()]
-        await asyncio.gather(*(end_task(each, conn, seconds) for each, conn in [(task, self._conn), *serving]))
+        recovering = [(each, self._recovering_on.get(receiver)) for receiver, each in self._recovering.items()]
+        await asyncio.gather(*(end_task(each, conn, seconds) for each, conn in [(task, self._conn), *recovering]))
 
     async def run(self, pool: Pool, lookups: Callable[[], Lookups], seconds: float) -> None:
         """Until stopped. Each question is to be answered within so many seconds."""

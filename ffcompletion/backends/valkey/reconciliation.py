@@ -108,23 +108,8 @@ class Reconciliation:
     """
 
     __slots__ = (
-        "_announced",
-        "_batches",
-        "_highest_ms",
-        "_horizon",
-        "_index",
-        "_indexed",
-        "_known",
-        "_late",
-        "_late_until",
-        "_limit",
-        "_overlap",
-        "_server_time",
-        "_settled_ahead",
-        "_taken",
-        "settled_ms",
-        "since_ms",
-        "stepped_back",
+        "_announced", "_batches", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
+        "_overlap", "_server_time", "_settled_ahead", "_taken", "settled_ms", "since_ms", "stepped_back",
     )  # fmt: skip
 
     def __init__(self, *, overlap_ms: int, limit: int) -> None:
