@@ -283,7 +283,7 @@ class Queries:
         """
         written: LiteralString = "SELECT CASE WHEN committed_at_ms > 0 THEN committed_at_ms ELSE occurred_at_ms END AS ms"
         return self.compose(
-            "SELECT least(t.ms, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM ("
+            "SELECT least(t.ms, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM ("  # noqa: S608  # literals only
             "(" + written + " FROM {outbox} WHERE event_id <= %s AND event_id > 0 ORDER BY event_id DESC LIMIT 1)"
             " UNION ALL"
             " (" + written + " FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1) LIMIT 1) t"
