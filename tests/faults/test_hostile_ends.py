@@ -189,6 +189,28 @@ async def test_ends_of_the_future_hide_none_of_the_present(engine: PostgresWorld
                 assert (await first(each)).execution_id == last.execution_id
 
 
+@pytest.mark.parametrize("occurred", ["0", "-9223372036854775808", f"{NOW} + 3600000", "9223372036854775807"], ids=str)
+async def test_a_row_that_lies_about_its_time_hides_and_repeats_no_end(engine: PostgresWorld, occurred: str) -> None:
+    """Just below a stored position: what ended in silence since then is found, and what ended long before is not."""
+    before, since = done(namespace="a"), done(namespace="a")
+    for item in (before, since):
+        await engine.begins(item)
+    (row,) = await engine.sql(
+        "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, namespace, occurred_at_ms, committed_at_ms)"
+        f" VALUES (7, gen_random_uuid(), 'success', 'hostile', {occurred}, {NOW} - 3600000) RETURNING event_id"
+    )
+    for item, ago in ((before, 7_200_000), (since, 1_800_000)):
+        ended = await engine.cancels(item)
+        await engine.sql("UPDATE ff_exec_core SET terminal_at_ms = %s WHERE terminal_at_ms = %s", (ended - ago, ended))
+    async with PostgresBackend(engine.url, reconcile_interval=0.1) as backend:
+        async with ffc.subscribe(backend, A, cursor=ffc.StreamCursor.outbox(row[0])) as resumed:
+            assert (await first(resumed, 10)).execution_id == since.execution_id
+            await asyncio.sleep(0.3)
+            last = done(namespace="a")
+            await engine.announce(last)
+            assert (await first(resumed)).execution_id == last.execution_id
+
+
 @pytest.mark.parametrize("score", ["9007199254740991", "99999999999999", "1e300", "+inf", "-inf", "-1", "0.5"], ids=str)
 async def test_scores_that_are_no_time_of_the_present_hide_none(valkey: ValkeyWorld, score: str) -> None:
     """In the victims' own key, before a stream and while it is open; found, overflowed: victims get exactly their own."""

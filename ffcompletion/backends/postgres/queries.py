@@ -278,14 +278,17 @@ class Queries:
         return Query(self.compose("SELECT " + ROW + rows), self.compose("SELECT " + RAW_ROW + rows), (2, 5))
 
     def time_at(self) -> bytes:
-        """When the newest row at or below ``%s`` occurred; else the oldest one that is left. In ms, or no row. Never in
-        the future, whatever the row says.
+        """When the newest row at or below ``%s`` was written; else the oldest one that is left. In ms, or no row. Never in
+        the future. By the server's own clock: when it occurred is whatever its producer says.
         """
+        written: LiteralString = (
+            "SELECT CASE WHEN committed_at_ms > 0 THEN committed_at_ms ELSE occurred_at_ms END AS ms"
+        )
         return self.compose(
-            "SELECT least(t.ms, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM ("
-            "(SELECT occurred_at_ms AS ms FROM {outbox} WHERE event_id <= %s AND event_id > 0 ORDER BY event_id DESC LIMIT 1)"
+            "SELECT least(t.ms, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM ("  # noqa: S608  # literals only
+            "(" + written + " FROM {outbox} WHERE event_id <= %s AND event_id > 0 ORDER BY event_id DESC LIMIT 1)"
             " UNION ALL"
-            " (SELECT occurred_at_ms FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1) LIMIT 1) t"
+            " (" + written + " FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1) LIMIT 1) t"
         )
 
     def owners(self) -> LiteralString:
