@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ffcompletion import attaching
 from ffcompletion.attaching import Definition, attach_sql, detach_sql, load_preset, preset, preset_names
 from ffcompletion.cli.running import run_plainly
+from ffcompletion.cli.showing import printable
 
 __all__ = ["register"]
 
@@ -112,7 +113,8 @@ def _attached(url: _Url, schema: _Schema = None) -> None:
             name = f"--name {shlex.quote(each.definition.name)}"
             working = "working" if each.working else f"NOT WORKING: attach it again ({name}, and the URL as here)"
             typer.echo(
-                f"{each.definition.name}\t{each.definition.table}\t{working}\t{each.jobs} jobs, {each.finished} finished"
+                f"{printable(each.definition.name)}\t{printable(each.definition.table)}\t{working}\t{each.jobs} jobs,"
+                f" {each.finished} finished"
             )
         if not found:
             Console(stderr=True, highlight=False).print("nothing is attached", style="dim")

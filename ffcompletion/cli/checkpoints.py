@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Protocol
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -17,6 +16,7 @@ from ffcompletion.cli.showing import printable
 from ffcompletion.consumers.checkpoints import FileCheckpoints
 from ffcompletion.contract.checkpoint import StoredCheckpoint
 from ffcompletion.contract.errors import NotFound, Unavailable, Validation
+from ffcompletion.contract.text import json_line
 from ffcompletion.urls import is_url, scheme_of
 
 __all__ = ["checkpoints"]
@@ -64,7 +64,7 @@ def show(
         for each in found:
             line = _line(each)
             if json:
-                sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+                sys.stdout.write(json_line(line) + "\n")
             else:
                 _print(line)
         if not found:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from typing import Annotated, Final
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from ffcompletion.cli.running import run
-from ffcompletion.cli.showing import printable
+from ffcompletion.cli.showing import moment, printable
 from ffcompletion.contract.snapshot import ExecutionSnapshot
+from ffcompletion.contract.text import json_line
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
 
@@ -50,7 +49,7 @@ def describe(
                 "terminal_outcome": found.terminal_outcome,
                 "completed_at_ms": found.completed_at_ms,
             }
-            sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
+            sys.stdout.write(json_line(shown) + "\n")
         else:
             _show(found)
         return 0
@@ -59,12 +58,13 @@ def describe(
 
 
 def _show(found: ExecutionSnapshot) -> None:
-    at = datetime.fromtimestamp(found.completed_at_ms / 1000).astimezone() if found.completed_at_ms else None
+    at_ms = found.completed_at_ms
+    at = moment(at_ms)
     lines = {
         "execution": found.execution_id,
         "phase": found.phase,
         "outcome": found.terminal_outcome or "not finished",
-        "finished": "" if at is None else f"{at:%Y-%m-%d %H:%M:%S %z}",
+        "finished": "" if not at_ms else f"{at_ms} ms" if at is None else f"{at:%Y-%m-%d %H:%M:%S %z}",
         "namespace": found.namespace,
         "flow": found.flow_id,
         "lane": found.lane,

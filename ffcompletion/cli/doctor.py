@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ffcompletion.cli.running import run
+from ffcompletion.cli.showing import printable
 from ffcompletion.contract.diagnosis import Finding, Verdict, exit_status
+from ffcompletion.contract.text import json_line
 from ffcompletion.doctor import examine
 
 __all__ = ["doctor"]
@@ -34,7 +35,7 @@ def doctor(
         findings = await examine(url, schema=schema)
         status = exit_status(findings)
         if json:
-            sys.stdout.write(msgspec.json.encode({"status": status, "findings": findings}).decode() + "\n")
+            sys.stdout.write(json_line({"status": status, "findings": findings}) + "\n")
         else:
             _show(findings)
         return status
@@ -47,11 +48,17 @@ def _show(findings: list[Finding]) -> None:
     for title in ("check", "", "found"):
         table.add_column(title, overflow="fold")
     for finding in findings:
-        table.add_row(finding.check, Text(finding.verdict.value, style=_COLOURS[finding.verdict]), Text(finding.found))
+        verdict = Text(finding.verdict.value, style=_COLOURS[finding.verdict])
+        table.add_row(finding.check, verdict, Text(_lines(finding.found)))
     Console(highlight=False).print(table)
     # Outside of the table, where a long command stays in one piece and can be pasted.
     lines = Console(highlight=False, soft_wrap=True)
     for finding in findings:
         if finding.remedy:
             lines.print(Text.assemble((finding.check, _COLOURS[finding.verdict]), ", what to do:"))
-            lines.print(Text(f"  {finding.remedy}"))
+            lines.print(Text(f"  {_lines(finding.remedy)}"))
+
+
+def _lines(text: str) -> str:
+    # Lanes, roles and programs are named, and whoever named them may have meant the terminal. Lines are our own.
+    return "\n".join(map(printable, text.split("\n")))

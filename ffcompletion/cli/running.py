@@ -11,6 +11,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
+from ffcompletion.cli.showing import printable
 from ffcompletion.contract.errors import EngineError, Validation
 from ffcompletion.urls import scheme_of
 
@@ -33,7 +34,9 @@ def run_plainly(work: Callable[[], int]) -> None:
     try:
         status = work()
     except EngineError as exc:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"ffcompletion: {exc}", markup=False, style="red")
+        # A server's words may name what somebody else has named.
+        said = "\n".join(map(printable, str(exc).split("\n")))
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"ffcompletion: {said}", markup=False, style="red")
         raise typer.Exit(_TROUBLE) from None
     except KeyboardInterrupt:
         raise typer.Exit(_INTERRUPTED) from None

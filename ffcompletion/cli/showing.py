@@ -6,13 +6,13 @@ import time
 from datetime import datetime
 from typing import Final
 
-import msgspec
 from rich.text import Text
 
 from ffcompletion.contract.attached import attached_key
 from ffcompletion.contract.payload import CompletionPayload, Outcome
+from ffcompletion.contract.text import json_line
 
-__all__ = ["COLOURS", "as_json", "as_text", "printable"]
+__all__ = ["COLOURS", "as_json", "as_text", "moment", "printable"]
 
 COLOURS = {
     Outcome.SUCCESS: "green",
@@ -47,7 +47,7 @@ def as_json(completion: CompletionPayload, *, result: bool = False, attached: st
             line["result"] = None if stored is None else stored.decode()
         except UnicodeDecodeError:
             line["result_base64"] = stored
-    return msgspec.json.encode(line).decode()
+    return json_line(line)
 
 
 def as_text(completion: CompletionPayload, *, result: bool = False, attached: str | None = None) -> Text:
@@ -55,9 +55,10 @@ def as_text(completion: CompletionPayload, *, result: bool = False, attached: st
 
     ``result``: the beginning of the stored one as well, or its size where it is no text.
     """
-    at = datetime.fromtimestamp(completion.produced_at_ms / 1000 or time.time()).astimezone()
+    at_ms = completion.produced_at_ms or time.time_ns() // 1_000_000
+    at = moment(at_ms)
     outcome = completion.outcome or "(none)"
-    line = Text(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  ", style="dim")
+    line = Text(f"{at_ms} ms  " if at is None else f"{at:%H:%M:%S}.{at_ms % 1_000:03d}  ", style="dim")
     line.append(f"{printable(outcome):<10}", style=COLOURS[completion.kind])
     key = None if attached is None else attached_key(completion.execution_id, attached)
     line.append(printable(completion.execution_id) if key is None else f"{attached} {key}", style="default")
@@ -79,3 +80,11 @@ def _beginning(stored: bytes) -> str:
 def printable(text: str) -> str:
     """The text with control characters shown, so that nothing from the wire is sent to the terminal."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def moment(at_ms: int) -> datetime | None:
+    """That time, here; None for one that no calendar has, which is then to be shown as it is."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1_000).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return None

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, cast
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from ffcompletion.cli.running import run
 from ffcompletion.cli.showing import printable
+from ffcompletion.contract.text import json_line
 from ffcompletion.status import look
 
 __all__ = ["status"]
@@ -31,7 +31,7 @@ def status(
     async def work() -> int:
         found = await look(url, schema=schema)
         if json:
-            sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+            sys.stdout.write(json_line(found) + "\n")
         else:
             _show(found)
         return 0

@@ -30,6 +30,8 @@ __all__ = ["FileCheckpoints"]
 _LONGEST: Final = 1 << 20
 # Seconds between looks at a lock that another holds.
 _LEASE_S: Final = 0.2
+# The year 9999.
+_LATEST_S: Final = 253_402_214_400.0
 _NO_FILE: Final = "it is no regular file"
 
 
@@ -125,7 +127,8 @@ class FileCheckpoints:
         position = Checkpoint(
             cursor=StreamCursor.from_text(line.cursor), backend=line.backend, selection=line.selection
         )
-        at = datetime.fromtimestamp(saved_s, UTC)
+        # Whoever may touch the file may give it any time.
+        at = datetime.fromtimestamp(min(max(saved_s, 0.0), _LATEST_S), UTC)
         return (StoredCheckpoint(name=line.name, checkpoint=position, saved_at=at),)
 
     async def remove(self) -> bool:

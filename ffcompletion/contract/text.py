@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ffcompletion.contract.errors import Validation
 
-__all__ = ["check_text"]
+__all__ = ["check_text", "json_line"]
 
 
 def check_text(kind: str, what: str, value: object) -> str:
@@ -20,3 +22,19 @@ def check_text(kind: str, what: str, value: object) -> str:
     except UnicodeEncodeError:
         raise Validation(kind, f"{what} holds half a surrogate pair, which UTF-8 cannot spell") from None
     return text
+
+
+def json_line(value: object) -> str:
+    """``value`` as JSON, in one line by whatever splits lines, and with nothing in it that a terminal would obey.
+
+    JSON itself lets through what Unicode calls line and paragraph separators, controls above ASCII, and what turns text
+    round. They are spelled out, which reads the same.
+    """
+    text = msgspec.json.encode(value).decode()
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)
+
+
+def _escaped(sign: str) -> str:
+    # As JSON has it: beyond 16 bits in two halves.
+    data = sign.encode("utf-16-be")
+    return "".join(f"\\u{data[at : at + 2].hex()}" for at in range(0, len(data), 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ async def test_a_torn_file_is_refused_and_left(tmp_path: Path) -> None:
         with pytest.raises(ffc.Validation, match=r"checkpoint: .*(damaged|belongs)"):
             await store.load("a")
         assert path.read_bytes() == data
+
+
+async def test_a_file_of_the_far_future_is_read(tmp_path: Path) -> None:
+    """Whoever may touch it may give it a time that no date has."""
+    path = tmp_path / "cp"
+    store = ffc.FileCheckpoints(path)
+    await store.save("me", CHECKPOINT)
+    os.utime(path, (2**38, 2**38))
+    assert await store.load("me") == CHECKPOINT
 
 
 async def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:

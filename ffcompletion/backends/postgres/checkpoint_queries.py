@@ -15,8 +15,10 @@ MAKE: Final = sql.SQL(
 HIDES: Final = "SELECT row_security_active(made) FROM (SELECT to_regclass(%s)::oid AS made) t WHERE made IS NOT NULL"
 """Whether row security may hide rows of it from us; no row where there is no table."""
 ALL: Final = sql.SQL(
-    # As a number: a timestamp's text is as the role's DateStyle has it.
-    "SELECT name, cursor, backend, selection, (extract(epoch FROM saved_at) * 1000000)::bigint FROM {} ORDER BY name"
+    # As a number: a timestamp's text is as the role's DateStyle has it. Between years that a date here can have: whoever
+    # may write there may write any, infinity included.
+    "SELECT name, cursor, backend, selection, (extract(epoch FROM least(greatest(saved_at, '0001-01-02 00:00:00+00'),"
+    " '9999-12-30 00:00:00+00')) * 1000000)::bigint FROM {} ORDER BY name"
 )
 REMOVE: Final = sql.SQL("DELETE FROM {} WHERE name = %s")
 LOAD: Final = sql.SQL("SELECT cursor, backend, selection FROM {} WHERE name = %s")

@@ -19,7 +19,7 @@ from ffcompletion.backends.postgres.names import checked, in_statement, quoted
 from ffcompletion.contract.checkpoint import Checkpoint, LeasingStore, StoredCheckpoint
 from ffcompletion.contract.closing import AsyncClosing, Closing
 from ffcompletion.contract.cursor import StreamCursor
-from ffcompletion.contract.errors import Unavailable
+from ffcompletion.contract.errors import Unavailable, Validation
 from ffcompletion.contract.loops import running_loop
 from ffcompletion.contract.numbers import check_seconds
 from ffcompletion.delivery.credentials import Password
@@ -153,21 +153,28 @@ class PostgresCheckpoints(AsyncClosing, Closing):
             raise self._leased(name)
 
     async def stored(self) -> Sequence[StoredCheckpoint]:
-        """All of them, by name; none where there is no table, which is not made for this."""
+        """All of them, by name; none where there is no table, which is not made for this.
+
+        A row whose cursor is none is left out, with a warning that names it: the others are as good as before.
+        """
 
         async def look(conn: Connection) -> list[tuple[str, bytes, str, str, int]]:
             if not await self._exists(conn):
                 return []
             return await (await conn.execute(queries.ALL.format(self._table), (), prepare=False)).fetchall()
 
-        return [
-            StoredCheckpoint(
-                name=name,
-                checkpoint=Checkpoint(cursor=StreamCursor.from_bytes(cursor), backend=backend, selection=selection),
-                saved_at=_EPOCH + timedelta(microseconds=saved_us),
+        found: list[StoredCheckpoint] = []
+        for name, data, backend, selection, saved_us in await self._alone("list checkpoints", look):
+            try:
+                cursor = StreamCursor.from_bytes(data)
+            except Validation as exc:
+                _log.warning("the checkpoint %r in %s is damaged (%s)", name, self._shown_table, exc.detail)
+                continue
+            kept = Checkpoint(cursor=cursor, backend=backend, selection=selection)
+            found.append(
+                StoredCheckpoint(name=name, checkpoint=kept, saved_at=_EPOCH + timedelta(microseconds=saved_us))
             )
-            for name, cursor, backend, selection, saved_us in await self._alone("list checkpoints", look)
-        ]
+        return found
 
     async def forget(self, name: str, /) -> bool:
         """Forget this one: whoever uses the name next begins where ``start`` says. False if there is none.

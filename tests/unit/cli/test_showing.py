@@ -8,7 +8,7 @@ import json
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.cli.showing import COLOURS, as_json, as_text, printable
+from ffcompletion.cli.showing import COLOURS, as_json, as_text, moment, printable
 from ffcompletion.contract.attached import attached_id
 
 ID = ffc.ExecutionId("{fp:7}:550e8400-e29b-41d4-a716-446655440000")
@@ -65,3 +65,17 @@ def test_a_job_is_shown_by_its_key() -> None:
 def test_each_outcome_has_a_colour_and_none_is_named() -> None:
     assert set(COLOURS) == set(ffc.Outcome)
     assert "(none)" in as_text(completion("")).plain
+
+
+@pytest.mark.parametrize("at_ms", [(1 << 63) - 1, -(1 << 63), 253_402_300_800_000, 1])
+def test_a_time_that_no_calendar_has_is_shown_as_it_is(at_ms: int) -> None:
+    """Whoever writes rows can write any."""
+    line = as_text(ffc.CompletionPayload(ID, "success", None, at_ms)).plain
+    assert str(ID) in line
+    assert (moment(at_ms) is None) is line.startswith(f"{at_ms} ms")
+
+
+def test_json_is_one_line_on_any_terminal() -> None:
+    line = as_json(completion("\u2028\x9b31m"))
+    assert line.isprintable()
+    assert json.loads(line)["outcome"] == "\u2028\x9b31m"
