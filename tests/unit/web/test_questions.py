@@ -14,7 +14,7 @@ IDS = [ffc.ExecutionId(f"{{fp:7}}:550e8400-e29b-41d4-a716-44665544{number:04d}")
 
 
 class Reader:
-    """Knows every id but the first; the question about the last fails."""
+    """Knows every id but the first; the question about the last fails, and of one the answer is too short."""
 
     def __init__(self) -> None:
         self.asked: list[Sequence[str]] = []
@@ -30,9 +30,10 @@ class Reader:
         await asyncio.sleep(0)
         if IDS[-1] in execution_ids:
             raise ffc.Transport("here", "gone")
+        known = [id_ for id_ in execution_ids if id_ != IDS[-2]]
         return [
             None if id_ == IDS[0] else ffc.ExecutionSnapshot(execution_id=ffc.ExecutionId(id_), namespace=id_)
-            for id_ in execution_ids
+            for id_ in known
         ]
 
 
@@ -70,3 +71,11 @@ async def test_with_its_loop_it_ends() -> None:
     asking.cancel()
     await asyncio.wait([asking, waiting])
     assert asking.cancelled() and waiting.cancelled()
+
+
+async def test_an_answer_that_is_none_leaves_nobody_waiting() -> None:
+    """A reader of somebody's own may answer what it likes."""
+    questions = Questions(Reader())
+    found = await asyncio.gather(*(questions.describe(id_) for id_ in (IDS[1], IDS[-2])), return_exceptions=True)
+    assert isinstance(found[0], ffc.ExecutionSnapshot)
+    assert isinstance(found[1], ValueError)
