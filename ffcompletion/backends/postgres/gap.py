@@ -13,12 +13,18 @@ __all__ = ["TOGETHER", "Gap", "packed"]
 
 TOGETHER: Final = 2_048
 """Spans in one gap: 16 bytes each, and moved when one in the middle is taken out."""
+_PREPARED: Final = "-1/"
+# So often the owners are asked for before it is read while some of them go on.
+_OVERDUE: Final = 4
 
 
 @final
 class Gap(msgspec.Struct):
     """Spans of ids that were not visible when higher ones were, neighbours with the same possible owners; packed, since
     many that are rolled back beside one long transaction make as many spans.
+
+    It is read once when all owners have ended, and then it is over; and some times before, when some of them have, and now
+    and then: one that does not end is not to keep the rows of the others back.
     """
 
     lows: array[int]
@@ -28,11 +34,52 @@ class Gap(msgspec.Struct):
     """When the first of them was seen, in seconds of the caller's clock."""
     owners: frozenset[str] | None = None
     """Transactions that may own them; None until they have been asked for. Empty: one more read decides."""
+    asked: int = 0
+    """How often they were."""
+    ended: bool = False
+    """Some of them have ended since it was last read."""
+    reread_to: int | None = None
+    """It is being read before all of them have, and has been up to this id; None: it is not."""
+    awaits: bool = False
+    """A row is visible in it, whose id another one is to have: only when all have ended that may be read."""
 
     @property
     def spans(self) -> Iterator[tuple[int, int]]:
         """As ``(low, high)``, ascending."""
         return zip(self.lows, self.highs, strict=True)
+
+    @property
+    def unread(self) -> Iterator[tuple[int, int]]:
+        """The spans that are to be read now."""
+        if self.owners is None:
+            return iter(())
+        if not self.owners:
+            return self.spans
+        upto = self.reread_to
+        return iter(()) if upto is None else ((max(low, upto + 1), high) for low, high in self.spans if high > upto)
+
+    def narrow(self, current: frozenset[str], prepared: frozenset[str]) -> None:
+        """These hold a write lock now, and these of them are prepared."""
+        if self.owners is None:
+            self.owners = current
+        elif not self.owners <= current:
+            left = self.owners & current
+            # A candidate is gone: ended, or prepared and now known by another name.
+            self.owners = left | prepared if any(not o.startswith(_PREPARED) for o in self.owners - left) else left
+            self.ended = True
+        self.asked += 1
+        # By then what is announced has come; and at 8, 16, 32, …
+        if self.asked >= _OVERDUE and self.reread_to is None and (self.ended or not self.asked & (self.asked - 1)):
+            self.reread_to, self.ended = self.lows[0] - 1, False
+
+    def was_read(self, upto: int) -> None:
+        """All that was to be read up to there."""
+        if self.reread_to is not None:
+            self.reread_to = max(self.reread_to, upto) if upto < self.highs[-1] else None
+
+    def forget_owners(self) -> None:
+        """Who they are is to be asked anew."""
+        self.owners, self.asked, self.ended, self.reread_to = None, 0, False, None
 
     def keep(self, spans: Sequence[tuple[int, int]]) -> None:
         """These alone."""

@@ -10,7 +10,8 @@ transaction is left that could own it:
    among them, or it has ended.
 3. Once all of them have ended, one more read decides: the row is there, or it never will be.
 
-New transactions do not matter, so a gap cannot be held for ever by traffic. Two-phase commit keeps the lock under
+New transactions do not matter, so a gap cannot be held for ever by traffic. One that does not end holds it, but not the
+rows of others: where some of the owners have ended, the gap is read as well, and stays open. Two-phase commit keeps the lock under
 another name (``-1/xid``): a prepared owner that turns up while a candidate disappears is taken for its continuation.
 """
 
@@ -36,7 +37,6 @@ LOOK_BACK: Final = 100_000
 _RETIRED_KEPT: Final = 10_000
 # Ids below what was looked at when the reader began that are taken on an announcement's word alone.
 _DEEP: Final = 1_000
-_PREPARED: Final = "-1/"
 # Spans that are decided at once.
 _DECIDED: Final = 4_096
 
@@ -162,6 +162,7 @@ class GapTracker:
             if not last.lows:
                 self._gaps.pop()
         self._open(low, event_id, since)
+        self._gaps[-1].awaits = True
         self._high = event_id
 
     def seen(self, event_id: int) -> bool:
@@ -188,20 +189,15 @@ class GapTracker:
     def observe(self, owners: Collection[str]) -> None:
         """The transactions that hold a write lock on the table now, asked for after the read that showed the gaps."""
         current = frozenset(owners)
-        prepared = frozenset(owner for owner in current if owner.startswith(_PREPARED))
+        prepared = frozenset(owner for owner in current if owner.startswith("-1/"))
         for gap in self._gaps:
-            if gap.owners is None:
-                gap.owners = current
-            elif not gap.owners <= current:
-                left = gap.owners & current
-                # A candidate is gone: ended, or prepared and now known by another name.
-                gap.owners = left | prepared if any(not o.startswith(_PREPARED) for o in gap.owners - left) else left
+            gap.narrow(current, prepared)
         self._join()
 
     def forget_owners(self) -> None:
         """The server was restarted or replaced: transaction names mean nothing any more, so ask again."""
         for gap in self._gaps:
-            gap.owners = None
+            gap.forget_owners()
 
     def rewind(self, high: int) -> None:
         """The server's history was replaced by one that knows ids up to ``high`` only; later ones will be given anew."""
@@ -218,21 +214,27 @@ class GapTracker:
 
     @property
     def resolvable(self) -> list[tuple[int, int]]:
-        """Spans whose possible owners have all ended: one more read, made after this was asked, decides. The lowest of
-        them; the next are there when those are retired.
+        """Spans that are to be read, the lowest of them; the next are there when these are ``retire``d. Where all possible
+        owners have ended, one more read, made after this was asked, decides. Where some have, their rows are there.
         """
-        spans = (span for gap in self._gaps if gap.owners is not None and not gap.owners for span in gap.spans)
+        early = not any(gap.awaits for gap in self._gaps)
+        spans = (span for gap in self._gaps if early or not gap.owners for span in gap.unread)
         return list(islice(spans, _DECIDED))
 
     def retire(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The last read over these resolvable spans has been admitted: what is still missing in them never comes.
+        """The last read over these resolvable spans has been admitted: what is still missing in them never comes, unless
+        some of its owners go on.
 
         Returns what was retired, ascending.
         """
         ended = union(list(spans), [])
         retired: list[tuple[int, int]] = []
         for gap in self._gaps:
-            if ended and gap.owners is not None and not gap.owners and gap.lows[0] <= ended[-1][1]:
+            if not ended or gap.lows[0] > ended[-1][1]:
+                break
+            if gap.owners:
+                gap.was_read(ended[-1][1])
+            elif gap.owners is not None:
                 retired += [span for span in gap.spans if covers(ended, span)]
         self.give_up(retired)
         return retired
@@ -265,10 +267,16 @@ class GapTracker:
         joined: list[Gap] = []
         for gap in self._gaps:
             last = joined[-1] if joined else None
-            if last is not None and last.owners == gap.owners and len(last.lows) + len(gap.lows) <= TOGETHER:
+            if (
+                last is not None
+                and (last.owners, last.reread_to) == (gap.owners, None)
+                and gap.reread_to is None
+                and len(last.lows) + len(gap.lows) <= TOGETHER
+            ):
                 last.lows += gap.lows
                 last.highs += gap.highs
                 last.since = min(last.since, gap.since)
+                last.ended, last.awaits = last.ended or gap.ended, last.awaits or gap.awaits
             else:
                 joined.append(gap)
         self._gaps = joined

@@ -234,6 +234,89 @@ def test_many_that_are_rolled_back_beside_one_that_is_open() -> None:
     assert not copied.gaps
 
 
+def test_a_gap_is_read_while_some_of_its_owners_go_on() -> None:
+    """Once those that have ended had the time to be announced; then it stays what it is, until the next one has ended."""
+    tracker = GapTracker(0)
+    tracker.admit([5, 20], 0.0)
+    for _ in range(3):
+        tracker.observe({"1/1", "2/1", "3/1"})
+    tracker.observe({"1/1", "2/1"})
+    assert tracker.resolvable == [(1, 4), (6, 19)]
+    # As far as one read has come.
+    tracker.admit([2, 8], 1.0)
+    assert tracker.retire([(1, 8)]) == []
+    assert tracker.resolvable == [(9, 19)]
+    # Another one ends meanwhile: it is read from its beginning when this is done.
+    tracker.observe({"1/1"})
+    assert tracker.retire([(9, 19)]) == []
+    assert (tracker.resolvable, tracker.held) == ([], 16)
+    tracker.observe({"1/1"})
+    assert tracker.resolvable == [(1, 1), (3, 4), (6, 7), (9, 19)]
+    tracker.retire(tracker.resolvable)
+    assert tracker.resolvable == []
+    tracker.observe(())
+    assert tracker.retire(tracker.resolvable) == [(1, 1), (3, 4), (6, 7), (9, 19)]
+    assert tracker.watermark == 20
+
+
+def test_a_gap_is_read_now_and_then_whoever_goes_on() -> None:
+    """A replica does not tell who has ended: less and less often. Gaps that are being read are not joined with others."""
+    tracker = GapTracker(0)
+    tracker.admit([3], 0.0)
+    read: list[int] = []
+    for number in range(1, 70):
+        if number == 2:
+            tracker.admit([6], 0.0)
+        tracker.observe({"before 7"})
+        while spans := tracker.resolvable:
+            read.append(number)
+            tracker.retire(spans[:1])
+    assert read == [number for number in (4, 8, 16, 32, 64) for _ in range(2)]
+    for _ in range(70, 129):
+        tracker.observe({"before 7"})
+    tracker.admit([8], 0.0)
+    for _ in range(3):
+        tracker.observe({"before 7"})
+    assert tracker.resolvable == [(1, 2), (4, 5)]
+    tracker.observe({"before 7"})
+    assert tracker.resolvable == [(1, 2), (4, 5), (7, 7)]
+    tracker.retire([(1, 7)])
+    assert (tracker.resolvable, len(tracker.gaps)) == ([], 2)
+    tracker.observe({"before 7"})
+    assert len(tracker.gaps) == 1
+
+
+def test_a_gap_that_is_passed_over_stays_what_it_is() -> None:
+    """One that is read already, below another that is to be."""
+    tracker = GapTracker(0)
+    tracker.admit([3], 0.0)
+    for _ in range(4):
+        tracker.observe({"1/1"})
+    tracker.retire(tracker.resolvable)
+    tracker.admit([6], 0.0)
+    for _ in range(4):
+        tracker.observe({"1/1", "2/1"})
+    assert tracker.resolvable == [(1, 2), (4, 5)]
+    tracker.retire([(1, 3)])
+    assert tracker.resolvable == [(4, 5)]
+    tracker.retire([(4, 5)])
+    assert (tracker.resolvable, tracker.spans()) == ([], [(1, 2), (4, 5)])
+
+
+def test_what_waits_for_another_row_is_read_when_all_have_ended() -> None:
+    """There is a row already that bears the id: reading early would take it for the one that is to come."""
+    tracker = GapTracker(0)
+    tracker.admit([3], 0.0)
+    tracker.hold(4, 0.0)
+    for _ in range(8):
+        tracker.observe({"1/1"})
+    assert tracker.resolvable == []
+    tracker.observe(())
+    assert tracker.resolvable == [(1, 2), (4, 4)]
+    tracker.forget_owners()
+    assert tracker.resolvable == []
+
+
 def test_an_id_that_is_held_is_a_gap_up_to_it() -> None:
     """Whatever lies in between with it; one that is known already stays what it is."""
     tracker = GapTracker(10)

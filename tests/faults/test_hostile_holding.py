@@ -1,0 +1,53 @@
+"""Transactions that do not end, of a role that may write: they hold positions, and nobody else's rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ffcompletion as ffc
+from tests.worlds import PostgresWorld, done, eventually, first, insert, some
+
+A = ffc.ScannerFilter("a")
+# It takes the lock that every writer takes, and no id.
+NOTHING = (
+    "INSERT INTO ff_completion_event (partition_key, execution_id, outcome, occurred_at_ms)"
+    " SELECT 1, gen_random_uuid(), 'success', 1 WHERE false"
+)
+# Ids that are given out and never come, and no more notifications than one for as many rows as there are.
+BURNT = "SELECT count(nextval('ff_completion_event_event_id_seq')) FROM generate_series(1, %s)"
+
+
+async def quietly(conn: Any, *items: Any) -> int:
+    """As our producer announces what one statement writes: the last of it. Its id."""
+    await conn.execute("SET LOCAL session_replication_role = replica")
+    ids = [await insert(conn, item) for item in items]
+    await conn.execute("SELECT pg_notify('ff_completion', %s)", (str(ids[-1]),))
+    return ids[-1]
+
+
+async def test_a_transaction_that_does_not_end_keeps_no_rows_back(postgres: PostgresWorld) -> None:
+    """Of others, who commit late, far below what is there by then: they come while it goes on, each once."""
+    hostile, writer = [await postgres.connect(autocommit=False) for _ in range(2)]
+    await hostile.execute(NOTHING.encode())
+    items = [done(namespace="a") for _ in range(40)]
+    wanted = [item.execution_id for item in items]
+    async with postgres.backend() as backend:
+        async with ffc.subscribe(backend, A) as stream, ffc.subscribe(backend) as everything:
+            assert isinstance(stream, ffc.Subscription)
+            await quietly(writer, *items)
+            await postgres.sql(BURNT, (2_000,))
+            marker = done(namespace="a")
+            await postgres.announce(marker)
+            for each in (stream, everything):
+                assert [item.execution_id for item in await some(each, 1)] == [marker.execution_id]
+            await writer.commit()
+            for each in (stream, everything):
+                assert sorted(item.execution_id for item in await some(each, 40, 10)) == sorted(wanted)
+            before = stream.cursor
+            assert before is not None
+            await hostile.rollback()
+            last = done(namespace="a")
+            await postgres.announce(last)
+            for each in (stream, everything):
+                assert (await first(each)).execution_id == last.execution_id
+            await eventually(lambda: stream.cursor is not None and stream.cursor.position > before.position)
