@@ -131,8 +131,17 @@ async def postgres(request: pytest.FixtureRequest) -> AsyncGenerator[PostgresWor
 
 
 @pytest.fixture
-async def engine(engine18_url: str) -> AsyncGenerator[PostgresWorld]:
+async def engine(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
     """The engine's own tables: in ours nothing ends without a row, and an id is one row's."""
+    async with PostgresWorld(18, postgres18_url) as made:
+        await made.reset()
+        yield made
+        await made.reset()
+
+
+@pytest.fixture
+async def engine256(engine18_url: str) -> AsyncGenerator[PostgresWorld]:
+    """The same, of as many partitions as the engine makes."""
     async with PostgresWorld(18, engine18_url) as made:
         await made.reset()
         yield made

@@ -61,14 +61,22 @@ class PostgresChaos(Chaos):
     errors = (OSError, psycopg.Error)
 
     def __init__(
-        self, version: int, seconds: float, seed: int, pause_s: float, poison: float, *, any_bytes: bool
+        self,
+        version: int,
+        seconds: float,
+        seed: int,
+        pause_s: float,
+        poison: float,
+        *,
+        any_bytes: bool,
+        partitions: int,
     ) -> None:
         """``any_bytes``: in a database without an encoding, which takes any."""
         super().__init__(seconds, seed, poison)
         self.name = f"PostgreSQL {version}, {WRITERS} writers" + (", SQL_ASCII" if any_bytes else "")
         self.writer_pause_s = pause_s
         self.any_bytes = any_bytes
-        self.server = postgres("max_connections=200", version=version, partitions=ENGINE_PARTITIONS)
+        self.server = postgres("max_connections=200", version=version, partitions=partitions)
         self.url = self.server.url
         self.database = "postgres"
         if any_bytes:
@@ -78,7 +86,7 @@ class PostgresChaos(Chaos):
                 conn.execute(
                     "CREATE DATABASE anything TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
                 )
-            engine_schema(self.url)
+            engine_schema(self.url, partitions)
         self.proxy = Proxy(str(self.server.directory / ".s.PGSQL.5432"))
 
     async def sql(self, *statements: str) -> list[tuple[Any, ...]]:
@@ -267,10 +275,19 @@ class PostgresChaos(Chaos):
 
 
 async def run_chaos(
-    version: int, seconds: float, seed: int, pause_s: float = 0.05, poison: float = 0.001, *, any_bytes: bool = False
+    version: int,
+    seconds: float,
+    seed: int,
+    pause_s: float = 0.05,
+    poison: float = 0.001,
+    *,
+    any_bytes: bool = False,
+    partitions: int = ENGINE_PARTITIONS,
 ) -> tuple[bool, str]:
     """Run it; whether all accounts are sound, and the ledger as text."""
-    chaos = await asyncio.to_thread(PostgresChaos, version, seconds, seed, pause_s, poison, any_bytes=any_bytes)
+    chaos = await asyncio.to_thread(
+        PostgresChaos, version, seconds, seed, pause_s, poison, any_bytes=any_bytes, partitions=partitions
+    )
     try:
         sound = await chaos.run()
     finally:

@@ -20,6 +20,7 @@ from tests.chaos.poison import Held
 from tests.chaos.postgres import run_chaos
 from tests.chaos.valkey import run_valkey_chaos
 from tests.worlds import PostgresWorld, done, eventually
+from tests.worlds.templates import FEW_PARTITIONS
 
 CONSUMER = TESTS / "programs" / "remembers.py"
 
@@ -29,7 +30,7 @@ async def test_a_short_chaos_loses_and_repeats_nothing() -> None:
 
     Records are poisoned, and a hostile filter is beside the others.
     """
-    sound, report = await asyncio.wait_for(run_chaos(18, 12.0, seed=3, poison=0.01), 110)
+    sound, report = await asyncio.wait_for(run_chaos(18, 12.0, seed=3, poison=0.01, partitions=FEW_PARTITIONS), 110)
     assert sound, report
     assert _poisoned(report, "near ") > 5, report
 

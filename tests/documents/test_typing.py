@@ -102,10 +102,11 @@ def test_every_exported_symbol_has_a_known_type(python: Path, tmp_path: Path) ->
 
 def test_the_package_is_what_its_annotations_say(python: Path, tmp_path: Path) -> None:
     """stubtest, on the wheel: what type checkers read is there at run time."""
-    # What these would say of their own takes longer than all of ours.
-    others = ("anyio", "click", "hypothesis", "opentelemetry", "rich", "typer", "uvicorn")
+    # What these would say of their own takes longer than all of ours; and what is inside our functions is not asked here.
+    others = ("IPython", "anyio", "click", "hypothesis", "opentelemetry", "rich", "trio", "typer", "uvicorn")
+    skipped = ",".join(f"{each}.*" for each in others)
     config = tmp_path / "mypy.ini"
-    config.write_text(f"[mypy]\n[mypy-{','.join(f'{each}.*' for each in others)}]\nfollow_imports = skip\n")
+    config.write_text(f"[mypy]\nignore_errors = True\n[mypy-{skipped}]\nfollow_imports = skip\n")
     done = subprocess.run(
         [
             str(python), "-m", "mypy.stubtest", "--ignore-missing-stub", "--concise", "--mypy-config-file", str(config),

@@ -22,7 +22,7 @@ from tests.worlds.temporary import run_folder
 # As many partitions as the engine makes. Each session that reads them all pays for each of them, so what is not about their
 # number has fewer.
 ENGINE_PARTITIONS = 256
-FEW_PARTITIONS = 16
+FEW_PARTITIONS = 4
 ENGINE_SQL = (TESTS / "data" / "engine.sql").read_text()
 # Beside pytest's own cache, and ignored by git as that is.
 CACHE = TESTS.parent / ".pytest_cache" / "postgres"

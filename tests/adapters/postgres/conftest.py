@@ -1,4 +1,4 @@
-"""The engine's tables as they are, and a database of a test's own."""
+"""A database of a test's own."""
 
 from __future__ import annotations
 
@@ -11,19 +11,13 @@ from psycopg import AsyncConnection
 from tests.worlds import PostgresWorld
 
 
-@pytest.fixture(scope="session")
-def postgres18_url(engine18_url: str) -> str:
-    """The engine's tables as they are."""
-    return engine18_url
-
-
 @pytest.fixture
-async def database(engine18_url: str) -> AsyncGenerator[PostgresWorld]:
+async def database(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
     """A database of its own, whose tables can be altered; dropped afterwards."""
     name = f"live_{uuid.uuid4().hex}"
-    async with await AsyncConnection.connect(engine18_url, autocommit=True) as conn:
+    async with await AsyncConnection.connect(postgres18_url, autocommit=True) as conn:
         await conn.execute(f"CREATE DATABASE {name}".encode())
-        url = engine18_url.replace("/postgres?", f"/{name}?")
+        url = postgres18_url.replace("/postgres?", f"/{name}?")
         async with await AsyncConnection.connect(url, autocommit=True) as own:
             # Plain tables are quick to make, and the wire asks for no more.
             await own.execute(PLAIN.encode())

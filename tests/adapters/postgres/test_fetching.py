@@ -12,13 +12,13 @@ from tests.adapters.postgres.conftest import PLAIN
 from tests.worlds import PostgresWorld, done, nothing
 
 
-async def test_bytes_that_are_no_text_cost_their_row_alone(engine18_url: str) -> None:
+async def test_bytes_that_are_no_text_cost_their_row_alone(postgres18_url: str) -> None:
     """A database without an encoding: such a row is skipped and counted, such a record is undecided."""
     name = f"ascii_{uuid.uuid4().hex}"
-    async with await AsyncConnection.connect(engine18_url, autocommit=True) as conn:
+    async with await AsyncConnection.connect(postgres18_url, autocommit=True) as conn:
         await conn.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'".encode())
         try:
-            url = engine18_url.replace("/postgres?", f"/{name}?")
+            url = postgres18_url.replace("/postgres?", f"/{name}?")
             with psycopg.connect(url, autocommit=True) as own:
                 own.execute(PLAIN.encode())
             world = PostgresWorld(18, f"{url}&client_encoding=UTF8")

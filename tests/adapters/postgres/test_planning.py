@@ -43,7 +43,7 @@ async def test_a_missing_right_or_index_is_told_once_and_nothing_is_missed(
 
 
 async def test_nothing_is_looked_for_where_it_is_turned_off_or_our_own_producer_writes(
-    engine18_url: str, engine: PostgresWorld
+    postgres18_url: str, engine: PostgresWorld
 ) -> None:
     """``reconcile_interval=0``; and in our own tables nothing ends without a row."""
     item = done()
@@ -53,8 +53,8 @@ async def test_nothing_is_looked_for_where_it_is_turned_off_or_our_own_producer_
         await asyncio.sleep(0.3)
         await nothing(stream, done(), engine)
     name = f"own_{uuid.uuid4().hex}"
-    url = engine18_url.replace("/postgres?", f"/{name}?")
-    async with await AsyncConnection.connect(engine18_url, autocommit=True) as conn:
+    url = postgres18_url.replace("/postgres?", f"/{name}?")
+    async with await AsyncConnection.connect(postgres18_url, autocommit=True) as conn:
         await conn.execute(f"CREATE DATABASE {name}".encode())
         try:
             await install(url)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from tests.worlds import PostgresWorld
 
 
-async def test_no_plan_joins_or_goes_parallel_whatever_the_statistics_say(engine: PostgresWorld) -> None:
+async def test_no_plan_joins_or_goes_parallel_whatever_the_statistics_say(engine256: PostgresWorld) -> None:
     """The texts that run at a wake: probes by key, on tables that nobody has analyzed and on ones that somebody has."""
     from ffcompletion.backends.postgres.queries import Queries
 
     queries = Queries(None)
-    conn = await engine.connect()
+    conn = await engine256.connect()
     for number in range(2):
         if number:
             await conn.execute("ANALYZE ff_completion_event")
@@ -35,12 +35,12 @@ async def test_no_plan_joins_or_goes_parallel_whatever_the_statistics_say(engine
     await conn.close()
 
 
-async def test_partitions_are_scanned_for_plain_columns(engine: PostgresWorld) -> None:
+async def test_partitions_are_scanned_for_plain_columns(engine256: PostgresWorld) -> None:
     """What is made of them is made once, above: the scan of each of 256 would prepare to make it at every wake."""
     from ffcompletion.backends.postgres.queries import Queries
 
     queries = Queries(None)
-    async with await engine.connect() as conn:
+    async with await engine256.connect() as conn:
         for query, values in ((queries.picked(), ([5],)), (queries.page(), (5, 10))):
             cursor = await conn.execute(b"EXPLAIN (VERBOSE) " + query.text, values)
             lines = [row[0].strip() for row in await cursor.fetchall()]
@@ -49,12 +49,12 @@ async def test_partitions_are_scanned_for_plain_columns(engine: PostgresWorld) -
             assert not [line for line in scanned if "CASE" in line or "||" in line]
 
 
-async def test_few_executions_are_asked_for_in_their_partitions_alone(engine: PostgresWorld) -> None:
+async def test_few_executions_are_asked_for_in_their_partitions_alone(engine256: PostgresWorld) -> None:
     """Planned anew, over 256 partitions, such a question took 44 ms; also where plans are made without looking at values."""
     from ffcompletion.backends.postgres.queries import Queries
 
     queries = Queries(None)
-    async with await engine.connect() as conn:
+    async with await engine256.connect() as conn:
         await conn.execute("SET plan_cache_mode = force_generic_plan")
         for text, values in (
             (queries.described(results=True, among=[(7, 0)]).text, (["0" * 32],)),
