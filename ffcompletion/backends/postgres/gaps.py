@@ -219,14 +219,16 @@ class GapTracker:
         """The transactions that hold a write lock on the table now, asked for after the read that showed the gaps."""
         current = frozenset(owners)
         prepared = frozenset(owner for owner in current if owner.startswith("-1/"))
-        for each in (self._deep, *self._gaps):
-            each.narrow(current, prepared)
+        self._deep.narrow(current, prepared)
+        for gap in self._gaps:
+            gap.narrow(current, prepared)
         self._gaps = joined(self._gaps)
 
     def forget_owners(self) -> None:
         """The server was restarted or replaced: transaction names mean nothing any more, so ask again."""
-        for each in (self._deep, *self._gaps):
-            each.forget_owners()
+        self._deep.forget_owners()
+        for gap in self._gaps:
+            gap.forget_owners()
 
     def rewind(self, high: int) -> None:
         """The server's history was replaced by one that knows ids up to ``high`` only; later ones will be given anew."""
