@@ -104,10 +104,27 @@ class RateLog:
 
     def warning(self, what: str) -> None:
         """Count one event, described by ``what`` (never a secret), and log if it is time."""
+        if self._due():
+            self._log.warning("%s (%d since the last line)", what, self._taken())
+
+    def error(self, what: str) -> None:
+        """The same, of a fault in somebody's code."""
+        if self._due():
+            self._log.error("%s (%d since the last line)", what, self._taken())
+
+    def exception(self, what: str) -> None:
+        """The same, with the traceback of the exception at hand."""
+        if self._due():
+            self._log.exception("%s (%d since the last line)", what, self._taken())
+
+    def _due(self) -> bool:
         self._since += 1
         now = self._clock()
         if self._last is not None and now - self._last < self._interval_s:
-            return
-        self._log.warning("%s (%d since the last line)", what, self._since)
+            return False
         self._last = now
-        self._since = 0
+        return True
+
+    def _taken(self) -> int:
+        taken, self._since = self._since, 0
+        return taken

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Final, final
 
 import msgspec
@@ -15,17 +16,20 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from ffcompletion.consumers.waiting import wait_for_completion
-from ffcompletion.contract.errors import CursorExpired, EngineError, NotFound, Validation
+from ffcompletion.contract.errors import EngineError, NotFound
 from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.contract.numbers import check_count, check_seconds
-from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader
+from ffcompletion.delivery.ratelog import RateLog
 from ffcompletion.foreign.awaiting import called
 from ffcompletion.foreign.calling import name_of
 from ffcompletion.foreign.logs import logger
+from ffcompletion.web.answers import Refused, as_answer, json_answer, raised, seconds_of, tag_of, trouble, unavailable
 from ffcompletion.web.channels import Channels
 from ffcompletion.web.grants import Authorize, Grant
-from ffcompletion.web.responses import EventStream, until
+from ffcompletion.web.places import Places
+from ffcompletion.web.questions import Questions
+from ffcompletion.web.responses import EventStream, gone, unless, until
 from ffcompletion.web.status import status_of
 from ffcompletion.web.stopping import Stopping
 
@@ -59,6 +63,7 @@ def completions_app(
     ``authorize``: asked for every request, and every ``reauthorize`` seconds while an answer lasts; fails closed.
     ``buffer_size``: completions that wait for one slow client; beyond it, that client's stream ends and is resumed when it
     comes back (without a log: it loses the oldest, and is told). ``max_clients``: requests at once, 503 beyond.
+    Of the last quarter of them a grant that has more than its share gets none, so that one tenant cannot keep the others out.
     ``max_wait``: the longest ``timeout``. ``keepalive``: seconds between signs of life. ``namespaces``: events say whose
     they are, for which the server is asked in batches.
 
@@ -83,15 +88,7 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True):
     reauthorize_s: float
 
 
-class _Refused(Exception):
-    """What the client is told instead of an answer."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(status, text)
-        self.response = _json({"error": text}, status)
-
-
-_Answer = Callable[[Request, Receive, Send], Awaitable[Response | None]]
+_Answer = Callable[[Grant, Request, Receive, Send], Awaitable[Response | None]]
 
 
 @final
@@ -103,8 +100,11 @@ class CompletionsApp:
         self._authorize = authorize
         self._channels = channels
         self._options = options
+        self._questions = Questions(backend) if isinstance(backend, ExecutionReader) else None
         self._stopping = Stopping()
-        self._clients = 0
+        self._places = Places(options.max_clients)
+        self._trouble_log = RateLog(log)
+        self._authorize_log = RateLog(log)
         self._router = Router(
             [
                 Route("/events", self._route(self._events), methods=["GET"]),
@@ -127,7 +127,7 @@ class CompletionsApp:
     @property
     def clients(self) -> int:
         """Requests that are being answered now."""
-        return self._clients
+        return self._places.taken
 
     def _route(self, answer: _Answer) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -137,35 +137,37 @@ class CompletionsApp:
 
     async def answered(self, answer: _Answer, request: Request, receive: Receive, send: Send) -> Response | None:
         """Within the bound on clients, and with every refusal as a response."""
-        if self._stopping.stopped or self._clients >= self._options.max_clients:
-            return _unavailable("the service is stopping" if self._stopping.stopped else "too many clients")
-        self._clients += 1
-        try:
-            return await answer(request, receive, send)
-        except _Refused as exc:
-            return exc.response
-        except HTTPException as exc:
-            return _json({"error": exc.detail}, exc.status_code, exc.headers)
-        except EngineError as exc:
-            return _trouble(exc)
-        finally:
-            self._clients -= 1
+        if self._stopping.stopped:
+            return unavailable("the service is stopping")
+        with self._places.place() as there_is_one:
+            if not there_is_one:
+                return unavailable("too many clients")
+            try:
+                grant = await self.granted(request)
+                with self._places.of(grant) as has_one:
+                    return await answer(grant, request, receive, send) if has_one else unavailable("too many clients")
+            except Refused as exc:
+                return exc.response
+            except HTTPException as exc:
+                return raised(exc)
+            except EngineError as exc:
+                return trouble(exc, self._trouble_log)
 
     async def granted(self, request: Request) -> Grant:
-        """What the client may see, by ``authorize``. Raises ``_Refused`` and ``HTTPException``."""
+        """What the client may see, by ``authorize``. Raises ``Refused`` and ``HTTPException``."""
         try:
             async with asyncio.timeout(_AUTHORIZE_S):
                 grant: object = await called("authorize", lambda: self._authorize(request))
         except HTTPException:
             raise
         except Exception as exc:
-            log.exception("web: authorize raised; nothing is shown")
-            raise _Refused(403, "not allowed") from exc
+            self._authorize_log.exception("web: authorize raised; nothing is shown")
+            raise Refused from exc
         if isinstance(grant, Grant):
             return grant
         if grant is not None:
-            log.error("web: authorize returned %s, which is no Grant; nothing is shown", name_of(grant))
-        raise _Refused(403, "not allowed")
+            self._authorize_log.error(f"web: authorize returned {name_of(grant)}, which is no Grant; nothing is shown")
+        raise Refused
 
     async def _still_granted(self, request: Request, wanted: Grant) -> None:
         """Returns when it is no longer."""
@@ -174,33 +176,40 @@ class CompletionsApp:
             try:
                 if not (await self.granted(request)).covers(wanted):
                     return
-            except (_Refused, HTTPException):
+            except (Refused, HTTPException):
                 return
 
-    async def _events(self, request: Request, receive: Receive, send: Send) -> Response | None:
-        grant = await self.granted(request)
-        wanted = grant.narrowed(request.query_params.get("namespace"), _tag(request.query_params.get("tag")))
+    async def _events(self, grant: Grant, request: Request, receive: Receive, send: Send) -> Response | None:
+        wanted = grant.narrowed(request.query_params.get("namespace"), tag_of(request.query_params.get("tag")))
         if wanted is None:
-            raise _Refused(403, "not allowed")
+            raise Refused
         resumable = self._channels.resumable
         headers = {"Completions-Resume": "yes" if resumable else "no"}
         if request.method == "HEAD":
             return Response(headers=headers, media_type="text/event-stream")
         last_id = request.headers.get("last-event-id") or request.query_params.get("last_event_id") or None
-        status = None
+        status, shown = None, wanted
         if request.query_params.get("status") == "1":
             status = status_of(self._backend, resumable=resumable, whole=grant.is_everything)
+            # The counters are everybody's.
+            shown = grant if grant.is_everything else wanted
         with self._stopping.watched() as stopping:
-            async with self._channels.joined(wanted, last_id) as outbox:
+            async with AsyncExitStack() as stack:
+                leaving = await stack.enter_async_context(gone(receive))
+                try:
+                    # Whoever has left is not to be opened a stream that others wait for.
+                    async with unless(leaving, stopping):
+                        outbox = await stack.enter_async_context(self._channels.joined(grant, wanted, last_id))
+                except TimeoutError:
+                    return unavailable("the completions cannot be had just now")
                 await EventStream(outbox, self._options.keepalive_s, headers, status)(
-                    receive, send, self._still_granted(request, wanted), stopping
+                    leaving, send, self._still_granted(request, shown), stopping
                 )
         return None
 
-    async def _execution(self, request: Request, receive: Receive, _: Send) -> Response | None:
-        grant = await self.granted(request)
+    async def _execution(self, grant: Grant, request: Request, receive: Receive, _: Send) -> Response | None:
         id_ = ExecutionId(request.path_params["execution_id"])
-        seconds = _seconds(request.query_params.get("timeout"), self._options.max_wait)
+        seconds = seconds_of(request.query_params.get("timeout"), self._options.max_wait)
         await self._check_admitted(grant, id_)
         result = request.query_params.get("result") == "1"
         with self._stopping.watched() as stopping:
@@ -212,26 +221,24 @@ class CompletionsApp:
                 stopping,
             )
         if stopping.done():
-            return _unavailable("the service is stopping")
+            return unavailable("the service is stopping")
         if isinstance(done, TimeoutError):
-            return _json({"execution_id": str(id_), "finished": False}, 202, {"Retry-After": "0"})
+            return json_answer({"execution_id": str(id_), "finished": False}, 202, {"Retry-After": "0"})
         if isinstance(done, NotFound):
-            raise _Refused(404, "no such execution")
+            raise Refused(404, "no such execution")
         if isinstance(done, BaseException):
             raise done
         if done is None:
-            raise _Refused(403, "not allowed")
-        return _json(_as_answer(done, result=result))
+            raise Refused
+        return json_answer(as_answer(done, result=result))
 
     async def _check_admitted(self, grant: Grant, id_: ExecutionId) -> None:
-        """Raises ``_Refused`` with 404, whether it does not exist or is somebody else's."""
+        """Raises ``Refused`` with 404, whether it does not exist or is somebody else's."""
         if grant.is_everything:
             return
-        found = None
-        if isinstance(self._backend, ExecutionReader):
-            found = await self._backend.describe_execution(id_)
+        found = None if self._questions is None else await self._questions.describe(id_)
         if found is None or not grant.admits(found):
-            raise _Refused(404, "no such execution")
+            raise Refused(404, "no such execution")
 
 
 @final
@@ -254,63 +261,3 @@ class _Deferred(Response):
         response = await self._app.answered(self._answer, self._request, receive, send)
         if response is not None:
             await response(scope, receive, send)
-
-
-def _as_answer(done: CompletionPayload, *, result: bool) -> dict[str, object]:
-    answer: dict[str, object] = {
-        "execution_id": str(done.execution_id),
-        "finished": True,
-        "outcome": done.outcome,
-        "kind": done.kind.value,
-        "flow_id": None if done.flow_id is None else str(done.flow_id),
-        "produced_at_ms": done.produced_at_ms,
-    }
-    if result:
-        stored = done.payload_bytes
-        try:
-            answer["result"] = None if stored is None else stored.decode()
-        except UnicodeDecodeError:
-            answer["result_base64"] = stored
-    return answer
-
-
-def _json(data: dict[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(
-        msgspec.json.encode(data),
-        status,
-        {"Cache-Control": "no-store", **(headers or {})},
-        media_type="application/json",
-    )
-
-
-def _trouble(exc: EngineError) -> Response:
-    if isinstance(exc, CursorExpired):
-        return _json({"error": f"cannot be resumed: {exc.detail}"}, 410)
-    if isinstance(exc, Validation):
-        return _json({"error": str(exc)}, 400)
-    # It names servers, which are no client's business.
-    log.warning("web: %s", exc)
-    return _unavailable("the completions cannot be had just now")
-
-
-def _unavailable(text: str) -> Response:
-    return _json({"error": text}, 503, {"Retry-After": "1"})
-
-
-def _tag(text: str | None) -> tuple[str, str] | None:
-    if text is None:
-        return None
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise _Refused(400, "tag is key=value")
-    return key, value
-
-
-def _seconds(text: str | None, most: float) -> float:
-    try:
-        seconds = min(30.0, most) if text is None else float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= most:
-        raise _Refused(400, f"timeout is a number of seconds, 0 to {most:g}")
-    return seconds

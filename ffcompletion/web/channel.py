@@ -7,13 +7,14 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final, final
 
 from ffcompletion.consumers.shards import position_of
 from ffcompletion.contract.errors import EngineError
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.protocols import CompletionStream, ExecutionReader
+from ffcompletion.contract.protocols import CompletionStream, ExecutionReader, Subscription
 from ffcompletion.foreign.logs import logger
 from ffcompletion.web.frames import completion_frame, id_frame
 from ffcompletion.web.outbox import Outbox
@@ -27,6 +28,10 @@ _BATCH: Final = 256
 _LONGEST: Final = 20
 # A tenant's name is for show: it must not hold up the completion for long.
 _NAMES_S: Final = 2.0
+# What is stored is read for so long at the most before others of the same grant have a turn.
+_TURN_S: Final = 1.0
+# So soon it is noticed that nothing is left of it.
+_LOOK_S: Final = 0.01
 
 
 @final
@@ -36,7 +41,7 @@ class Channel:
     An event's id is ``cursor.channel.number``: the cursor resumes anywhere, also after a restart; channel and number
     say exactly where a client stood that comes back to the same channel, which then repeats nothing.
 
-    ``paced``: it has one client, and reads no faster than that one takes.
+    ``turn``: it has one client, reads no faster than that one takes, and reads what is stored when it is its turn.
     """
 
     def __init__(
@@ -45,13 +50,14 @@ class Channel:
         *,
         buffer_size: int,
         resumable: bool,
-        paced: bool,
+        turn: Callable[[], AbstractAsyncContextManager[None]] | None,
         namespace: str | None,
         reader: ExecutionReader | None,
     ) -> None:
         self._stream = stream
         self._limit = buffer_size
-        self._paced = paced
+        self._turn = turn
+        self._counting = stream if isinstance(stream, Subscription) else None
         self._namespace = namespace
         self._reader = reader
         self._nonce = secrets.token_hex(4)
@@ -108,17 +114,43 @@ class Channel:
 
     async def _read(self) -> None:
         try:
-            async for completion in self._stream:
-                while len(self._arrived) >= _BATCH:
-                    self._room.clear()
-                    await self._room.wait()
-                self._arrived.append(completion)
-                self._news.set()
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    if self._turn is not None and self._catching_up():
+                        await self._has_room()
+                        await self._read_stored(self._turn)
+                    for _ in range(_BATCH):
+                        await self._has_room()
+                        await self._take()
         except EngineError as exc:
             # A contract-abiding stream never does; its clients come back and are told by the subscribe call.
             log.warning("web: a stream ended with %s", exc)
         finally:
             self._leave_all()
+
+    async def _read_stored(self, turn: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+        clock = asyncio.get_running_loop().time
+        while self._catching_up() and len(self._arrived) < _BATCH:
+            async with turn():
+                end = clock() + _TURN_S
+                while self._catching_up() and len(self._arrived) < _BATCH and clock() < end:
+                    # A wait that is given up loses nothing.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_S):
+                            while len(self._arrived) < _BATCH:
+                                await self._take()
+
+    def _catching_up(self) -> bool:
+        return self._counting is not None and self._counting.stats().catching_up
+
+    async def _has_room(self) -> None:
+        while len(self._arrived) >= _BATCH:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _take(self) -> None:
+        self._arrived.append(await anext(self._stream))
+        self._news.set()
 
     def _leave_all(self) -> None:
         for outbox in tuple(self._outboxes):
@@ -144,7 +176,7 @@ class Channel:
             now_ms = time.time_ns() // 1_000_000
             names = await self._names(batch)
             for completion, name in zip(batch, names, strict=True):
-                if self._paced:
+                if self._turn is not None:
                     for outbox in tuple(self._outboxes):
                         await outbox.room()
                 self._hand_out(completion, name, now_ms)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
 from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.text import json_line
 
 __all__ = ["KEEPALIVE", "RETRY", "completion_frame", "event", "id_frame"]
 
@@ -23,8 +22,8 @@ def id_frame(position: str) -> bytes:
 
 
 def event(name: str, data: Mapping[str, object]) -> bytes:
-    """An event without an id. JSON has no raw line breaks, so the data is one line."""
-    return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(data) + b"\n\n"
+    """An event without an id. Its data is one line, also for clients that end lines where Unicode does."""
+    return f"event: {name}\ndata: {json_line(data)}\n\n".encode()
 
 
 def completion_frame(

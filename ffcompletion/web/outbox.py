@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import final
+from typing import Final, final
 
 from ffcompletion.web.frames import event
 
 __all__ = ["Outbox"]
+
+# In one piece; the server holds it until the client has taken it.
+_PIECE: Final = 256 << 10
 
 
 @final
@@ -52,9 +55,13 @@ class Outbox:
         self._taken.set()
 
     def take(self) -> bytes:
-        """All that waits, moved out, in one piece."""
-        taken = b"".join(self._frames)
-        self._frames.clear()
+        """All that waits, moved out, in one piece; of frames beyond all measure, some of it."""
+        frames: list[bytes] = []
+        size = 0
+        while self._frames and size < _PIECE:
+            frames.append(self._frames.popleft())
+            size += len(frames[-1])
+        taken = b"".join(frames)
         self._taken.set()
         if self._lost:
             taken = event("lost", {"count": self._lost}) + taken

@@ -13,12 +13,43 @@ from starlette.types import Receive, Send
 from ffcompletion.web.frames import KEEPALIVE, RETRY, event
 from ffcompletion.web.outbox import Outbox
 
-__all__ = ["EventStream", "until"]
+__all__ = ["EventStream", "gone", "unless", "until"]
 
 _STATUS_S: Final = 2.0
 # A client that takes nothing more is not waited for with the last word.
 _LAST_WORD_S: Final = 0.3
 _T = TypeVar("_T")
+
+
+@asynccontextmanager
+async def gone(receive: Receive) -> AsyncGenerator[asyncio.Task[None]]:
+    """A task that is done once the client has left; ended with the block."""
+    leaving = asyncio.create_task(_gone(receive), name="ffcompletion-web-beside")
+    try:
+        yield leaving
+    finally:
+        leaving.cancel()
+        await asyncio.wait([leaving])
+
+
+@asynccontextmanager
+async def unless(*ends: asyncio.Future[None]) -> AsyncGenerator[None]:
+    """A block that ends with ``TimeoutError`` as soon as one of these is done."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+
+        def end(_: asyncio.Future[None]) -> None:
+            # It may be over by the time that this is called.
+            with contextlib.suppress(RuntimeError):
+                limit.reschedule(loop.time())
+
+        for one in ends:
+            one.add_done_callback(end)
+        try:
+            yield
+        finally:
+            for one in ends:
+                one.remove_done_callback(end)
 
 
 async def until(
@@ -60,12 +91,12 @@ class EventStream:
 
     async def __call__(
         self,
-        receive: Receive,
+        leaving: asyncio.Future[None],
         send: Send,
         guard: Coroutine[object, object, None],
         stopping: asyncio.Future[None],
     ) -> None:
-        """Answer one request."""
+        """Answer one request. ``leaving``: done once its client has left."""
         headers = {
             "content-type": "text/event-stream; charset=utf-8",
             "cache-control": "no-store",
@@ -75,9 +106,9 @@ class EventStream:
         }
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         sending = asyncio.create_task(self._send(send, raw), name="ffcompletion-web-answer")
-        async with _beside(sending, _gone(receive), guard) as (gone, guarding):
-            await asyncio.wait([sending, gone, guarding, stopping], return_when=asyncio.FIRST_COMPLETED)
-            left = gone.done()
+        async with _beside(sending, guard) as (guarding,):
+            await asyncio.wait([sending, leaving, guarding, stopping], return_when=asyncio.FIRST_COMPLETED)
+            left = leaving.done()
             if sending.done():
                 # Servers may raise for a client that is gone.
                 left = left or isinstance(sending.exception(), OSError)

@@ -63,3 +63,19 @@ def test_one_line_stands_for_those_of_its_interval(caplog: pytest.LogCaptureFixt
         "x (3 since the last line)",
         "x (2 since the last line)",
     ]
+
+
+def test_errors_are_rated_alike(caplog: pytest.LogCaptureFixture) -> None:
+    """Of whatever kind; the traceback is of the one that is told."""
+    times = iter((0.0, 1.0, 11.0, 22.0))
+    rate = RateLog(logger("ffcompletion.test.rate"), 10.0, lambda: next(times))
+    for say in (rate.error, rate.exception, rate.exception, rate.error):
+        try:
+            raise LookupError
+        except LookupError:
+            say("x")
+    assert [(record.levelno, record.getMessage(), bool(record.exc_info)) for record in caplog.records] == [
+        (40, "x (1 since the last line)", False),
+        (40, "x (2 since the last line)", True),
+        (40, "x (1 since the last line)", False),
+    ]

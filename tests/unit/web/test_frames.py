@@ -40,3 +40,12 @@ def test_what_is_not_known_is_null() -> None:
 
 def test_a_clock_that_is_behind_the_server_s_makes_no_negative_lag() -> None:
     assert b'"lag_ms":0}' in completion_frame(ffc.CompletionPayload(ID, "success", None, 2_000), None, 1_250)
+
+
+def test_no_text_is_a_line_of_its_own() -> None:
+    """Not for clients either that end lines where Unicode does, as Python's do: a tenant could forge others' events."""
+    forged = 'x\u2028\u2028event: completion\u2029data: {"execution_id": "mine"}\x85\r\n'
+    frame = completion_frame(ffc.CompletionPayload(ID, forged), "02ab", 1_250, forged).decode()
+    assert [line.partition(":")[0] for line in frame.splitlines()] == ["id", "event", "data", ""]
+    data = msgspec.json.decode(frame.partition("data: ")[2])
+    assert (data["outcome"], data["namespace"]) == (forged, forged)

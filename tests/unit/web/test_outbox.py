@@ -71,3 +71,16 @@ async def test_the_end_wakes_whoever_waits_for_frames() -> None:
     await asyncio.sleep(0)
     outbox.end()
     await asyncio.wait_for(waiting, 20)
+
+
+def test_frames_beyond_all_measure_are_taken_in_pieces() -> None:
+    """What the server holds for a client that takes nothing is bounded by bytes, too."""
+    outbox = Outbox(100, lossy=True)
+    frames = [bytes([number]) * 100_000 for number in range(10)]
+    for frame in frames:
+        outbox.put(frame)
+    pieces = []
+    while piece := outbox.take():
+        pieces.append(piece)
+    assert b"".join(pieces) == b"".join(frames)
+    assert max(map(len, pieces)) < 400_000
