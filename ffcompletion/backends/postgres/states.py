@@ -12,8 +12,10 @@ Pure: no I/O, no clock. The source tells it what happened and does what ``next_s
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from enum import StrEnum
+from operator import itemgetter
 from typing import Final, final
 
 import msgspec
@@ -171,7 +173,9 @@ class Standing:
         hub has these as gaps, which it had not.
         """
         # Its holes may have become pending meanwhile: who overflows is brought nothing any more.
-        self._pending = without(self._pending, without([(step.after + 1, reached)], step.holes))
+        # Those of them alone that lie there: there may be very many.
+        at = bisect_right(self._pending, reached, key=itemgetter(0))
+        self._pending[:at] = without(self._pending[:at], without([(step.after + 1, reached)], step.holes))
         if step.after == self._read_to:
             self._read_to = reached
         if rows:
