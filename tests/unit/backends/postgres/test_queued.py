@@ -43,7 +43,7 @@ class Waiting(RuleBasedStateMachine):
 
     @rule(steps=st.lists(st.integers(0, 2), min_size=2, max_size=6))
     def rows_are_read(self, steps: list[int]) -> None:
-        ids = []
+        ids: list[int] = []
         for step in steps:
             # Two rows may bear one id.
             self.newest += step or (not ids)
