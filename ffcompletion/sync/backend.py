@@ -52,9 +52,14 @@ class Backend(Closing):
         """A live stream to iterate over; it is live when this returns. Arguments and errors of ``subscribe``."""
         self._check()
         pump = Pump(self._loop, self._pumps.discard)
-        self._loop.run(lambda: pump.start(self._backend, filter, **options))
         self._pumps.add(pump)
-        return Stream(pump)
+        try:
+            self._loop.run(lambda: pump.start(self._backend, filter, **options))
+            return Stream(pump)
+        except BaseException:
+            # An interrupt may come in the very moment that it is made.
+            pump.abort()
+            raise
 
     def wait_for_completion(
         self,
