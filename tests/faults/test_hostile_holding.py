@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 import ffcompletion as ffc
+from ffcompletion.backends.postgres import beginning
 from tests.worlds import PostgresWorld, done, eventually, first, insert, some
 
 A = ffc.ScannerFilter("a")
@@ -51,3 +54,59 @@ async def test_a_transaction_that_does_not_end_keeps_no_rows_back(postgres: Post
             for each in (stream, everything):
                 assert (await first(each)).execution_id == last.execution_id
             await eventually(lambda: stream.cursor is not None and stream.cursor.position > before.position)
+
+
+@pytest.mark.parametrize("results", [False, True], ids=["plain", "results"])
+@pytest.mark.parametrize("wanted", [None, A], ids=["everything", "filtered"])
+async def test_who_resumes_far_below_what_is_there_misses_no_writer(
+    postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch, wanted: ffc.ScannerFilter | None, results: bool
+) -> None:
+    """However much was written, or given out and not used, beside a transaction that goes on while readers come and go."""
+    monkeypatch.setattr(beginning, "LOOK_BACK", 10)
+    before, late = done(namespace="a"), [done(namespace="a") for _ in range(40)]
+    writer = await postgres.connect(autocommit=False)
+    await postgres.announce(before)
+    async with postgres.backend() as backend:
+        async with ffc.subscribe(backend, cursor=ffc.StreamCursor.beginning()) as stream:
+            cursor = (await first(stream)).cursor
+    highest = await quietly(writer, *late)
+    await postgres.sql(BURNT, (2_000,))
+    stored = [done(namespace="a") for _ in range(50)]
+    await postgres.announce(*stored)
+    got: list[str] = []
+    # The first one ends before the writer has.
+    for commits in (False, True):
+        async with postgres.backend() as backend:
+            async with ffc.subscribe(backend, wanted, cursor=cursor, results=results) as stream:
+                got += [item.execution_id for item in await some(stream, 50)]
+                live = done(namespace="a")
+                await postgres.announce(live)
+                stored.append(live)
+                last = await first(stream)
+                while last.execution_id != live.execution_id:
+                    last = await first(stream)
+                assert last.cursor is not None
+                assert last.cursor.position < highest
+                cursor = stream.cursor
+                assert cursor is not None
+                assert cursor.position < highest
+                if commits:
+                    await writer.commit()
+                    assert {item.execution_id for item in await some(stream, 40, 10)} == {i.execution_id for i in late}
+                    await eventually(lambda: stream.cursor is not None and stream.cursor.position > highest)
+    assert {item.execution_id for item in stored[:50]} <= set(got)
+
+
+async def test_ids_that_are_burnt_keep_nobody_from_what_is_under_way(postgres: PostgresWorld) -> None:
+    """A stream from now on: as far as there are rows it is looked back, however many ids lie between them."""
+    late = [done(namespace="a") for _ in range(20)]
+    writer = await postgres.connect(autocommit=False)
+    await postgres.announce(done())
+    await quietly(writer, *late)
+    await postgres.sql(
+        "SELECT setval('ff_completion_event_event_id_seq', nextval('ff_completion_event_event_id_seq') + 10000000)"
+    )
+    await postgres.announce(done())
+    async with postgres.backend() as backend, ffc.subscribe(backend, A) as stream:
+        await writer.commit()
+        assert {item.execution_id for item in await some(stream, 20, 10)} == {item.execution_id for item in late}

@@ -44,14 +44,14 @@ class Beginning:
         now = time.monotonic()
         start = await self.newest(session)
         made = GapTracker(start)
-        if start and (session.in_recovery or await session.owners()):
-            # Somebody is writing: ids just below the start may belong to them.
-            floor = max(0, start - LOOK_BACK)
-            visible = await session.fetch(self._queries.ids(), (floor, start, LOOK_BACK))
-            spans = missing([floor, *(row[0] for row in visible), start + 1])
-            lowest = False
-            if spans and spans[0][0] == floor + 1:
-                oldest = await session.fetch(self._numbering.low())
-                lowest = not oldest or oldest[0][0] > floor
-            made.assume(spans, now, floor, lowest=lowest)
+        owners = await session.owners() if start else ()
+        if owners or (start and session.in_recovery):
+            # Somebody is writing: ids below the start may belong to them, far below where many were given out and not used.
+            visible = await session.fetch(self._numbering.downwards(), (start, LOOK_BACK))
+            floor = visible[-1][0] if len(visible) == LOOK_BACK else 0
+            spans = missing([floor, *(row[0] for row in reversed(visible) if row[0] > floor), start + 1])
+            lowest = not floor and bool(spans) and spans[0][0] == 1
+            if lowest:
+                floor = max(0, min(spans[0][1], start - LOOK_BACK))
+            made.assume(spans, now, floor, owners, lowest=lowest)
         return made

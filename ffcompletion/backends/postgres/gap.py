@@ -9,7 +9,7 @@ from typing import Final, final
 
 import msgspec
 
-__all__ = ["TOGETHER", "Gap", "packed"]
+__all__ = ["TOGETHER", "Gap", "joined", "packed"]
 
 TOGETHER: Final = 2_048
 """Spans in one gap: 16 bytes each, and moved when one in the middle is taken out."""
@@ -108,4 +108,24 @@ def packed(spans: Sequence[tuple[int, int]], now: float) -> list[Gap]:
         gap = Gap(array("q"), array("q"), now)
         gap.keep(spans[start : start + TOGETHER])
         made.append(gap)
+    return made
+
+
+def joined(gaps: Sequence[Gap]) -> list[Gap]:
+    """Neighbours whose owners are the same by now are one, unless they are just being read."""
+    made: list[Gap] = []
+    for gap in gaps:
+        last = made[-1] if made else None
+        if (
+            last is not None
+            and (last.owners, last.reread_to) == (gap.owners, None)
+            and gap.reread_to is None
+            and len(last.lows) + len(gap.lows) <= TOGETHER
+        ):
+            last.lows += gap.lows
+            last.highs += gap.highs
+            last.since = min(last.since, gap.since)
+            last.ended, last.awaits = last.ended or gap.ended, last.awaits or gap.awaits
+        else:
+            made.append(gap)
     return made

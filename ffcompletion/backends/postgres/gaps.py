@@ -18,25 +18,24 @@ another name (``-1/xid``): a prepared owner that turns up while a candidate disa
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Final, final
 
-from ffcompletion.backends.postgres.gap import TOGETHER, Gap, packed
-from ffcompletion.backends.postgres.spans import covers, union
+from ffcompletion.backends.postgres.deep import Deep
+from ffcompletion.backends.postgres.gap import TOGETHER, Gap, joined, packed
+from ffcompletion.backends.postgres.spans import Spans, covers, union, without
 
 __all__ = ["LOOK_BACK", "GapTracker"]
 
 LOOK_BACK: Final = 100_000
-"""Ids below the start that are examined for transactions already under way."""
+"""Rows below the start that are examined for transactions already under way."""
 
 # Spans of retired ids that are remembered, the highest, so that a row which appears in one after all (an id taken
 # without the lock, by hand) is known to be new. Bounds memory; each is some 100 bytes.
 _RETIRED_KEPT: Final = 10_000
-# Ids below what was looked at when the reader began that are taken on an announcement's word alone.
-_DEEP: Final = 1_000
 # Spans that are decided at once.
 _DECIDED: Final = 4_096
 
@@ -45,7 +44,7 @@ _DECIDED: Final = 4_096
 class GapTracker:
     """What one reader of the outbox has seen. ``start``: everything visible up to there counts as already seen."""
 
-    __slots__ = ("_bottom", "_early", "_expected", "_floor", "_gaps", "_high", "_opened", "_retired", "_start")
+    __slots__ = ("_bottom", "_deep", "_gaps", "_high", "_opened", "_retired", "_start")
 
     def __init__(self, start: int) -> None:
         self._start = start
@@ -53,10 +52,9 @@ class GapTracker:
         self._gaps: list[Gap] = []
         self._opened = 0
         self._retired: list[tuple[int, int]] = []
-        # Below this, nobody has looked what was visible; and ids there, announced and about to be looked for, or admitted.
-        self._floor = self._bottom = 0
-        self._expected: set[int] = set()
-        self._early: set[int] = set()
+        self._deep = Deep()
+        # The floor, where no row was visible down there.
+        self._bottom = 0
 
     @property
     def start(self) -> int:
@@ -71,7 +69,12 @@ class GapTracker:
     @property
     def floor(self) -> int:
         """Ids up to here are no gaps, though transactions that were under way may own some: nobody looked at them."""
-        return self._floor
+        return self._deep.floor
+
+    @property
+    def owned(self) -> int:
+        """Of these, those up to here; 0 once whoever was under way has ended."""
+        return self._deep.owned
 
     @property
     def watermark(self) -> int:
@@ -83,7 +86,15 @@ class GapTracker:
         """Where a stream stands that wants what comes from now on. Never so far down that what is trimmed meanwhile would
         not be noticed when it resumes.
         """
-        return max(self.watermark, self._start - LOOK_BACK)
+        return max(self.watermark, self._bottom or self.floor)
+
+    def settled_after(self, event_id: int) -> int:
+        """The last id above this one up to which there is no gap; this one itself, if there is none."""
+        at = bisect_right(self._gaps, event_id, key=lambda gap: gap.highs[-1])
+        if at == len(self._gaps):
+            return max(event_id, self._high)
+        gap = self._gaps[at]
+        return max(event_id, gap.lows[bisect_right(gap.highs, event_id)] - 1)
 
     @property
     def gaps(self) -> Sequence[Gap]:
@@ -105,9 +116,17 @@ class GapTracker:
         """Open gaps as ``(low, high)``, a copy."""
         return [span for gap in self._gaps for span in gap.spans]
 
-    def assume(self, missing: Sequence[tuple[int, int]], now: float, floor: int = 0, *, lowest: bool = False) -> None:
+    def assume(
+        self,
+        missing: Sequence[tuple[int, int]],
+        now: float,
+        floor: int = 0,
+        owners: Collection[str] | None = None,
+        *,
+        lowest: bool = False,
+    ) -> None:
         """Hold these spans (ascending, above ``floor``, at or below ``start``) as gaps: they may belong to transactions
-        that were under way when the reader began. What those may own at or below ``floor`` was not looked at.
+        that were under way when the reader began, ``owners``. What those may own at or below ``floor`` was not looked at.
 
         ``lowest``: no row was visible there, and the first span begins above it. It is held from the first id on: a
         position in there would be taken for one whose successors were trimmed.
@@ -116,16 +135,28 @@ class GapTracker:
             self._bottom, floor = floor, 0
             missing = [(1, missing[0][1]), *missing[1:]]
         self._gaps = packed(missing, now) + self._gaps
-        self._floor = floor
+        self._deep = Deep(floor, owners)
+
+    def miss(self, spans: Spans, now: float) -> None:
+        """Whoever read what is stored at or below the floor found these ids (ascending) missing: gaps, from now on."""
+        new = self._deep.still_missing(spans)
+        if not new:
+            return
+        first = bisect_left(self._gaps, new[0][0], key=lambda gap: gap.highs[-1])
+        last = bisect_right(self._gaps, new[-1][1], key=lambda gap: gap.lows[0])
+        among = self._gaps[first:last]
+        made = packed(union([span for gap in among for span in gap.spans], new), min([now, *(g.since for g in among)]))
+        for gap in made:
+            gap.awaits = any(each.awaits for each in among)
+        self._gaps[first:last] = made
 
     def copy(self) -> GapTracker:
         """One that stands at the same place, and goes on by itself."""
         other = GapTracker(self._start)
         other._high = self._high  # of the same class
-        other._floor, other._bottom = self._floor, self._bottom
+        other._deep, other._bottom = self._deep.copy(), self._bottom
         other._gaps = [Gap(gap.lows[:], gap.highs[:], gap.since, gap.owners) for gap in self._gaps]
         other._retired = list(self._retired)
-        other._expected, other._early = set(self._expected), set(self._early)
         return other
 
     def admit(self, ids: Sequence[int], now: float) -> list[int]:
@@ -171,7 +202,7 @@ class GapTracker:
             return False
         if self._retired_at(event_id) is not None:
             return False
-        return event_id not in self._expected
+        return not self._deep.expects(event_id)
 
     def may_be_late(self, ids: Sequence[int]) -> list[int]:
         """Of ids that were announced, those at or below ``high`` whose row has not been admitted.
@@ -179,23 +210,23 @@ class GapTracker:
         An announcement is a hint, and anybody's: at or below ``start`` only what was held as a gap is new. Where
         transactions were under way and lower ids were not looked at, a bounded number of those is believed.
         """
-        if not ids or (not self._gaps and not self._retired and min(ids) > self._floor):
+        if not ids or (not self._gaps and not self._retired and min(ids) > self.floor):
             return []
-        if self._floor:
-            deep = sorted({event_id for event_id in ids if 0 < event_id <= self._floor} - self._early)
-            self._expected = set(deep[: max(0, _DEEP - len(self._early))])
+        self._deep.announced(ids)
         return sorted({event_id for event_id in ids if 0 < event_id <= self._high and not self.seen(event_id)})
 
     def observe(self, owners: Collection[str]) -> None:
         """The transactions that hold a write lock on the table now, asked for after the read that showed the gaps."""
         current = frozenset(owners)
         prepared = frozenset(owner for owner in current if owner.startswith("-1/"))
+        self._deep.narrow(current, prepared)
         for gap in self._gaps:
             gap.narrow(current, prepared)
-        self._join()
+        self._gaps = joined(self._gaps)
 
     def forget_owners(self) -> None:
         """The server was restarted or replaced: transaction names mean nothing any more, so ask again."""
+        self._deep.forget_owners()
         for gap in self._gaps:
             gap.forget_owners()
 
@@ -204,13 +235,12 @@ class GapTracker:
         if high < self._high:
             self._high = high
             self._start = min(self._start, high)
-            self._floor = min(self._floor, high)
+            self._deep.rewind(high)
             for gap in self._gaps:
                 if gap.highs[-1] > high:
                     gap.keep([(low, min(last, high)) for low, last in gap.spans if low <= high])
             self._gaps = [gap for gap in self._gaps if gap.lows]
             self._retired = [(low, min(last, high)) for low, last in self._retired if low <= high]
-            self._early = {event_id for event_id in self._early if event_id <= high}
 
     @property
     def resolvable(self) -> list[tuple[int, int]]:
@@ -240,16 +270,16 @@ class GapTracker:
         return retired
 
     def give_up(self, gaps: Collection[tuple[int, int]]) -> None:
-        """These gaps, whole ones, are over: nothing comes in them any more."""
-        over = set(gaps)
-        if not over:
+        """These gaps (disjoint) are over: nothing comes in them any more."""
+        if not gaps:
             return
-        first, last = min(over)[0], max(over)[1]
+        over = sorted(gaps)
+        first, last = over[0][0], over[-1][1]
         # One that was held, and of which no row came, may lie ahead of whoever follows.
-        self._high = max(self._high, *(high for _, high in over))
+        self._high = max(self._high, last)
         for gap in self._gaps:
             if gap.lows[0] <= last and gap.highs[-1] >= first:
-                gap.keep([span for span in gap.spans if span not in over])
+                gap.keep(without(list(gap.spans), over))
         self._gaps = [gap for gap in self._gaps if gap.lows]
         self._retired = sorted([*self._retired, *over])[-_RETIRED_KEPT:]
 
@@ -261,25 +291,6 @@ class GapTracker:
             self._gaps.append(last)
         last.lows.append(low)
         last.highs.append(high)
-
-    def _join(self) -> None:
-        """Neighbours whose owners are the same by now."""
-        joined: list[Gap] = []
-        for gap in self._gaps:
-            last = joined[-1] if joined else None
-            if (
-                last is not None
-                and (last.owners, last.reread_to) == (gap.owners, None)
-                and gap.reread_to is None
-                and len(last.lows) + len(gap.lows) <= TOGETHER
-            ):
-                last.lows += gap.lows
-                last.highs += gap.highs
-                last.since = min(last.since, gap.since)
-                last.ended, last.awaits = last.ended or gap.ended, last.awaits or gap.awaits
-            else:
-                joined.append(gap)
-        self._gaps = joined
 
     def _retired_at(self, event_id: int) -> int | None:
         at = bisect_left(self._retired, event_id, key=itemgetter(1))
@@ -294,10 +305,8 @@ class GapTracker:
         return at if gap.lows[bisect_left(gap.highs, event_id)] <= event_id else None
 
     def _fill(self, event_id: int) -> None:
-        if event_id <= self._floor:
-            self._expected.discard(event_id)
-            self._early.add(event_id)
         at = self._find(event_id)
+        self._deep.handed_out(event_id, missed=at is not None)
         if at is not None:
             self._gaps[at].take(event_id)
             if not self._gaps[at].lows:

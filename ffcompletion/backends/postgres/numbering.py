@@ -46,6 +46,12 @@ class Numbering:
             "SELECT event_id FROM {outbox} WHERE event_id > 0 AND event_id <= %s ORDER BY event_id DESC LIMIT 1"
         )
 
+    def downwards(self) -> bytes:
+        """Visible ids up to ``%s``, descending, at most ``%s``."""
+        return self._queries.compose(
+            "SELECT event_id FROM {outbox} WHERE event_id > 0 AND event_id <= %s ORDER BY event_id DESC LIMIT %s"
+        )
+
     def low(self) -> bytes:
         """The lowest visible id, or no row."""
         return self._queries.compose("SELECT event_id FROM {outbox} WHERE event_id > 0 ORDER BY event_id LIMIT 1")

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.pages import Piece
+from ffcompletion.backends.postgres.spans import Spans
 from ffcompletion.backends.postgres.states import Read
 from ffcompletion.delivery.buffer import Room
 from ffcompletion.delivery.hub import Member, Selector
@@ -46,6 +47,10 @@ class StoredPage(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+    def missed(self) -> Spans:
+        """What the hub did not know to be missing; from now on it does, and no cursor of the page goes beyond the first."""
+        ...
 
     def take(self, most: int, /) -> Piece:
         """The next of them, so many at the most."""

@@ -13,6 +13,7 @@ from typing import Final, final
 import msgspec
 import psycopg
 
+from ffcompletion.backends.postgres.beneath import Beneath
 from ffcompletion.backends.postgres.connection import Connection, abort_reads, deadline
 from ffcompletion.backends.postgres.facts import Needs, Records, facts_of
 from ffcompletion.backends.postgres.fetching import fetch_outbox, fetch_page, fetch_selected
@@ -21,7 +22,7 @@ from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, dispute, stored_sizes
 from ffcompletion.backends.postgres.rows import Decoded, Row, decode, with_results
-from ffcompletion.backends.postgres.spans import covers
+from ffcompletion.backends.postgres.spans import Spans, covers
 from ffcompletion.backends.postgres.states import Read
 from ffcompletion.contract.combining import namespaces_of
 from ffcompletion.contract.payload import CompletionPayload
@@ -83,7 +84,9 @@ class Page:
     Decoding a page at once would hold the loop for longer than the socket's buffer lasts, and the server would wait.
     """
 
-    __slots__ = ("_answers", "_group", "_piece", "_rows", "_stayed", "_taken", "_watermark", "bytes", "reached")
+    __slots__ = (
+        "_answers", "_beneath", "_group", "_missing", "_piece", "_rows", "_stayed", "_taken", "_watermark", "bytes", "reached",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -93,8 +96,14 @@ class Page:
         selector: Selector,
         answers: Answers,
         stayed: int = 0,
+        missing: Spans | None = None,
+        beneath: Beneath | None = None,
     ) -> None:
-        """``stayed``: completions that the filter does not admit, and that stayed at the server."""
+        """``stayed``: completions that the filter does not admit, and that stayed at the server. ``missing``: what ``beneath``
+        is to be told of, ascending, also beyond ``reached``.
+        """
+        self._missing = [(low, min(high, reached)) for low, high in missing or () if low <= reached]
+        self._beneath = beneath
         self._stayed = stayed
         self._rows = rows
         self._taken = 0
@@ -113,6 +122,13 @@ class Page:
     def limit_cursors(self, limit: int) -> None:
         """No payload taken from now on may have a cursor beyond this."""
         self._watermark = min(self._watermark, limit)
+
+    def missed(self) -> Spans:
+        """See ``StoredPage``."""
+        if self._missing and self._beneath is not None:
+            self._beneath.missed(self._missing)
+            self.limit_cursors(self._missing[0][0] - 1)
+        return self._missing
 
     def take(self, most: int) -> Piece:
         """Decode and decide the next piece, so many rows at the most."""
@@ -134,7 +150,18 @@ class Page:
 class PageReader:
     """Reads for one stream. A failed read is retried, with backoff, until it succeeds or the stream is closed."""
 
-    def __init__(self, pool: Pool, queries: Queries, lookups: Lookups, *, pooled: bool, read_timeout_s: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        queries: Queries,
+        lookups: Lookups,
+        beneath: Beneath | None = None,
+        *,
+        pooled: bool,
+        read_timeout_s: float,
+    ) -> None:
+        """``beneath``: what is to be told of ids that are missing far below."""
+        self._beneath = beneath
         self._pool = pool
         self._queries = queries
         self._lookups = lookups
@@ -185,46 +212,51 @@ class PageReader:
             self._conn = conn
             try:
                 with deadline(conn, self._timeout_s):
-                    rows, reached, stayed = await self._rows(conn, selector, step, room.items)
+                    rows, reached, stayed, missing = await self._rows(conn, selector, step, room.items)
                 names = Needs.of([selector]).lookups(rows)
                 if not names:
                     answers = Answers(results={} if selector.results else None)
-                    return Page(rows, reached, step.limit, selector, answers, stayed)
+                    return Page(rows, reached, step.limit, selector, answers, stayed, missing, self._beneath)
                 records = await self._lookups.records(conn, names, self._timeout_s)
                 answers = Answers(records, frozenset(names))
                 if selector.results:
                     count, answers = await self._with_results(conn, selector, rows, answers, room)
                     if count < len(rows):
                         rows, reached = rows[:count], rows[count - 1][0] if count else step.after
-                return Page(rows, reached, step.limit, selector, answers, stayed)
+                return Page(rows, reached, step.limit, selector, answers, stayed, missing, self._beneath)
             finally:
                 self._conn = None
 
     async def _rows(
         self, conn: Connection, selector: Selector, step: Read, most: int
-    ) -> tuple[Sequence[Row], int, int]:
-        """The next rows, up to which id that is all, and how many completions stayed at the server."""
+    ) -> tuple[Sequence[Row], int, int, Spans]:
+        """The next rows, up to which id that is all, how many completions stayed at the server, and what is missing that
+        nobody has looked for.
+        """
         after, upto = step.after, step.upto
         limit, prepare = min(self._page, upto - after, most), not self._pooled
         names = _selectable(selector)
-        if self._selective and names is not None and not step.holes:
+        beneath = self._beneath
+        looked = beneath is None or after >= beneath.upto
+        if self._selective and names is not None and not step.holes and looked:
             values = (list(names), after, limit, upto)
             selected, (count, top, stayed) = await fetch_selected(
                 conn, self._queries.page_of_namespaces(), values, prepare=prepare
             )
             self._selective = stayed >= _WORTHWHILE * count
             # A page that reaches beyond what was asked for has all of that.
-            return selected, top if count >= limit and top <= upto else upto, stayed
+            return selected, top if count >= limit and top <= upto else upto, stayed, []
         fetch = fetch_page if selector.filter is None and not selector.results else fetch_outbox
         rows: Sequence[Row] = await fetch(conn, self._queries.page(), (after, limit), prepare=prepare)
         reached = min(rows[-1][0], upto) if len(rows) >= limit else upto
         if names is not None:
             others = sum(row[5] is not None and row[5] not in names for row in rows)
             self._selective = others >= _WORTHWHILE * limit
+        missing = [] if beneath is None or looked else beneath.missing(step, reached, (row[0] for row in rows))
         # The query has no upper bound, and what lies beyond, or in between, is somebody else's to deliver.
         if rows and (rows[-1][0] > upto or step.holes):
             rows = [row for row in rows if row[0] <= upto and not covers(step.holes, (row[0], row[0]))]
-        return rows, reached, 0
+        return rows, reached, 0, missing
 
     async def _with_results(
         self, conn: Connection, selector: Selector, rows: Sequence[Row], answers: Answers, room: Room

@@ -1,7 +1,6 @@
 """One stream of the Postgres backend: reads stored rows at its own pace until it has caught up, then rides the hub.
 
-What it owes its consumer, and where that would have to resume, is ``Standing``'s to know; this does the reading, the
-attaching and the handing over.
+What it owes its consumer, and where that would have to resume, is ``Standing``'s to know; this reads, attaches, hands over.
 """
 
 from __future__ import annotations
@@ -65,8 +64,7 @@ class Source:
         tracker = reader.tracker
         self._standing = Standing(tracker.now if after is None else after)
         if after is None:
-            # Attached, with nothing pending: rows up to the highest were not asked for, and what is still to appear
-            # in the gaps commits after this.
+            # Rows up to the highest were not asked for, and what is still to appear in the gaps commits after this.
             self._attach()
             self._standing.attached_now(tracker.high)
 
@@ -238,7 +236,9 @@ class Source:
                     return  # closed meanwhile
                 if generation != standing.generation:
                     continue  # of a history that was replaced meanwhile
-                standing.page_read(step, page.reached, rows=bool(page))
+                if missing := page.missed():
+                    self._buffer.rewind(StreamCursor.outbox(self._reader.tracker.watermark))
+                standing.page_read(step, page.reached, rows=bool(page), missing=missing)
                 if page:
                     self._stored.append(page)
                     self._buffer.keep(len(page), page.bytes)
@@ -263,7 +263,7 @@ class Source:
     def _next_read(self) -> Read | None:
         tracker = self._reader.tracker
         while True:
-            step = self._standing.next_step(tracker.watermark)
+            step = self._standing.next_step(tracker.watermark, tracker.settled_after(self._standing.read_to))
             if not isinstance(step, Attach):
                 return step
             self._attach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from operator import itemgetter
 
 __all__ = ["Spans", "covers", "merged", "missing", "run_from", "union", "without"]
@@ -39,7 +40,7 @@ def run_from(spans: Sequence[tuple[int, int]], slack: int, most_between: int) ->
     """
     low, high = spans[0]
     between = 0
-    for next_low, next_high in spans[1:]:
+    for next_low, next_high in islice(spans, 1, None):
         distance = next_low - high - 1
         between += distance
         if distance > slack or between > most_between:

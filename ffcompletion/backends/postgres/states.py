@@ -12,8 +12,10 @@ Pure: no I/O, no clock. The source tells it what happened and does what ``next_s
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from enum import StrEnum
+from operator import itemgetter
 from typing import Final, final
 
 import msgspec
@@ -118,16 +120,23 @@ class Standing:
         rest = 0 if self.state in _ATTACHED else max(0, high - self._read_to)
         return rest + sum(last - low + 1 for low, last in self._pending)
 
-    def next_step(self, watermark: int) -> Read | Attach | None:
-        """The next step of catching up, given the watermark of the hub's reader. None: there is none.
+    @property
+    def read_to(self) -> int:
+        """Up to here everything that is stored was read, but for what is pending."""
+        return self._read_to
+
+    def next_step(self, watermark: int, settled: int | None = None) -> Read | Attach | None:
+        """The next step of catching up, given the watermark of the hub's reader, and how far beyond ``read_to`` it has no
+        gap. None: there is none.
 
         Finding nothing pending while joining makes the stream live.
         """
         if self.state is StreamState.CATCHING_UP:
             if self._pending and self._pending[0][0] <= watermark:
                 return self._read_pending(watermark, _UNLIMITED)
-            if self._read_to < watermark - _JOIN_WITHIN:
-                return Read(self._read_to, watermark, _UNLIMITED)
+            upto = watermark if settled is None else settled
+            if self._read_to < upto - _JOIN_WITHIN:
+                return Read(self._read_to, upto, self._pending[0][0] - 1 if self._pending else _UNLIMITED)
             return Attach()
         if self.state is not StreamState.JOINING:
             return None
@@ -159,14 +168,22 @@ class Standing:
         self._read_to = high
         self.state = StreamState.LIVE
 
-    def page_read(self, step: Read, reached: int, *, rows: bool) -> None:
-        """The rows that a step asked for have been read up to here; ``rows``: there are any, to be taken."""
+    def page_read(self, step: Read, reached: int, *, rows: bool, missing: Spans | None = None) -> None:
+        """The rows that a step asked for have been read up to here; ``rows``: there are any, to be taken. ``missing``: the
+        hub has these as gaps, which it had not.
+        """
         # Its holes may have become pending meanwhile: who overflows is brought nothing any more.
-        self._pending = without(self._pending, without([(step.after + 1, reached)], step.holes))
+        # Those of them alone that lie there: there may be very many.
+        at = bisect_right(self._pending, reached, key=itemgetter(0))
+        self._pending[:at] = without(self._pending[:at], without([(step.after + 1, reached)], step.holes))
         if step.after == self._read_to:
             self._read_to = reached
         if rows:
             self._pages.append(step.after)
+        if missing and self.state is StreamState.JOINING:
+            self._at_joining = (self._at_joining[0], union(self._at_joining[1], missing))
+        elif missing:
+            self._pending = union(self._pending, missing)
 
     def page_taken(self, upto: int | None) -> None:
         """The oldest page's rows up to this id were taken; None: all of them."""

@@ -15,6 +15,7 @@ import psycopg
 
 from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.background import Background
+from ffcompletion.backends.postgres.beneath import Beneath
 from ffcompletion.backends.postgres.echoes import ECHO_DEADLINE_S, Echoes
 from ffcompletion.backends.postgres.errors import kind_of, translated
 from ffcompletion.backends.postgres.history import Identity
@@ -158,16 +159,15 @@ class Supervisor:
         self, session: Session, after: int | None, selector: Selector, lease: Lease, since_ms: int | None
     ) -> Source:
         """One more stream, live, or reading what is stored after a position, which was reached at that time."""
-        seconds, pooled = self._settings.read_timeout_s, session.pooled
-        pages = PageReader(self._pool, self._settings.queries, session.lookups(), pooled=pooled, read_timeout_s=seconds)
-        buffer_size = self._settings.buffer_size
+        settings, pooled, beneath = self._settings, session.pooled, Beneath(self.reader)
+        seconds, size, lookups = settings.read_timeout_s, settings.buffer_size, session.lookups()
+        pages = PageReader(self._pool, settings.queries, lookups, beneath, pooled=pooled, read_timeout_s=seconds)
         if selector.filter is None and not selector.results:
-            source = Source(self.reader, self._hub, pages, selector, buffer_size, lambda _: lease.aclose(), after)
+            source = Source(self.reader, self._hub, pages, selector, size, lambda _: lease.aclose(), after)
         else:
-            # Streams that need records looked up stand behind the reader.
             place = self.reader.place(results=selector.results)
             self._background.decide(place)
-            source = Source(place, place.hub, pages, selector, buffer_size, lambda _: lease.aclose(), after)
+            source = Source(place, place.hub, pages, selector, size, lambda _: lease.aclose(), after)
         if self.reconciler is not None:
             source.opened(self.reconciler.now_ms, since_ms)
             if since_ms is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,10 +16,14 @@ from glide import GlideError
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.backends.valkey.connection import batch, make_client
+from ffcompletion.backends.valkey.errors import is_refused
 from ffcompletion.backends.valkey.keys import CHANNEL
+from ffcompletion.backends.valkey.options import Options
 from ffcompletion.doctor import examine
 from ffcompletion.embedded import Server
-from tests.worlds import Done, ValkeyWorld, done, eventually, first, some
+from tests import ROOT
+from tests.worlds import FLOW, Done, ValkeyWorld, done, eventually, first, some
 from tests.worlds.servers import Cluster, ask, wait_until
 
 # Promotions and migrations take seconds, and longer where the machine is busy.
@@ -53,6 +58,36 @@ def _slot(key: str) -> int:
 def _home(slot: int) -> int:
     """Which third of the slots it lies in."""
     return next(number for number in range(3) if slot < 16_384 * (number + 1) // 3)
+
+
+async def test_the_threat_models_users(nodes: Cluster, cluster: ValkeyWorld) -> None:
+    """With the one word more that it says, on each node: who reads and who announces, and neither does the other's."""
+    page = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    lines = [line.split() for line in page.splitlines() if line.startswith("ACL SETUSER")]
+    more = "+cluster|slots"
+    assert f"`{more}`" in page
+    for node, words in itertools.product(nodes.nodes, lines):
+        ask(node, *words, "resetpass", ">password", more)
+    try:
+        producer = await make_client(Options.from_url(cluster.url, username="producer", password="password"))
+        backend = ValkeyBackend(cluster.url, username="reader", password="password", reconcile_interval=0.3)
+        async with backend, ffc.subscribe(backend, ffc.ScannerFilter("a"), results=True) as stream:
+            item, solo = done(namespace="a", result=b"r"), done(namespace="a", flow_id=None)
+            await cluster.finish(item)
+            assert (await first(stream)).payload_bytes == b"r"
+            await cluster.finish(solo)
+            assert (await first(stream)).execution_id == solo.execution_id
+            again = json.dumps({"execution_id": item.execution_id, "flow_id": FLOW, "outcome": "success"})
+            await batch(producer, [["PUBLISH", CHANNEL, again]])
+            assert (await first(stream)).execution_id == item.execution_id
+            for command in (["SPUBLISH", CHANNEL, again], ["CLIENT", "PAUSE", "1"], ["CLUSTER", "RESET"]):
+                (answer,) = await batch(producer, [command])
+                assert isinstance(answer, GlideError)
+                assert is_refused(answer)
+        await producer.close()
+    finally:
+        for node, words in itertools.product(nodes.nodes, lines):
+            ask(node, "ACL", "DELUSER", words[2])
 
 
 async def test_the_doctor_knows_what_it_is(nodes: Cluster) -> None:

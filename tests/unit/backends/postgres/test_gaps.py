@@ -404,6 +404,51 @@ def test_beneath_the_lowest_row_there_is_no_position_but_the_beginning() -> None
     assert (other.watermark, other.now) == (200_000, 200_000)
 
 
+def test_what_is_found_missing_beneath_the_floor_is_a_gap_like_any_other() -> None:
+    """In any order, beside what is one already and without what was handed out meanwhile; it follows in the same steps."""
+    tracker = GapTracker(5_000)
+    tracker.assume([(4_500, 4_502)], 0.0, 4_000, ["1/1"])
+    assert (tracker.owned, tracker.watermark, tracker.settled_after(0)) == (4_000, 4_499, 4_499)
+    assert (tracker.settled_after(4_501), tracker.settled_after(4_600), tracker.settled_after(6_000)) == (
+        4_501,
+        5_000,
+        6_000,
+    )
+    assert tracker.may_be_late([40]) == [40]
+    assert tracker.admit([40], 1.0) == [0]
+    follower = tracker.copy()
+    for spans in ([(30, 60)], [(1_000, 1_009)], [(50, 70), (900, 900)], [(40, 40)]):
+        tracker.miss(spans, 2.0)
+        follower.miss(spans, 2.0)
+    wanted = [(30, 39), (41, 70), (900, 900), (1_000, 1_009)]
+    assert tracker.spans() == follower.spans() == [*wanted, (4_500, 4_502)]
+    assert (tracker.watermark, tracker.now, tracker.gaps[0].since) == (29, 4_000, 2.0)
+    # One that is announced and is a gap is not taken on the announcement's word.
+    assert tracker.may_be_late([45]) == [45]
+    assert tracker.admit([45, 1_000], 3.0) == [0, 1]
+    assert (tracker.may_be_late([45]), tracker.copy().may_be_late([45])) == ([], [])
+    tracker.observe(["1/1", "2/1"])
+    tracker.observe(["2/1"])
+    assert (tracker.owned, tracker.floor) == (0, 4_000)
+    tracker.observe([])
+    decided = tracker.retire(tracker.resolvable)
+    assert decided == [(30, 39), (41, 44), (46, 70), (900, 900), (1_001, 1_009), (4_500, 4_502)]
+    follower.admit([45, 1_000], 3.0)
+    follower.give_up([(30, 39), (41, 44), (46, 60)])
+    assert follower.spans()[:2] == [(61, 70), (900, 900)]
+    follower.give_up(decided[2:])
+    assert (tracker.watermark, follower.watermark) == (5_000, 5_000)
+
+
+def test_a_gap_that_awaits_a_row_does_so_beside_what_else_is_missing() -> None:
+    tracker = GapTracker(100)
+    tracker.assume([(90, 91)], 0.0, 50, ["1/1"])
+    tracker.gaps[0].awaits = True
+    tracker.miss([(40, 41)], 1.0)
+    tracker.miss([(41, 95)], 1.0)
+    assert [(gap.awaits, list(gap.spans)) for gap in tracker.gaps] == [(True, [(40, 95)])]
+
+
 def test_an_announcement_is_late_where_its_row_was_missed() -> None:
     """And nothing where it was seen, or is still to come."""
     tracker = GapTracker(10)

@@ -137,3 +137,22 @@ def test_what_lies_far_apart_is_read_apart() -> None:
     assert standing.next_step(2_000_000) == Read(54, 60, ALL, [(57, 59)])
     standing.page_read(Read(54, 60, ALL), 60, rows=True)
     assert standing.next_step(2_000_000) == Read(999_999, 1_000_001, ALL)
+
+
+def test_what_is_found_missing_is_pending_or_the_hubs_to_bring() -> None:
+    """While catching up it is read when it is no gap any more, and no cursor passes it; an overflow while joining keeps it."""
+    standing = Standing(0)
+    step = standing.next_step(9_000, 9_000)
+    assert step == Read(0, 9_000, ALL)
+    standing.page_read(Read(0, 9_000, ALL), 4_000, rows=False, missing=[(10, 12)])
+    # It holds the watermark, and not what lies beyond.
+    assert standing.next_step(9, 9_000) == Read(4_000, 9_000, 9)
+    assert standing.resume_position(None) == 9
+    standing.page_read(Read(4_000, 9_000, 9), 9_000, rows=False)
+    assert standing.next_step(9_000, 9_000) == Read(9, 12, ALL)
+    assert isinstance(standing.next_step(9, 9_000), Attach)
+    standing.attached(9_500, [(10, 12)])
+    standing.page_read(Read(9_000, 9_500, 9), 9_500, rows=False, missing=[(9_100, 9_100)])
+    assert standing.overflowed(9_900, [])
+    assert standing.unread(9_500) == 4
+    assert standing.next_step(9_000, 9_500) == Read(9, 12, ALL)
