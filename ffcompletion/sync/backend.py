@@ -53,13 +53,8 @@ class Backend(Closing):
         self._check()
         pump = Pump(self._loop, self._pumps.discard)
         self._pumps.add(pump)
-        try:
-            self._loop.run(lambda: pump.start(self._backend, filter, **options))
-            return Stream(pump)
-        except BaseException:
-            # An interrupt may come in the very moment that it is made.
-            pump.abort()
-            raise
+        pump.open(self._backend, filter, **options)
+        return Stream(pump)
 
     def wait_for_completion(
         self,

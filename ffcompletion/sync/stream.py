@@ -88,10 +88,18 @@ class Pump:
         self.ended: bool = False
         """Whether nothing more comes from the loop's thread."""
 
-    async def start(
+    def open(self, backend: Backend, wanted: CompletionFilter | None, **options: Unpack[SubscribeOptions]) -> None:
+        """Subscribe, and wait for that."""
+        try:
+            self._loop.run(lambda: self._start(backend, wanted, **options))
+        except BaseException:
+            # An interrupt may come in the very moment that it is made.
+            self.abort()
+            raise
+
+    async def _start(
         self, backend: Backend, wanted: CompletionFilter | None, **options: Unpack[SubscribeOptions]
     ) -> None:
-        """Subscribe; on the loop's thread."""
         async with AsyncExitStack() as stack:
             stream = await stack.enter_async_context(subscribe(backend, wanted, **options))
             if self._aborted:
