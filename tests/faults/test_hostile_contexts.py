@@ -101,10 +101,7 @@ async def test_whoever_came_first_is_not_kept_by_what_runs_for_all(world: World)
     async with world.backend(**({"linger": 60} if world.networked else {})) as backend:
         await world.begins(running)
         request = await asyncio.create_task(first(backend))
-        async with asyncio.timeout(20):
-            while not gone():
-                # Looking for it is not cheap.
-                await asyncio.sleep(0.2)
+        await eventually(gone)
         item = done(namespace="a")
         await world.announce(item)
         assert (await anext(streams[0])).execution_id == item.execution_id
