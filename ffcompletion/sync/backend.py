@@ -52,8 +52,8 @@ class Backend(Closing):
         """A live stream to iterate over; it is live when this returns. Arguments and errors of ``subscribe``."""
         self._check()
         pump = Pump(self._loop, self._pumps.discard)
-        self._loop.run(lambda: pump.start(self._backend, filter, **options))
         self._pumps.add(pump)
+        pump.open(self._backend, filter, **options)
         return Stream(pump)
 
     def wait_for_completion(

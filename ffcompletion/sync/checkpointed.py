@@ -31,17 +31,27 @@ class Checkpointed:
     def __init__(self, loop: LoopThread, inner: AsyncCheckpointed) -> None:
         self._loop = loop
         self._inner = inner
+        self._begun = False
 
     def __enter__(self) -> Self:
         # The loop outlives the backend, should that be closed in here: the position is still to be stored, and a lease
         # to be given back.
         self._loop.enter()
         try:
-            self._loop.run(self._inner.__aenter__)
-        except BaseException:
-            self._loop.leave()
+            self._loop.run(self._begin)
+        except BaseException as exc:
+            # An interrupt may come in the very moment that it has begun.
+            try:
+                if self._begun:
+                    self._loop.run(partial(self._inner.__aexit__, type(exc), exc, exc.__traceback__))
+            finally:
+                self._loop.leave()
             raise
         return self
+
+    async def _begin(self) -> None:
+        await self._inner.__aenter__()
+        self._begun = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -84,15 +84,26 @@ class Pump:
         self._task: asyncio.Task[None] | None = None
         self._stream: _Source | None = None
         self._final: tuple[StreamCursor | None, StreamStats] | None = None
+        self._aborted = False
         self.ended: bool = False
         """Whether nothing more comes from the loop's thread."""
 
-    async def start(
+    def open(self, backend: Backend, wanted: CompletionFilter | None, **options: Unpack[SubscribeOptions]) -> None:
+        """Subscribe, and wait for that."""
+        try:
+            self._loop.run(lambda: self._start(backend, wanted, **options))
+        except BaseException:
+            # An interrupt may come in the very moment that it is made.
+            self.abort()
+            raise
+
+    async def _start(
         self, backend: Backend, wanted: CompletionFilter | None, **options: Unpack[SubscribeOptions]
     ) -> None:
-        """Subscribe; on the loop's thread."""
         async with AsyncExitStack() as stack:
             stream = await stack.enter_async_context(subscribe(backend, wanted, **options))
+            if self._aborted:
+                return
             self._stream = stream if isinstance(stream, Batched) else _OneByOne(stream)
             self._task = asyncio.create_task(self._run(self._stream, stack.pop_all()), name="ffcompletion-sync-stream")
 
@@ -166,8 +177,12 @@ class Pump:
     def abort(self) -> None:
         """The same without waiting, from any thread: nobody holds the stream any more."""
         self._forget(self)
+        self._loop.call(self._abort)
+
+    def _abort(self) -> None:
+        self._aborted = True
         if self._task is not None:
-            self._loop.call(self._task.cancel)
+            self._task.cancel()
 
 
 @final

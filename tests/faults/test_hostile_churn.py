@@ -16,8 +16,9 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.delivery.hub import Hub
+from ffcompletion.sync.loop import LoopThread
 from tests.faults.test_hostile_foreign import Own, raiser
-from tests.worlds import MemoryWorld, World, done, eventually, first
+from tests.worlds import MemoryWorld, PostgresWorld, ValkeyWorld, World, done, eventually, first
 
 # A short form. The long one: FFCOMPLETION_TEST_CROWD=700 FFCOMPLETION_TEST_CROWD_SECONDS=60.
 TASKS = int(os.environ.get("FFCOMPLETION_TEST_CROWD", "150"))
@@ -129,16 +130,7 @@ async def _announce(world: World) -> None:
 @pytest.mark.parametrize("kind", ["memory", "valkey", "postgres18"])
 def test_a_crowd_of_threads_leaves_nothing_behind(kind: str, request: pytest.FixtureRequest) -> None:
     """The same through the blocking calls; the thread that they share ends with the last backend."""
-    from tests.worlds import PostgresWorld, ValkeyWorld
-
-    world: World
-    if kind == "memory":
-        world = MemoryWorld()
-    elif kind == "valkey":
-        world = ValkeyWorld(request.getfixturevalue("valkey_url"))
-    else:
-        world = PostgresWorld(18, request.getfixturevalue("postgres18_url"))
-    made = world.backend()
+    made = _world(kind, request).backend()
     errors: list[BaseException] = []
     until = time.monotonic() + SECONDS
 
@@ -178,4 +170,49 @@ def test_a_crowd_of_threads_leaves_nothing_behind(kind: str, request: pytest.Fix
         assert made.stats().streams == 0
         assert _groups() <= groups
     assert made.stats().state is ffc.BackendState.CLOSED
+    assert not [thread for thread in threading.enumerate() if thread.name == "ffcompletion-sync"]
+
+
+def _world(kind: str, request: pytest.FixtureRequest) -> World:
+    if kind == "memory":
+        return MemoryWorld()
+    if kind == "valkey":
+        return ValkeyWorld(request.getfixturevalue("valkey_url"))
+    return PostgresWorld(18, request.getfixturevalue("postgres18_url"))
+
+
+@pytest.mark.parametrize("kind", ["memory", "valkey", "postgres18"])
+def test_an_interrupt_in_the_very_moment_of_opening_leaves_nothing(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The stream was there, and nobody's: it stayed open with the backend, and a checkpoint's lease was held."""
+    run, interrupts = LoopThread.run, 0
+
+    def interrupted(self: LoopThread, work: Any) -> Any:
+        nonlocal interrupts
+        answer = run(self, work)
+        if interrupts:
+            interrupts -= 1
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(LoopThread, "run", interrupted)
+    world = _world(kind, request)
+    made = world.backend()
+    with ffc.sync.Backend(made) as backend:
+        interrupts = 1
+        with pytest.raises(KeyboardInterrupt):
+            backend.subscribe()
+        if world.resumable:
+            store = ffc.FileCheckpoints(tmp_path / "position")
+            interrupted_in = backend.checkpointed(store, "a", lease="raise")
+            interrupts = 1
+            with pytest.raises(KeyboardInterrupt), interrupted_in:
+                pass
+            with backend.checkpointed(store, "a", lease="raise"):
+                pass
+        end = time.monotonic() + 15
+        while made.stats().streams and time.monotonic() < end:
+            time.sleep(0.01)
+        assert made.stats().streams == 0
     assert not [thread for thread in threading.enumerate() if thread.name == "ffcompletion-sync"]

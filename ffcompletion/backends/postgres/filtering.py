@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, final
-
-import msgspec
 
 from ffcompletion.backends.postgres.connection import Connection, end_task
 from ffcompletion.backends.postgres.facts import Needs, Record, facts_of
@@ -22,9 +18,10 @@ from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.pool import Pool
+from ffcompletion.backends.postgres.queued import Item, Queued
 from ffcompletion.backends.postgres.results import Budget, admitted, dispute, stored_sizes
 from ffcompletion.backends.postgres.retrying import Retrying
-from ffcompletion.backends.postgres.rows import Decoded, with_results
+from ffcompletion.backends.postgres.rows import Decoded, decode, with_results
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.delivery.batch import Batch, Facts
 from ffcompletion.delivery.hub import Hub
@@ -34,22 +31,9 @@ __all__ = ["Filtering"]
 
 _log: Final = logger("ffcompletion.postgres")
 
-# Rows looked up in one question, unless one read brought more.
-_TOGETHER: Final = 2_000
-# Rows that may wait for answers: some 25 MB. Beyond that the streams read what is stored, at their own pace.
-_WAITING: Final = 50_000
-_NONE: Final = Decoded((), (), 0)
-
-
-@final
-class _Item(msgspec.Struct, frozen=True):
-    """What the reader did: rows that it has read, or gaps that it has given up."""
-
-    ids: Sequence[int] = ()
-    """The ids that were new."""
-    decoded: Decoded = _NONE
-    """The completions among them."""
-    gaps: Sequence[tuple[int, int]] = ()
+# Rows that may wait for answers: of most of them only the ids are held, in eight bytes each at the most. Beyond that the
+# streams read what is stored, at their own pace.
+_WAITING: Final = 5_000_000
 
 
 @final
@@ -60,9 +44,7 @@ class Filtering:
         self.hub: Hub[Stream] = Hub()
         self.tracker: GapTracker = GapTracker(0)
         self.skipped: Callable[[int], None] = skipped
-        self.waiting: int = 0
-        """Rows that wait for their records."""
-        self._queue: deque[_Item] = deque()
+        self._queue = Queued()
         self._arrived = asyncio.Event()
         self.history: int = 0
         """Changes when what waits is no longer what it was: it is to be looked at anew."""
@@ -70,24 +52,27 @@ class Filtering:
         self._conn: Connection | None = None
         self._stopping = False
 
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for their records."""
+        return self._queue.waiting
+
     # ── the reader's side ────────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self, tracker: GapTracker) -> None:
         """Stand where the reader begins."""
         self._queue.clear()
-        self.waiting = 0
         self.tracker = tracker.copy()
         # An event belongs to the loop that it is first waited on.
         self._arrived = asyncio.Event()
         self._stopping = False
 
-    def admit(self, ids: Sequence[int], decoded: Decoded) -> None:
-        """The reader hands out these rows."""
+    def admit(self, ids: Sequence[int], decoded: Decoded, watermark: int) -> None:
+        """The reader hands out these rows. ``watermark``: no payload's cursor goes beyond it."""
         if not self._queue and self._decided(decoded):
             self._hand_out(ids, decoded, facts_of(decoded.rows, {}, frozenset()))
             return
-        self._queue.append(_Item(ids, decoded))
-        self.waiting += len(ids)
+        self._queue.add(ids, decoded, watermark)
         if self.waiting > _WAITING:
             self._fall_behind()
         self._arrived.set()
@@ -95,22 +80,14 @@ class Filtering:
     def retire(self, gaps: Sequence[tuple[int, int]]) -> None:
         """The reader has given up these gaps."""
         if self._queue:
-            self._queue.append(_Item(gaps=gaps))
+            self._queue.add_gaps(gaps)
         else:
             self._give_up(gaps)
 
     def rewind(self, high: int) -> None:
         """The server's history was replaced by one that knows ids up to ``high`` only."""
         self.history += 1
-        kept = deque[_Item]()
-        for item in self._queue:
-            ids = [event_id for event_id in item.ids if event_id <= high]
-            rows = [row for row in item.decoded.rows if row[0] <= high]
-            gaps = [gap for gap in item.gaps if gap[1] <= high]
-            if ids or gaps:
-                kept.append(_Item(ids, Decoded(rows, item.decoded.payloads[: len(rows)], 0), gaps))
-        self._queue = kept
-        self.waiting = sum(len(item.ids) for item in kept)
+        self._queue.rewind(high)
         self.tracker.rewind(high)
 
     def _decided(self, decoded: Decoded) -> bool:
@@ -131,7 +108,6 @@ class Filtering:
             self.tracker.admit(item.ids, time.monotonic())
             self.tracker.give_up(item.gaps)
         self._queue.clear()
-        self.waiting = 0
 
     def _give_up(self, gaps: Sequence[tuple[int, int]]) -> None:
         self.tracker.give_up(gaps)
@@ -168,33 +144,29 @@ class Filtering:
             await self._arrived.wait()
             self._arrived.clear()
             while self._queue and not self._stopping:
-                item = self._queue[0]
-                if item.gaps:
-                    self._queue.popleft()
-                    self._give_up(item.gaps)
+                if self._queue.head.gaps:
+                    self._give_up(self._queue.pop().gaps)
                     continue
+                retrying = Retrying(self, pool, lookups, seconds)
                 try:
-                    await self._decide(self._next_rows(), Retrying(self, pool, lookups, seconds))
+                    if self._queue.head.decoded is None:
+                        await self._read_again(self._queue.head, retrying)
+                    else:
+                        await self._decide(self._queue.together(), retrying)
                 except Exception:  # noqa: BLE001  # it is logged, and nothing is lost by it
                     _log.exception("an error of our own; filtered streams go on from what is stored")
                     self._fall_behind()
 
-    def _next_rows(self) -> list[_Item]:
-        # What is looked up together: from the head of the queue, without passing a retirement.
-        taken: list[_Item] = []
-        count = 0
-        for item in self._queue:
-            if item.gaps or (taken and count + len(item.ids) > _TOGETHER):
-                break
-            taken.append(item)
-            count += len(item.ids)
-        return taken
+    async def _read_again(self, item: Item, retrying: Retrying) -> None:
+        rows = await retrying.rows(item.ids)
+        if not retrying.outdated:
+            self._queue.read_again(decode(rows, item.watermark))
 
-    async def _decide(self, items: Sequence[_Item], retrying: Retrying) -> None:
-        rows = [row for item in items for row in item.decoded.rows]
+    async def _decide(self, items: Sequence[tuple[Item, Decoded]], retrying: Retrying) -> None:
+        rows = [row for _, decoded in items for row in decoded.rows]
         records: dict[str, Record] = {}
         looked_up: set[str] = set()
-        for _ in items:
+        for _, decoded in items:
             while True:
                 # Again after each answer: a stream that asks for more may have joined meanwhile, and counts on these.
                 needs = Needs.of([group.selector for group in self.hub.groups])
@@ -206,26 +178,24 @@ class Filtering:
                     return
                 records.update(found)
                 looked_up.update(names)
-            decoded = self._queue[0].decoded
             facts = facts_of(decoded.rows, records, looked_up)
             if needs.results:
-                await self._decide_with_results(facts, records, retrying)
+                await self._decide_with_results(decoded, facts, records, retrying)
                 if retrying.outdated:
                     return
             else:
-                self._done(len(decoded.rows), facts)
+                self._done(decoded, len(decoded.rows), facts)
 
     async def _decide_with_results(
-        self, facts: Sequence[Facts | None], records: Mapping[str, Record], retrying: Retrying
+        self, decoded: Decoded, facts: Sequence[Facts | None], records: Mapping[str, Record], retrying: Retrying
     ) -> None:
         """A piece at a time, bounded by the bytes of its results."""
         facts = list(facts)
         if not facts:
             # Rows that make no completion: this item is over, and no other is looked at here.
-            self._done(0, ())
+            self._done(decoded, 0, ())
         fetched: dict[str, Result] = {}
         while facts:
-            decoded = self._queue[0].decoded
             wanted = admitted([group.selector for group in self.hub.groups], decoded.payloads, facts)
             sizes = stored_sizes(decoded.payloads, wanted, records)
             count = retrying.budget.fit(sizes)
@@ -242,24 +212,21 @@ class Filtering:
                 continue
             dispute(decoded.payloads[:count], facts, fetched)
             data = {name: result.data for name, result in fetched.items()}
-            self._done(count, facts[:count], data)
+            decoded = self._done(decoded, count, facts[:count], data)
             facts = facts[count:]
-            fetched = {name: fetched[name] for name in _names(decoded)[count:] if name in fetched}
+            fetched = {name: fetched[name] for name in _names(decoded) if name in fetched}
 
     def _done(
-        self, count: int, facts: Sequence[Facts | None], results: Mapping[str, bytes | None] | None = None
-    ) -> None:
-        """The first so many rows of what is at the head of the queue are decided."""
-        item = self._queue[0]
-        rows, payloads = item.decoded.rows, item.decoded.payloads
-        whole = count == len(rows)
-        upto = len(item.ids) if whole else bisect_right(item.ids, rows[count - 1][0])
-        self._hand_out(item.ids[:upto], Decoded(rows[:count], payloads[:count], 0), facts, results)
-        self.waiting -= upto
-        if whole:
-            self._queue.popleft()
-        else:
-            self._queue[0] = _Item(item.ids[upto:], Decoded(rows[count:], payloads[count:], 0))
+        self,
+        decoded: Decoded,
+        count: int,
+        facts: Sequence[Facts | None],
+        results: Mapping[str, bytes | None] | None = None,
+    ) -> Decoded:
+        """The first so many of these, which are at the head of the queue, are decided. Returns the others."""
+        ids, done, rest = self._queue.pop_rows(decoded, count)
+        self._hand_out(ids, done, facts, results)
+        return rest
 
 
 def _names(decoded: Decoded) -> list[str]:

@@ -15,8 +15,9 @@ import msgspec
 
 from ffcompletion.backends.postgres.connection import Connection, deadline
 from ffcompletion.backends.postgres.facts import Record
-from ffcompletion.backends.postgres.fetching import fetch_rows
+from ffcompletion.backends.postgres.fetching import fetch_outbox, fetch_rows
 from ffcompletion.backends.postgres.queries import Queries, Query
+from ffcompletion.backends.postgres.rows import Row
 
 __all__ = ["Lookups", "Result"]
 
@@ -59,6 +60,16 @@ class Lookups:
                     found[f"{{fp:{partition}}}:{bare}"] = Record(namespace, tags, size, readable and whole)
         return found
 
+    async def rows(self, conn: Connection, ids: Sequence[int], seconds: float) -> list[Row]:
+        """The outbox's rows with these ids (ascending), in order, as far as they are stored."""
+        wanted, after, found = frozenset(ids), ids[0] - 1, list[Row]()
+        while after < ids[-1]:
+            with deadline(conn, seconds):
+                page = await fetch_outbox(conn, self._queries.page(), (after, _MOST), prepare=self.prepare)
+            found += [row for row in page if row[0] in wanted]
+            after = page[-1][0] if len(page) >= _MOST else ids[-1]
+        return found
+
     async def results(self, conn: Connection, names: Sequence[str], seconds: float) -> Mapping[str, Result]:
         """The results of these, as far as they are stored. Few at a time: whoever asks knows their sizes."""
         found: dict[str, Result] = {}
@@ -74,15 +85,21 @@ class Lookups:
             partition, _, bare = name[4:].partition("}:")
             by_partition[int(partition)].append(bare)
         if self._plain or len(by_partition) > _FEW:
-            partitions = [partition for partition, bares in by_partition.items() for _ in bares]
+            partitions = [str(partition) for partition, bares in by_partition.items() for _ in bares]
             bares = [bare for some in by_partition.values() for bare in some]
-            return await self._fetch(conn, self._queries.records(results=results), (partitions, bares))
+            values = _array(partitions), _array(bares)
+            return await self._fetch(conn, self._queries.records(results=results), values)
         rows: list[tuple[object, bool]] = []
         query = self._queries.records_in_partition(results=results)
         for number, some in by_partition.items():
-            rows += await self._fetch(conn, query, (number, some))
+            rows += await self._fetch(conn, query, (number, _array(some)))
         return rows
 
     async def _fetch(self, conn: Connection, query: Query, values: Sequence[object]) -> list[tuple[object, bool]]:
         rows, unreadable = await fetch_rows(conn, query, values, prepare=self.prepare, tuned_already=self.tuned)
         return [(row, at not in unreadable) for at, row in enumerate(rows)]
+
+
+def _array(items: Sequence[str]) -> str:
+    """An array as the server reads it. Numbers and UUIDs need no quoting, and the driver would look at each of them twice."""
+    return f"{{{','.join(items)}}}"

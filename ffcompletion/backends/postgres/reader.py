@@ -243,7 +243,7 @@ class Reader:
         self.history.remember(ids, rows)
         self._hub.publish(Batch(decoded.payloads, cursor=StreamCursor.outbox(tracker.watermark), ids=ids))
         for place in self.behind:
-            place.admit(ids, decoded)
+            place.admit(ids, decoded, tracker.watermark)
 
     def skipped(self, malformed: int) -> None:
         """Rows that make no completion were met, here or by a stream that catches up."""

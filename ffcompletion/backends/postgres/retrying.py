@@ -14,6 +14,7 @@ from ffcompletion.backends.postgres.facts import Record
 from ffcompletion.backends.postgres.lookups import Lookups, Result
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.results import Budget
+from ffcompletion.backends.postgres.rows import Row
 from ffcompletion.delivery.backoff import Backoff
 from ffcompletion.foreign.logs import logger
 
@@ -28,9 +29,12 @@ class Waiting(Protocol):
 
     history: int
     """Changes when what waits is no longer what it was."""
-    waiting: int
-    """How many rows wait."""
     budget: Budget
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait."""
+        ...
 
     def queries_on(self, conn: Connection | None, /) -> None:
         """A question is under way on this connection; None: no longer."""
@@ -62,6 +66,14 @@ class Retrying:
             if found is not None:
                 return found
         return {}
+
+    async def rows(self, ids: Sequence[int]) -> Sequence[Row]:
+        """The outbox's rows with these ids; empty if outdated meanwhile."""
+        while not self.outdated:
+            found = await self._try(lambda conn: self._lookups().rows(conn, ids, self._seconds), results=False)
+            if found is not None:
+                return found
+        return ()
 
     async def results(self, names: Sequence[str]) -> Mapping[str, Result] | None:
         """The results; None after a failure: then fewer are to be asked for."""

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 
 import ffcompletion as ffc
+from ffcompletion.backends.postgres import filtering, queued
+from ffcompletion.backends.postgres.connection import Connection
+from ffcompletion.backends.postgres.facts import Record
+from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.rows import Row
 from ffcompletion.contract.protocols import ResumableBackend
 from tests.worlds import PostgresWorld, done, eventually, first, insert, nothing, some
@@ -120,8 +126,6 @@ async def test_what_waits_too_long_for_records_is_bounded(
     engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its streams go on from what is stored; nothing is lost, nothing repeated."""
-    from ffcompletion.backends.postgres import filtering
-
     monkeypatch.setattr(filtering, "_WAITING", 20)
     wanted = ffc.ScannerFilter("a")
     items = [done(namespace="a") for _ in range(60)]
@@ -201,3 +205,40 @@ async def test_tags_that_are_not_strings(postgres: PostgresWorld) -> None:
         async with ffc.subscribe(backend, wanted, cursor=ffc.StreamCursor.beginning()) as stored:
             assert (await first(stored)).execution_id == item.execution_id
         await live.aclose()
+
+
+async def test_a_flood_is_looked_up_once_for_all_streams(
+    engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More rows at once than are held: they are read again in their turn, and nobody is sent to read them alone."""
+    monkeypatch.setattr(queued, "_HELD", 100)
+    asked: list[str] = []
+    records = Lookups.records
+
+    async def counted(self: Lookups, conn: Connection, names: Sequence[str], seconds: float) -> dict[str, Record]:
+        asked.extend(names)
+        return await records(self, conn, names, seconds)
+
+    monkeypatch.setattr(Lookups, "records", counted)
+    flood, mine = [done(namespace="flood") for _ in range(3_000)], [done(namespace=f"t{n}") for n in range(5)]
+    async with engine.backend(poll_interval=0.2) as backend, AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(ffc.subscribe(backend, ffc.ScannerFilter(f"t{n}"))) for n in range(5)
+        ]
+        conn = await engine.connect(autocommit=False)
+        # Two writers by turns, so that ids have gaps for a while.
+        late = await engine.connect(autocommit=False)
+        await insert(late, mine[0])
+        for item in (*flood, *mine[1:]):
+            await insert(conn, item)
+        await conn.commit()
+        await eventually(lambda: backend.stats().waiting == 0 and len(asked) >= 3_000)
+        await late.commit()
+        for stream, item in zip(streams, mine, strict=True):
+            assert (await first(stream)).execution_id == item.execution_id
+            stats = stream.stats()
+            assert (stats.overflows, stats.undecided, stats.delivered) == (0, 0, 1)
+        await eventually(lambda: all(stream.stats().filtered == 3_004 for stream in streams))
+        for each in (conn, late):
+            await each.close()
+    assert len(asked) == len(set(asked)) == 3_005
