@@ -12,13 +12,11 @@ import typer
 from rich.console import Console
 from typing_extensions import override
 
-from ffcompletion.cli.running import run
+from ffcompletion.cli.running import opened, run
 from ffcompletion.cli.tail import ends_on_interrupt
 from ffcompletion.contract.errors import ResourceExhausted, Unavailable
 from ffcompletion.contract.extras import missing
 from ffcompletion.contract.protocols import CompletionBackend
-from ffcompletion.options import ConnectOptions
-from ffcompletion.urls import connect, scheme_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -44,8 +42,7 @@ def board(
     """Serve a page that shows completions as they happen: rates, lag, failures. Ctrl-C ends it."""
 
     async def work() -> int:
-        given: ConnectOptions = {"schema": schema} if schema and scheme_of(url) == "postgres" else {}
-        async with connect(url, **given) as backend:
+        async with opened(url, schema) as backend:
             # What cannot work is said here, not on the page.
             await (await backend.subscribe_completions()).aclose()
             async with serving_board(backend, host, port, namespace) as at, ends_on_interrupt() as ended:

@@ -9,12 +9,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ffcompletion.cli.running import run
+from ffcompletion.cli.running import opened, run
 from ffcompletion.cli.showing import moment, printable
 from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.text import json_line
-from ffcompletion.options import ConnectOptions
-from ffcompletion.urls import connect, scheme_of
 
 __all__ = ["describe"]
 
@@ -30,8 +28,7 @@ def describe(
     """Show what is stored about an execution: phase, outcome, tenant, flow, tags. Exit status 1 if it is unknown."""
 
     async def work() -> int:
-        given: ConnectOptions = {"schema": schema} if schema and scheme_of(url) == "postgres" else {}
-        async with connect(url, **given) as backend:
+        async with opened(url, schema) as backend:
             found = await backend.describe_execution(execution_id)
         if found is None:
             Console(stderr=True, highlight=False, soft_wrap=True).print(

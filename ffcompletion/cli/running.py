@@ -10,10 +10,13 @@ from typing import Final
 
 import typer
 from rich.console import Console
+from typing_extensions import Unpack
 
 from ffcompletion.cli.showing import printable
 from ffcompletion.contract.errors import EngineError, Validation
-from ffcompletion.urls import scheme_of
+from ffcompletion.contract.protocols import Backend
+from ffcompletion.options import ConnectOptions
+from ffcompletion.urls import connect, scheme_of
 
 __all__ = ["check_attached", "duration", "run", "run_plainly"]
 
@@ -58,6 +61,13 @@ def duration(text: str | timedelta) -> timedelta:
         return timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
     except OverflowError:
         raise typer.BadParameter(f"{text!r} is too long") from None
+
+
+def opened(url: str, schema: str | None, /, **options: Unpack[ConnectOptions]) -> Backend:
+    """The backend at a URL. The schema is a Postgres's; of others there is none."""
+    if schema and scheme_of(url) == "postgres":
+        options["schema"] = schema
+    return connect(url, **options)
 
 
 async def check_attached(url: str, name: str, schema: str | None) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ffcompletion.cli.live import shown_live, table_of
-from ffcompletion.cli.running import check_attached
+from ffcompletion.cli.running import check_attached, opened
 from ffcompletion.cli.showing import as_json, as_text, printable
 from ffcompletion.consumers.checkpointing import checkpointed
 from ffcompletion.consumers.checkpoints import FileCheckpoints
@@ -29,8 +29,6 @@ from ffcompletion.contract.ids import FlowId
 from ffcompletion.contract.payload import CompletionPayload, Outcome
 from ffcompletion.contract.protocols import Backend
 from ffcompletion.contract.stats import BackendEvent, BackendState
-from ffcompletion.options import ConnectOptions
-from ffcompletion.urls import connect, scheme_of
 
 __all__ = ["TailOptions", "ends_on_interrupt", "run_tail"]
 
@@ -73,11 +71,10 @@ async def ends_on_interrupt() -> AsyncGenerator[asyncio.Event]:
 async def run_tail(url: str, options: TailOptions) -> int:
     """Show completions until told to stop; the exit status. Raises ``EngineError``."""
     totals: Counter[str] = Counter()
-    given: ConnectOptions = {"schema": options.schema} if options.schema and scheme_of(url) == "postgres" else {}
     started = time.monotonic()
-    given["observer"] = _Mended().changed
     live = asyncio.Event()
-    async with ends_on_interrupt() as ended, connect(url, **given) as backend:
+    opening = opened(url, options.schema, observer=_Mended().changed)
+    async with ends_on_interrupt() as ended, opening as backend:
         showing = asyncio.create_task(_show(url, backend, options, totals, live))
         stopping = asyncio.create_task(ended.wait())
         try:

@@ -10,15 +10,13 @@ from typing import Final, final
 import msgspec
 from rich.console import Console
 
-from ffcompletion.cli.running import check_attached
+from ffcompletion.cli.running import check_attached, opened
 from ffcompletion.cli.showing import as_json, as_text
 from ffcompletion.consumers.options import Missing
 from ffcompletion.consumers.waiting import as_completed
 from ffcompletion.contract.attached import attached_id
 from ffcompletion.contract.errors import NotFound, StateUnknown, Transport
 from ffcompletion.contract.payload import CompletionPayload, Outcome
-from ffcompletion.options import ConnectOptions
-from ffcompletion.urls import connect, scheme_of
 
 __all__ = ["TIMED_OUT", "WaitOptions", "run_wait"]
 
@@ -43,11 +41,10 @@ class WaitOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 async def run_wait(url: str, ids: list[str], options: WaitOptions) -> int:
     """Show each completion as it comes; 0 if all were successes, 1 if one was not, 124 after the time-out."""
-    given: ConnectOptions = {"schema": options.schema} if options.schema and scheme_of(url) == "postgres" else {}
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     status = 0
     called = {} if options.attached is None else {attached_id(options.attached, key): key for key in ids}
-    async with connect(url, **given) as backend:
+    async with opened(url, options.schema) as backend:
         if options.attached is not None and options.missing == "wait":
             await _check_in_time(url, options.attached, options, repr(backend))
         answers = as_completed(

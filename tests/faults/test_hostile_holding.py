@@ -110,3 +110,49 @@ async def test_ids_that_are_burnt_keep_nobody_from_what_is_under_way(postgres: P
     async with postgres.backend() as backend, ffc.subscribe(backend, A) as stream:
         await writer.commit()
         assert {item.execution_id for item in await some(stream, 20, 10)} == {item.execution_id for item in late}
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["a session", "prepared"])
+async def test_announcements_of_what_lies_far_below_are_not_taken_at_their_word(
+    postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch, prepared: bool
+) -> None:
+    """Whoever may send one makes nobody get what was there; what somebody under way commits is got by all, each once."""
+    monkeypatch.setattr(beginning, "LOOK_BACK", 10)
+    stored, late = [done(namespace="a") for _ in range(50)], [done(namespace="a") for _ in range(40)]
+    writer = await postgres.connect(autocommit=False)
+    await postgres.announce(*stored[:20])
+    await writer.execute("SET LOCAL session_replication_role = replica")
+    for item in late[:20]:
+        await insert(writer, item)
+    # A subtransaction has a number of its own.
+    await writer.execute("SAVEPOINT one")
+    last = max([await insert(writer, item) for item in late[20:]])
+    await postgres.announce(*stored[20:])
+    if prepared:
+        await writer.execute("PREPARE TRANSACTION 'late'")
+    try:
+        async with postgres.backend() as backend:
+            async with (
+                ffc.subscribe(backend, A) as stream,
+                ffc.subscribe(backend, A, cursor=ffc.StreamCursor.beginning()) as resumed,
+            ):
+                assert len(await some(resumed, 50)) == 50
+                await postgres.sql("SELECT pg_notify('ff_completion', event_id::text) FROM ff_completion_event")
+                marker = done(namespace="a")
+                await postgres.announce(marker)
+                for each in (stream, resumed):
+                    assert (await first(each)).execution_id == marker.execution_id
+                await postgres.sql("COMMIT PREPARED 'late'") if prepared else await writer.commit()
+                await postgres.sql("SELECT pg_notify('ff_completion', %s)", (str(last),))
+                for each in (stream, resumed):
+                    assert sorted(item.execution_id for item in await some(each, 40, 10)) == sorted(
+                        item.execution_id for item in late
+                    )
+                marker = done(namespace="a")
+                await postgres.announce(marker)
+                for each in (stream, resumed):
+                    assert (await first(each)).execution_id == marker.execution_id
+    finally:
+        await writer.rollback()
+        if rows := await postgres.sql("SELECT gid FROM pg_prepared_xacts"):
+            await postgres.sql(f"ROLLBACK PREPARED '{rows[0][0]}'")

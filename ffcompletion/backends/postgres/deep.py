@@ -15,8 +15,8 @@ from ffcompletion.backends.postgres.spans import Spans, without
 
 __all__ = ["Deep"]
 
-# Ids that are taken on an announcement's word alone.
-_BELIEVED: Final = 1_000
+# Ids that are looked for because they were announced.
+_BELIEVED: Final = 50_000
 # Ids that are remembered as handed out; with more of them no announcement is believed any more.
 _EARLY: Final = 100_000
 

@@ -43,8 +43,7 @@ _CLOSE_GRACE_S: Final = 0.2
 _BURST: Final = 32
 _GATHER: Final = 4.0
 _GATHER_S: Final = 0.05
-# How long a read may take before the connection counts as dead: first this, because it usually takes a millisecond,
-# then twice as long each time, up to `read_timeout`, because a server may really be that slow.
+# A read usually takes a millisecond: after so long the connection counts as dead; after twice as long the next time, and so on.
 _READ_TIMEOUT_S: Final = 3.0
 
 
@@ -72,6 +71,7 @@ class Supervisor:
         self._echoes = Echoes(connection)
         self._sources: WeakSet[Source] = WeakSet()
         self.reader: Reader = Reader(settings.queries, self._hub, self._rewound)
+        self._beneath = Beneath(self.reader, settings.queries)
         self.reconciler: Reconciler | None = None
         if settings.reconcile_interval_s:
             self.reconciler = Reconciler(settings.queries, self._open_sources, settings.reconcile_interval_s)
@@ -86,6 +86,7 @@ class Supervisor:
         try:
             session = await run._open_session()
             await run.reader.find_start(session)
+            await run._beneath.begin(session)
             run.identity = session.identity
             if run.reconciler is not None:
                 run.reconciler.begin((await session.fetch(SERVER_MS))[0][0])
@@ -159,7 +160,7 @@ class Supervisor:
         self, session: Session, after: int | None, selector: Selector, lease: Lease, since_ms: int | None
     ) -> Source:
         """One more stream, live, or reading what is stored after a position, which was reached at that time."""
-        settings, pooled, beneath = self._settings, session.pooled, Beneath(self.reader)
+        settings, pooled, beneath = self._settings, session.pooled, self._beneath
         seconds, size, lookups = settings.read_timeout_s, settings.buffer_size, session.lookups()
         pages = PageReader(self._pool, settings.queries, lookups, beneath, pooled=pooled, read_timeout_s=seconds)
         if selector.filter is None and not selector.results:
@@ -253,8 +254,7 @@ class Supervisor:
         if session is not None:
             exc = session.cause(exc)
             session.abort()
-        shown = self._settings.target.shown
-        fault = translated(exc, shown, "reading") if isinstance(exc, psycopg.Error) else exc
+        fault = translated(exc, self._settings.target.shown, "reading") if isinstance(exc, psycopg.Error) else exc
         delay = self._connection.broken(str(fault) or type(exc).__name__, fault, kind=kind_of(exc))
         # What broke this connection has broken the idle ones too; each would cost a time-out to find out.
         await self._pool.drain()
@@ -293,7 +293,7 @@ class Supervisor:
 
     async def _drain(self, session: Session) -> bool:
         """One read, if there is anything to read for. True if there is more to read at once."""
-        hints, look = session.inbox.take_announced(), self._look
+        hints, look = await self._beneath.believed(session, session.inbox.take_announced()), self._look
         started, before = time.monotonic(), self.reader.received
         due = bool(self._settings.poll_interval_s) and started >= self._poll_at
         if look or due:

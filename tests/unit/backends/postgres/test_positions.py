@@ -27,6 +27,7 @@ from ffcompletion.backends.postgres.beneath import Beneath
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.pages import Piece
+from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.source import Source
 from ffcompletion.backends.postgres.spans import Spans, covers, missing
 from ffcompletion.backends.postgres.states import Read
@@ -163,7 +164,7 @@ class Pages:
             for event_id in stretch
             if event_id <= reached and not covers(step.holes, (event_id, event_id))
         ]
-        beneath = Beneath(self.server)
+        beneath = Beneath(self.server, Queries(None))
         lacks = beneath.missing(step, reached, stretch)
         return Page(rows, self.tenant, reached, step.limit, beneath, lacks)
 

@@ -1,0 +1,77 @@
+"""What is told and asked of ids far below where the reader began."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from ffcompletion.backends.postgres import beneath
+from ffcompletion.backends.postgres.announced import Hints
+from ffcompletion.backends.postgres.beneath import Beneath
+from ffcompletion.backends.postgres.gaps import GapTracker
+from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.states import Read
+
+LATE = 7
+
+
+class Leader:
+    """One that looked no further than 1,000 down, while somebody wrote."""
+
+    def __init__(self) -> None:
+        self.tracker = GapTracker(2_000)
+        self.tracker.assume([], 0.0, 1_000, ["1/1"])
+        self.settle_at = 1e9
+        self.behind = [self]
+
+
+class Session:
+    """Rows and who wrote each; number 7 was under way."""
+
+    def __init__(self, rows: dict[int, int]) -> None:
+        self.rows = rows
+        self.asked = 0
+
+    async def fetch(self, query: Any, values: Sequence[Any] = ()) -> list[Any]:
+        self.asked += 1
+        if not values:
+            return [([LATE], 9)]
+        if b"ANY(%s::bigint[]) AND" in query:
+            return [(id_, by) for id_, by in self.rows.items() if id_ in values[0] and by in values[1]]
+        return [(id_,) for id_, by in self.rows.items() if values[0] < id_ < values[1] and by in values[2]]
+
+
+def test_what_is_missing_up_to_where_nobody_looked() -> None:
+    """Not where somebody did, nor what is another's to bring; and once it is told, it is looked after."""
+    leader = Leader()
+    made = Beneath(leader, Queries(None))
+    assert made.missing(Read(990, 3_000, 0, [(997, 998)]), 2_500, [991, 995, 2_000]) == [
+        (992, 994),
+        (996, 996),
+        (999, 1_000),
+    ]
+    assert made.missing(Read(1_000, 3_000, 0), 2_500, [2_000]) == []
+    made.missed([(992, 994)])
+    assert (leader.tracker.spans(), leader.settle_at < 1e9) == ([(992, 994)], True)
+
+
+def test_an_announcement_stands_for_what_the_same_one_wrote_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it goes on, a stretch at a time, and no further than so many looks; others' rows are left out."""
+    monkeypatch.setattr(beneath, "_WITHIN", 10)
+    rows = {**dict.fromkeys(range(100, 400, 8), LATE), **dict.fromkeys(range(101, 401, 8), 3), 50: LATE, 950: LATE}
+    made = Beneath(Leader(), Queries(None))
+
+    async def believed(*ids: int) -> tuple[Sequence[int], int]:
+        session = Session(rows)
+        await made.begin(session)
+        return (await made.believed(session, Hints(ids))).ids, session.asked - 1
+
+    assert asyncio.run(believed(1_001)) == ((1_001,), 0)
+    assert asyncio.run(believed(101, 405, 1_001)) == ((1_001,), 1)
+    found, _ = asyncio.run(believed(50, 392, 396, 950, 1_001))
+    assert found == (50, *range(100, 400, 8), 950, 1_001)
+    monkeypatch.setattr(beneath, "_MOST_LOOKS", 3)
+    assert asyncio.run(believed(396)) == ((372, 380, 388, 396), 4)
