@@ -352,6 +352,20 @@ async def _status(client: httpx.AsyncClient, last_id: str) -> tuple[int, str]:
         return answer.status_code, text
 
 
+@pytest.mark.parametrize("postgres", [18], indirect=True)
+async def test_a_position_in_a_hole_fills_no_log(postgres: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
+    """A client may name any, as often as it likes: each was a line."""
+    await postgres.announce(*(done(namespace="a") for _ in range(10)))
+    ((first_id,),) = await postgres.sql("SELECT min(event_id) FROM ff_completion_event")
+    await postgres.sql("DELETE FROM ff_completion_event WHERE event_id < %s", (first_id + 5,))
+    hole = str(ffc.StreamCursor.outbox(first_id + 1))
+    async with postgres.backend() as backend, serving(completions_app(backend, authorize=by_header)) as (client, _):
+        for _ in range(5):
+            async with events(client, last=hole, who="a") as stream:
+                assert len(await stream.ids(5)) == 5
+    assert caplog.text.count("whether they were trimmed cannot be told") <= 1
+
+
 async def test_a_grant_that_is_narrowed_shows_no_counters_any_more() -> None:
     """They are everybody's, also where the stream was asked for one tenant alone."""
     grant = Grant.everything()
