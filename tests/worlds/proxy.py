@@ -92,8 +92,8 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
         with contextlib.suppress(OSError):
+            # With TLS it waits for the other side's goodbye; it stays among those that are cut in the end.
             writer.close()
-        self._writers.discard(writer)
 
     def freeze(self) -> None:
         """Half-open: connections stay, nothing passes, new ones get no answer."""

@@ -145,7 +145,7 @@ class Filtering:
             self._arrived.clear()
             while self._queue and not self._stopping:
                 if self._queue.head.gaps:
-                    self._give_up(self._queue.pop().gaps)
+                    self._give_up(self._queue.pop_gaps())
                     continue
                 retrying = Retrying(self, pool, lookups, seconds)
                 try:

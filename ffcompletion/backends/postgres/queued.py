@@ -91,21 +91,20 @@ class Queued:
             count += len(item.ids)
         return taken
 
-    def pop(self) -> Item:
-        """The head, which is over."""
-        item = self._items.popleft()
-        self._count(item, len(item.ids))
-        return item
+    def pop_gaps(self) -> Sequence[tuple[int, int]]:
+        """Those at the head, which are over."""
+        return self._items.popleft().gaps
 
     def pop_rows(self, decoded: Decoded, count: int) -> tuple[Sequence[int], Decoded, Decoded]:
         """The first so many completions of those at the head: the ids up to there, these completions, and the others."""
         item = self._items[0]
         if count == len(decoded.rows):
-            self.pop()
+            self._items.popleft()
+            self._count(len(item.ids))
             return item.ids, decoded, _NONE
         # Two rows may bear one id: it is over when both are.
         upto = bisect_left(item.ids, decoded.rows[count][0])
-        self._count(item, upto)
+        self._count(upto)
         done = Decoded(decoded.rows[:count], decoded.payloads[:count], 0)
         rest = Decoded(decoded.rows[count:], decoded.payloads[count:], 0)
         self._items[0] = msgspec.structs.replace(item, ids=item.ids[upto:], decoded=rest)
@@ -134,10 +133,9 @@ class Queued:
         self._items.clear()
         self._held = self.waiting = 0
 
-    def _count(self, item: Item, count: int) -> None:
-        self.waiting -= count
-        if item.decoded is not None:
-            self._held -= count
+    def _count(self, done: int) -> None:
+        self.waiting -= done
+        self._held -= done
 
 
 def _compact(ids: Sequence[int]) -> Sequence[int]:

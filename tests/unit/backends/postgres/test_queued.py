@@ -61,7 +61,7 @@ class Waiting(RuleBasedStateMachine):
     @precondition(lambda self: self.queued and self.queued.head.gaps)
     @rule()
     def the_gap_is_over(self) -> None:
-        assert list(self.queued.pop().gaps) == [self.model.pop(0)]
+        assert list(self.queued.pop_gaps()) == [self.model.pop(0)]
 
     @precondition(lambda self: self.queued and self.queued.head.decoded is None)
     @rule()
