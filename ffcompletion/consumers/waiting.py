@@ -25,6 +25,7 @@ __all__ = ["as_completed", "wait_for_all", "wait_for_completion", "wait_for_flow
 # A look without waiting is bounded all the same, and asks for so many at once.
 _LOOK_S: Final = 2.0
 _AT_ONCE: Final = 1_000
+_WITH_RESULTS: Final = 16
 _T = TypeVar("_T")
 _Id = TypeVar("_Id", bound=str)
 
@@ -221,13 +222,13 @@ async def _look(reader: ExecutionReader, wait: Wait) -> None:
     waitlist = Waitlist()
     waitlist.add(wait)
     started = asyncio.get_running_loop().time()
-    while ids := waitlist.take_unread(_AT_ONCE):
+    while ids := waitlist.take_unread(_WITH_RESULTS if wait.result else _AT_ONCE):
         try:
             async with asyncio.timeout(_LOOK_S):
                 found = await reader.describe_executions(ids, result=wait.result)
         except (Transport, ResourceExhausted, TimeoutError) as exc:
             raise StateUnknown(str(ids[0]), asyncio.get_running_loop().time() - started) from exc
-        waitlist.read(ids, found)
+        waitlist.read(ids, found, results=True)
     waitlist.raise_failure(wait)
 
 

@@ -59,8 +59,9 @@ class Waitlist:
         self._waits: dict[Wait, None] = {}
         self._by_id: dict[ExecutionId, dict[Wait, None]] = {}
         self._unread: dict[ExecutionId, None] = {}
-        # Announced, and waited for with a result that is still to be read.
+        # Finished, and waited for with a result that is still to be read.
         self._received: dict[ExecutionId, CompletionPayload] = {}
+        self._unread_results: dict[ExecutionId, None] = {}
         self.failed: BaseException | None = None
         """What ended all of them, if something did."""
 
@@ -92,21 +93,22 @@ class Waitlist:
             raise failed.with_traceback(None)
 
     def announced(self, completion: CompletionPayload) -> bool:
-        """An announcement; whether somebody now wants the state read (for the result)."""
+        """An announcement; whether somebody now wants its result read."""
         id_ = completion.execution_id
         waits = self._by_id.get(id_)
         if waits is None:
             return False
         for wait in tuple(waits):
             if wait.result and completion.payload_bytes is None:
-                self._received[id_] = completion
-                self._unread[id_] = None
+                self._has_finished(id_, completion)
             else:
                 self._answer(wait, id_, completion)
-        return id_ in self._unread
+        return id_ in self._unread_results
 
-    def read(self, ids: Sequence[ExecutionId], found: Sequence[ExecutionSnapshot | None]) -> None:
-        """What the server has stored about these, in order."""
+    def read(
+        self, ids: Sequence[ExecutionId], found: Sequence[ExecutionSnapshot | None], *, results: bool = False
+    ) -> None:
+        """What the server has stored about these, in order. ``results``: with their results, if they have finished."""
         for id_, snapshot in zip(ids, found, strict=True):
             received = self._received.pop(id_, None)
             for wait in tuple(self._by_id.get(id_, ())):
@@ -116,8 +118,14 @@ class Waitlist:
                 elif snapshot is None:
                     if wait.missing_fails:
                         wait.fail(NotFound(f"execution {id_}"))
+                elif snapshot.is_terminal and wait.result and not results:
+                    self._has_finished(id_, completion_of(snapshot))
                 elif snapshot.is_terminal:
                     self._answer(wait, id_, completion_of(snapshot))
+
+    def _has_finished(self, id_: ExecutionId, completion: CompletionPayload) -> None:
+        self._received[id_] = completion
+        self._unread_results[id_] = None
 
     def fail(self, error: BaseException) -> None:
         """Every wait is over, and those to come."""
@@ -127,10 +135,16 @@ class Waitlist:
 
     def take_unread(self, most: int) -> list[ExecutionId]:
         """Executions whose state wants to be read now, at most so many."""
-        taken = [id_ for id_, _ in zip(self._unread, range(most))]  # noqa: B905  # the shorter one ends it
-        for id_ in taken:
-            del self._unread[id_]
-        return taken
+        return _taken(self._unread, most)
+
+    def take_unread_results(self, most: int) -> list[ExecutionId]:
+        """Executions that have finished, and whose results want to be read now, at most so many."""
+        return _taken(self._unread_results, most)
+
+    @property
+    def has_unread_results(self) -> bool:
+        """Whether there are any."""
+        return bool(self._unread_results)
 
     def intervals(self) -> set[float]:
         """The poll intervals in use, in seconds."""
@@ -141,10 +155,6 @@ class Waitlist:
         for wait in self._waits:
             if wait.interval_s == interval_s:
                 self._unread.update(wait.pending)
-
-    def wants_result(self, ids: Iterable[ExecutionId]) -> bool:
-        """Whether any of these is waited for with its result."""
-        return any(wait.result for id_ in ids for wait in self._by_id.get(id_, ()))
 
     def _answer(self, wait: Wait, id_: ExecutionId, completion: CompletionPayload) -> None:
         self._settled(wait, id_)
@@ -161,7 +171,15 @@ class Waitlist:
             if not waits:
                 del self._by_id[id_]
                 self._unread.pop(id_, None)
+                self._unread_results.pop(id_, None)
                 self._received.pop(id_, None)
+
+
+def _taken(queue: dict[ExecutionId, None], most: int) -> list[ExecutionId]:
+    taken = [id_ for id_, _ in zip(queue, range(most))]  # noqa: B905  # the shorter one ends it
+    for id_ in taken:
+        del queue[id_]
+    return taken
 
 
 def completion_of(snapshot: ExecutionSnapshot) -> CompletionPayload:

@@ -26,6 +26,10 @@ _log: Final = logger("ffcompletion.waiting")
 
 # Executions per state read: a pipeline or query of some milliseconds.
 _AT_ONCE: Final = 1000
+# Results in one question: one of unknown size alone, more while they are small, so that a few large ones fill no memory.
+_MOST_RESULTS: Final = 16
+_SMALL: Final = 256 << 10
+_LARGE: Final = 4 << 20
 # A tick is early or late by up to this part of its interval, so that many processes do not ask in step.
 _JITTER: Final = 0.2
 # A question that is under way for less than this is no sign of trouble.
@@ -54,6 +58,7 @@ class Watch:
         self._spread = spread
         self._live = asyncio.Event()
         self._unread = asyncio.Event()
+        self._unread_results = asyncio.Event()
         self._unreadable = False
         self._ticks: dict[float, float] = {}
         self.waitlist: Waitlist = Waitlist()
@@ -146,10 +151,12 @@ class Watch:
                 self._fault = None
                 self._live.set()
                 async with asyncio.TaskGroup() as group:
-                    reading = group.create_task(self._read(self._reader)) if self._reader is not None else None
+                    reader = self._reader
+                    works = () if reader is None else (self._read(reader), self._read_results(reader))
+                    reading = [group.create_task(work) for work in works]
                     await called("the stream", partial(self._listen, stream))
-                    if reading is not None:
-                        reading.cancel()
+                    for task in reading:
+                        task.cancel()
             finally:
                 await stream.aclose()
             self.waitlist.fail(Unavailable("waiting", "the backend was closed, or ended its stream"))
@@ -183,7 +190,7 @@ class Watch:
         announced = self.waitlist.announced
         async for completion in stream:
             if announced(completion):
-                self._unread.set()
+                self._unread_results.set()
 
     async def _read(self, reader: ExecutionReader) -> None:
         waitlist = self.waitlist
@@ -197,7 +204,7 @@ class Watch:
                     # Whatever would end this task in silence is an error of theirs: the waits would never be answered.
                     found = await called(
                         "reading stored state",
-                        partial(reader.describe_executions, ids, result=waitlist.wants_result(ids)),
+                        partial(reader.describe_executions, ids),
                     )
                 except Unavailable:
                     raise
@@ -208,7 +215,27 @@ class Watch:
                 self._now_readable(None)
                 self._answered_at = asked_at
                 waitlist.read(ids, found)
+                if waitlist.has_unread_results:
+                    self._unread_results.set()
             await self._until_unread()
+
+    async def _read_results(self, reader: ExecutionReader) -> None:
+        """In a place of their own: who asks for none does not wait for those of others, however large they are."""
+        waitlist, most = self.waitlist, 1
+        while True:
+            await self._unread_results.wait()
+            self._unread_results.clear()
+            while ids := waitlist.take_unread_results(most):
+                try:
+                    found = await called("reading results", partial(reader.describe_executions, ids, result=True))
+                except Unavailable:
+                    raise
+                except EngineError as exc:
+                    self._fault, most = exc, 1
+                    break  # each is asked for again once its state has been, at the next tick
+                size = sum(len(one.result or b"") for one in found if one is not None)
+                most = 1 if size > _LARGE else min(2 * most, _MOST_RESULTS) if size < _SMALL else most
+                waitlist.read(ids, found, results=True)
 
     def _tick(self) -> None:
         now = asyncio.get_running_loop().time()

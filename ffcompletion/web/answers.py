@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, final
 
+import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Send
 
 from ffcompletion.contract.errors import CursorExpired, EngineError, Validation
 from ffcompletion.contract.payload import CompletionPayload
-from ffcompletion.contract.text import json_line
 from ffcompletion.delivery.ratelog import RateLog
 
-__all__ = ["Refused", "as_answer", "json_answer", "raised", "seconds_of", "tag_of", "trouble", "unavailable"]
+__all__ = [
+    "Refused",
+    "as_answer",
+    "in_pieces",
+    "json_answer",
+    "raised",
+    "seconds_of",
+    "tag_of",
+    "trouble",
+    "unavailable",
+]
 
 _REFUSAL: Final = range(300, 600)
 _NOT_ALLOWED: Final = "not allowed"
+# Beyond this much the server waits until the client has taken what came before.
+_PIECE: Final = 256 << 10
 
 
 @final
@@ -31,8 +44,20 @@ class Refused(Exception):
 def json_answer(data: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An object, not to be kept by anybody on its way."""
     return Response(
-        json_line(data), status, {"Cache-Control": "no-store", **(headers or {})}, media_type="application/json"
+        msgspec.json.encode(data),
+        status,
+        {"Cache-Control": "no-store", **(headers or {})},
+        media_type="application/json",
     )
+
+
+async def in_pieces(answer: Response, send: Send) -> None:
+    """Send it as fast as its client takes it; nearly all of it is taken when this returns."""
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
+    body = bytes(answer.body)
+    for at in range(0, len(body), _PIECE):
+        more = at + _PIECE < len(body)
+        await send({"type": "http.response.body", "body": body[at : at + _PIECE], "more_body": more})
 
 
 def raised(exc: HTTPException) -> Response:

@@ -24,7 +24,17 @@ from ffcompletion.delivery.ratelog import RateLog
 from ffcompletion.foreign.awaiting import called
 from ffcompletion.foreign.calling import name_of
 from ffcompletion.foreign.logs import logger
-from ffcompletion.web.answers import Refused, as_answer, json_answer, raised, seconds_of, tag_of, trouble, unavailable
+from ffcompletion.web.answers import (
+    Refused,
+    as_answer,
+    in_pieces,
+    json_answer,
+    raised,
+    seconds_of,
+    tag_of,
+    trouble,
+    unavailable,
+)
 from ffcompletion.web.channels import Channels
 from ffcompletion.web.grants import Authorize, Grant
 from ffcompletion.web.places import Places
@@ -32,12 +42,17 @@ from ffcompletion.web.questions import Questions
 from ffcompletion.web.responses import EventStream, gone, unless, until
 from ffcompletion.web.status import status_of
 from ffcompletion.web.stopping import Stopping
+from ffcompletion.web.turns import Turns
 
 __all__ = ["CompletionsApp", "completions_app"]
 
 log: Final = logger("ffcompletion.web")
 
 _AUTHORIZE_S: Final = 10.0
+# Of one grant's results, those that are read and sent at a time; within so many seconds each.
+_RESULTS: Final = 4
+_RESULT_S: Final = 20.0
+_SENT_S: Final = 60.0
 
 
 def completions_app(
@@ -103,6 +118,7 @@ class CompletionsApp:
         self._questions = Questions(backend) if isinstance(backend, ExecutionReader) else None
         self._stopping = Stopping()
         self._places = Places(options.max_clients)
+        self._results = Turns(_RESULTS)
         self._trouble_log = RateLog(log)
         self._authorize_log = RateLog(log)
         self._router = Router(
@@ -207,15 +223,14 @@ class CompletionsApp:
                 )
         return None
 
-    async def _execution(self, grant: Grant, request: Request, receive: Receive, _: Send) -> Response | None:
+    async def _execution(self, grant: Grant, request: Request, receive: Receive, send: Send) -> Response | None:
         id_ = ExecutionId(request.path_params["execution_id"])
         seconds = seconds_of(request.query_params.get("timeout"), self._options.max_wait)
         await self._check_admitted(grant, id_)
-        result = request.query_params.get("result") == "1"
         with self._stopping.watched() as stopping:
             # A grant for this execution alone would be too narrow a word: what was granted must go on being granted.
             done = await until(
-                wait_for_completion(self._backend, id_, timeout=seconds, result=result),
+                wait_for_completion(self._backend, id_, timeout=seconds),
                 receive,
                 self._still_granted(request, grant),
                 stopping,
@@ -230,7 +245,26 @@ class CompletionsApp:
             raise done
         if done is None:
             raise Refused
-        return json_answer(as_answer(done, result=result))
+        if request.query_params.get("result") != "1":
+            return json_answer(as_answer(done, result=False))
+        return await self._with_result(grant, id_, receive, send)
+
+    async def _with_result(self, grant: Grant, id_: ExecutionId, receive: Receive, send: Send) -> Response | None:
+        """Results may be large, and clients slow: a few of each grant's are read, held and sent at a time."""
+        began = False
+        try:
+            with self._stopping.watched() as stopping:
+                async with gone(receive) as leaving, unless(leaving, stopping), self._results.turn(grant):
+                    done = await wait_for_completion(self._backend, id_, timeout=_RESULT_S, result=True)
+                    answer = await asyncio.to_thread(json_answer, as_answer(done, result=True))
+                    began = True
+                    async with asyncio.timeout(_SENT_S):
+                        await in_pieces(answer, send)
+        except TimeoutError:
+            return None if began else unavailable("the result cannot be had just now")
+        except NotFound:
+            raise Refused(404, "no such execution") from None
+        return None
 
     async def _check_admitted(self, grant: Grant, id_: ExecutionId) -> None:
         """Raises ``Refused`` with 404, whether it does not exist or is somebody else's."""

@@ -254,6 +254,46 @@ async def test_a_storm_of_one_tenant_s_is_no_other_s(postgres: PostgresWorld) ->
         await gone(lambda: backend.stats().streams)
 
 
+async def test_large_results_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that were waited for were one question, and with it the states of others: twenty of 30 MB ended the server."""
+    describe, asked, go_on = MemoryBackend.describe_executions, list[int](), asyncio.Event()
+
+    async def slowly(self: MemoryBackend, ids: Sequence[str], /, *, result: bool = False) -> Any:
+        if result:
+            asked.append(len(ids))
+            await go_on.wait()
+        return await describe(self, ids, result=result)
+
+    monkeypatch.setattr(MemoryBackend, "describe_executions", slowly)
+    async with MemoryBackend() as backend:
+        large = b"x" * (5 << 20)
+        for number in range(8):
+            backend.emit(ID % number, "success", namespace="hostile", payload_bytes=large)
+        for number in range(8, 60):
+            backend.emit(ID % number, "success", namespace="hostile", payload_bytes=b"small")
+        backend.emit(ID % 100, "success", namespace="victim", payload_bytes=b"mine")
+        async with serving(completions_app(backend, authorize=by_header)) as (client, _):
+
+            async def wants(number: int, who: str) -> str:
+                answer = await client.get(f"/executions/{ID % number}?result=1", headers={"who": who})
+                return str(answer.json()["result"])
+
+            crowd = [asyncio.create_task(wants(number, "hostile")) for number in range(8)]
+            await eventually(lambda: comes_true(lambda: len(asked) > 0))
+            answer = await client.get(f"/executions/{ID % 100}", headers={"who": "victim"})
+            assert answer.json()["finished"], "whoever wants no result does not wait for those of others"
+            mine = asyncio.create_task(wants(100, "victim"))
+            await asyncio.sleep(0.1)
+            go_on.set()
+            assert await mine == "mine"
+            assert {len(text) for text in await asyncio.gather(*crowd)} == {len(large)}
+        assert set(asked) == {1}, "one of unknown size, and each that is large, is asked for alone"
+        asked.clear()
+        some = await ffc.wait_for_all(backend, [ID % number for number in range(8, 60)], result=True)
+        assert {one.payload_bytes for one in some.values()} == {b"small"}
+        assert max(asked) == 16
+
+
 async def test_one_tenant_s_clients_leave_places_for_others() -> None:
     """As many connections as it likes: it had all places, and everybody else 503."""
     async with MemoryBackend() as backend:
@@ -310,6 +350,20 @@ async def _status(client: httpx.AsyncClient, last_id: str) -> tuple[int, str]:
     async with client.stream("GET", "/events", params={"last_event_id": last_id}, headers={"who": "mine"}) as answer:
         text = "" if answer.status_code == 200 else (await answer.aread()).decode()
         return answer.status_code, text
+
+
+@pytest.mark.parametrize("postgres", [18], indirect=True)
+async def test_a_position_in_a_hole_fills_no_log(postgres: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
+    """A client may name any, as often as it likes: each was a line."""
+    await postgres.announce(*(done(namespace="a") for _ in range(10)))
+    ((first_id,),) = await postgres.sql("SELECT min(event_id) FROM ff_completion_event")
+    await postgres.sql("DELETE FROM ff_completion_event WHERE event_id < %s", (first_id + 5,))
+    hole = str(ffc.StreamCursor.outbox(first_id + 1))
+    async with postgres.backend() as backend, serving(completions_app(backend, authorize=by_header)) as (client, _):
+        for _ in range(5):
+            async with events(client, last=hole, who="a") as stream:
+                assert len(await stream.ids(5)) == 5
+    assert caplog.text.count("whether they were trimmed cannot be told") <= 1
 
 
 async def test_a_grant_that_is_narrowed_shows_no_counters_any_more() -> None:

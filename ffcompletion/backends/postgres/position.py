@@ -10,6 +10,7 @@ from ffcompletion.backends.postgres.history import Mark
 from ffcompletion.backends.postgres.numbering import Numbering
 from ffcompletion.backends.postgres.queries import DATABASE, Queries
 from ffcompletion.contract.errors import CursorExpired
+from ffcompletion.delivery.ratelog import RateLog
 from ffcompletion.foreign.logs import logger
 
 __all__ = ["check_history", "resume_after", "silent_since"]
@@ -18,6 +19,7 @@ __all__ = ["check_history", "resume_after", "silent_since"]
 _FOUND_WITHIN_MS: Final = 60_000
 
 _log: Final = logger("ffcompletion.postgres")
+_missing_log: Final = RateLog(_log)
 
 # A sequence that was in use when the server crashed skips up to 32 ids (it logs ahead by that many), and a rolled
 # back insert skips one: a short hole below the oldest row need not mean that rows were trimmed.
@@ -56,7 +58,10 @@ async def resume_after(conn: Connection, queries: Queries, event_id: int) -> int
     if oldest is not None and oldest > event_id + 1:
         if oldest - event_id - 1 > _INNOCENT_HOLE:
             raise CursorExpired(f"the oldest event left is {oldest}; those from {event_id + 1} on have been trimmed")
-        _log.warning("events %d to %d are missing; whether they were trimmed cannot be told", event_id + 1, oldest - 1)
+        # Whoever resumes names the cursor, as often as he likes: over HTTP that is any client.
+        _missing_log.warning(
+            f"events {event_id + 1} to {oldest - 1} are missing; whether they were trimmed cannot be told"
+        )
     return event_id
 
 

@@ -7,11 +7,17 @@ import logging
 import pytest
 
 import ffcompletion as ffc
+from ffcompletion.backends.postgres import position
+from ffcompletion.foreign.logs import RateLog, logger
 from tests.worlds import PostgresWorld, done, first, insert, nothing, some
 
 
-async def test_cursors_that_cannot_be_right(postgres: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
+async def test_cursors_that_cannot_be_right(
+    postgres: PostgresWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trimmed, or from the future: CursorExpired. A short hole: a warning."""
+    # Another test's may have been told just now.
+    monkeypatch.setattr(position, "_missing_log", RateLog(logger("ffcompletion.postgres")))
     await postgres.announce(*[done() for _ in range(50)])
     (low, high) = (await postgres.sql("SELECT min(event_id), max(event_id) FROM ff_completion_event"))[0]
     await postgres.sql("DELETE FROM ff_completion_event WHERE event_id < %s", (low + 40,))

@@ -56,16 +56,31 @@ def test_an_announcement_without_the_result_has_it_read() -> None:
     waits = Waitlist()
     plain, rich = waiting(waits, A), waiting(waits, A, result=True)
     waits.take_unread(9)
-    assert waits.wants_result([A])
-    assert not waits.wants_result([B])
+    assert not waits.has_unread_results
     assert waits.announced(announced(A))
     assert (len(plain.answers), len(rich.answers)) == (1, 0)
-    assert waits.take_unread(9) == [A]
-    waits.read([A], [stored(A, "success", b"r")])
+    assert (waits.take_unread(9), waits.has_unread_results) == ([], True)
+    assert (waits.take_unread_results(9), waits.has_unread_results) == ([A], False)
+    waits.read([A], [stored(A, "success", b"r")], results=True)
     assert rich.answers[0].payload_bytes == b"r"
     again, with_it = waiting(waits, B), waiting(waits, B, result=True)
     assert not waits.announced(announced(B, b"r")) or waits.take_unread(9) == [B]
     assert (again.answers[0].payload_bytes, with_it.answers[0].payload_bytes) == (None, b"r")
+
+
+def test_a_state_without_the_result_has_it_read() -> None:
+    """Once it says that there is one; and it is not asked for once nobody waits, or it was replayed meanwhile."""
+    waits = Waitlist()
+    rich, other, gone = waiting(waits, A, result=True), waiting(waits, B, result=True), waiting(waits, C, result=True)
+    waits.read([A, B, C], [stored(A), stored(B, None), stored(C)])
+    waits.remove(gone)
+    assert not rich.answers and not other.answers
+    assert waits.take_unread_results(9) == [A]
+    waits.read([A], [stored(A, None)], results=True)
+    assert not rich.answers
+    waits.read([A], [stored(A)])
+    waits.read([A], [stored(A, "success", b"r")], results=True)
+    assert rich.answers[0].payload_bytes == b"r"
 
 
 def test_what_was_announced_and_is_stored_no_more_has_no_result() -> None:

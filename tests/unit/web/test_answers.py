@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 import ffcompletion as ffc
 from ffcompletion.foreign.logs import RateLog, logger
-from ffcompletion.web.answers import Refused, as_answer, raised, seconds_of, tag_of, trouble
+from ffcompletion.web.answers import Refused, as_answer, in_pieces, json_answer, raised, seconds_of, tag_of, trouble
 
 ID = ffc.ExecutionId("{fp:7}:550e8400-e29b-41d4-a716-446655440000")
 
@@ -68,3 +68,19 @@ def test_what_a_query_says() -> None:
     for wrong in ("", "k", "=v"):
         with pytest.raises(Refused):
             tag_of(wrong)
+
+
+@pytest.mark.parametrize("length", [0, 300_000, 600_000])
+async def test_a_long_answer_is_sent_in_pieces(length: int) -> None:
+    """So that the server holds no more of it than its client is about to take."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    answer = json_answer({"result": "x" * length})
+    await in_pieces(answer, send)
+    assert (sent[0]["status"], dict(sent[0]["headers"])[b"content-length"]) == (200, str(length + 13).encode())
+    assert b"".join(message["body"] for message in sent[1:]) == bytes(answer.body)
+    assert [message["more_body"] for message in sent[1:]] == [True] * (len(sent) - 2) + [False]
+    assert max(len(message["body"]) for message in sent[1:]) < 300_000
