@@ -6,7 +6,7 @@ from typing import Final, final
 
 import psycopg
 
-from ffcompletion.backends.postgres.session import Session
+from ffcompletion.backends.postgres.session import QUEUE_FULL, Session
 from ffcompletion.contract.stats import BackendState
 from ffcompletion.delivery.connection_state import ConnectionState
 from ffcompletion.delivery.heartbeat import Heartbeat
@@ -56,7 +56,10 @@ class Echoes:
             self._before = session.inbox.received
             if session.in_recovery and await session.promoted():
                 raise psycopg.OperationalError("the replica was promoted")
-            await session.echo(nonce)
+            if not await session.echo(nonce):
+                if self._connection.state is BackendState.LIVE:
+                    raise psycopg.OperationalError(QUEUE_FULL)
+                self.restart(now)
 
     def _received(self, nonce: str, now: float) -> None:
         if not self._heartbeat.received(nonce, now) or self._connection.state is not BackendState.POLLING:

@@ -23,7 +23,9 @@ from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Q
 from ffcompletion.backends.postgres.rows import Row
 from ffcompletion.contract.errors import Unavailable
 
-__all__ = ["Session"]
+__all__ = ["QUEUE_FULL", "Session"]
+
+QUEUE_FULL: Final = "the server's queue of notifications is full: somebody listens in a transaction that does not end"
 
 _OLDEST: Final = 15
 _OP: Final = "subscribe"
@@ -234,16 +236,24 @@ class Session:
         rows = await self.fetch("SELECT pg_is_in_recovery()")
         return not rows[0][0]
 
-    async def echo(self, nonce: str) -> None:
-        """Send ``nonce`` to our own listener, the long way round."""
-        if self.listener is not None:
-            await self.execute(ECHO, (self.listener.echo_channel, nonce))
+    async def echo(self, nonce: str) -> bool:
+        """Send ``nonce`` to our own listener, the long way round. False: the server's queue of notifications is full."""
+        try:
+            if self.listener is not None:
+                await self.execute(ECHO, (self.listener.echo_channel, nonce))
+        except psycopg.errors.ProgramLimitExceeded:
+            # Once it is full, nothing but this question has the server clear away what everybody has read.
+            await self.fetch("SELECT pg_notification_queue_usage()")
+            return False
+        return True
 
     async def first_echo(self, seconds: float) -> bool:
         """Whether the listener hears anything at all. Some poolers say yes to LISTEN and are deaf."""
         if self.listener is None:
             return False
-        await self.echo("first")
+        if not await self.echo("first"):
+            self.polling_reason = QUEUE_FULL
+            return False
         try:
             async with asyncio.timeout(seconds):
                 await self.inbox.echo()

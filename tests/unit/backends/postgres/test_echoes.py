@@ -23,12 +23,14 @@ class Line:
         self.in_recovery = in_recovery
         self.is_promoted = False
         self.sent: list[str] = []
+        self.is_full = False
 
     async def promoted(self) -> bool:
         return self.is_promoted
 
-    async def echo(self, nonce: str) -> None:
+    async def echo(self, nonce: str) -> bool:
         self.sent.append(nonce)
+        return not self.is_full
 
     def hears(self) -> None:
         self.inbox.echoed(self.sent[-1])
@@ -105,3 +107,13 @@ async def test_a_replica_that_was_promoted_is_connected_to_anew() -> None:
         await checked.at(10.0)
         await checked.at(13.0)
     assert line.sent == ["1"]
+
+
+async def test_a_queue_that_is_full_ends_a_live_session_and_no_polling_one() -> None:
+    line = Line()
+    line.is_full = True
+    with pytest.raises(psycopg.OperationalError, match="queue of notifications is full"):
+        await Checked(line, live=True).at(0.0)
+    checked = Checked(line, live=False)
+    assert await checked.at(0.0) is BackendState.POLLING
+    assert checked.echoes.next_at == 3.0
