@@ -39,9 +39,8 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     waiting: list[bool] = []
     echo = Session.echo
 
-    async def sent(self: Session, nonce: LiteralString) -> None:
-        if not waiting:
-            await echo(self, nonce)
+    async def sent(self: Session, nonce: LiteralString) -> bool:
+        return True if waiting else await echo(self, nonce)
 
     monkeypatch.setattr(Session, "echo", sent)
     monkeypatch.setattr(echoes, "_ECHO_EVERY_S", 0.1)
