@@ -71,6 +71,9 @@ class Proxy:
                 await writer.start_tls(self._tls)
             except OSError:
                 writer.transport.abort()
+                # Its error is known; nobody is to be told of it again.
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
                 return
         # While frozen a connection is accepted, as the kernel does, and nothing ever comes of it.
         await self._flowing.wait()
