@@ -8,6 +8,7 @@ import importlib
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import settings
@@ -130,22 +131,26 @@ async def postgres(request: pytest.FixtureRequest) -> AsyncGenerator[PostgresWor
     await made.close()
 
 
-@pytest.fixture
-async def engine(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
-    """The engine's own tables: in ours nothing ends without a row, and an id is one row's."""
-    async with PostgresWorld(18, postgres18_url) as made:
+@asynccontextmanager
+async def _emptied(url: str) -> AsyncGenerator[PostgresWorld]:
+    async with PostgresWorld(18, url) as made:
         await made.reset()
         yield made
         await made.reset()
+
+
+@pytest.fixture
+async def engine(postgres18_url: str) -> AsyncGenerator[PostgresWorld]:
+    """The engine's own tables: in ours nothing ends without a row, and an id is one row's."""
+    async with _emptied(postgres18_url) as made:
+        yield made
 
 
 @pytest.fixture
 async def engine256(engine18_url: str) -> AsyncGenerator[PostgresWorld]:
     """The same, of as many partitions as the engine makes."""
-    async with PostgresWorld(18, engine18_url) as made:
-        await made.reset()
+    async with _emptied(engine18_url) as made:
         yield made
-        await made.reset()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ffcompletion.cli.running import run
-from ffcompletion.cli.showing import printable
+from ffcompletion.cli.showing import printable_lines
 from ffcompletion.contract.diagnosis import Finding, Verdict, exit_status
 from ffcompletion.contract.text import json_line
 from ffcompletion.doctor import examine
@@ -49,16 +49,11 @@ def _show(findings: list[Finding]) -> None:
         table.add_column(title, overflow="fold")
     for finding in findings:
         verdict = Text(finding.verdict.value, style=_COLOURS[finding.verdict])
-        table.add_row(finding.check, verdict, Text(_lines(finding.found)))
+        table.add_row(finding.check, verdict, Text(printable_lines(finding.found)))
     Console(highlight=False).print(table)
     # Outside of the table, where a long command stays in one piece and can be pasted.
     lines = Console(highlight=False, soft_wrap=True)
     for finding in findings:
         if finding.remedy:
             lines.print(Text.assemble((finding.check, _COLOURS[finding.verdict]), ", what to do:"))
-            lines.print(Text(f"  {_lines(finding.remedy)}"))
-
-
-def _lines(text: str) -> str:
-    # Lanes, roles and programs are named, and whoever named them may have meant the terminal. Lines are our own.
-    return "\n".join(map(printable, text.split("\n")))
+            lines.print(Text(f"  {printable_lines(finding.remedy)}"))

@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 from typing_extensions import Unpack
 
-from ffcompletion.cli.showing import printable
+from ffcompletion.cli.showing import printable_lines
 from ffcompletion.contract.errors import EngineError, Validation
 from ffcompletion.contract.protocols import Backend
 from ffcompletion.options import ConnectOptions
 from ffcompletion.urls import connect, scheme_of
 
-__all__ = ["check_attached", "duration", "run", "run_plainly"]
+__all__ = ["check_attached", "duration", "opened", "run", "run_plainly"]
 
 _TROUBLE: Final = 2
 _INTERRUPTED: Final = 130
@@ -37,8 +37,7 @@ def run_plainly(work: Callable[[], int]) -> None:
     try:
         status = work()
     except EngineError as exc:
-        # A server's words may name what somebody else has named.
-        said = "\n".join(map(printable, str(exc).split("\n")))
+        said = printable_lines(str(exc))
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"ffcompletion: {said}", markup=False, style="red")
         raise typer.Exit(_TROUBLE) from None
     except KeyboardInterrupt:

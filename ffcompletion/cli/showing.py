@@ -12,7 +12,7 @@ from ffcompletion.contract.attached import attached_key
 from ffcompletion.contract.payload import CompletionPayload, Outcome
 from ffcompletion.contract.text import json_line
 
-__all__ = ["COLOURS", "as_json", "as_text", "moment", "printable"]
+__all__ = ["COLOURS", "as_json", "as_text", "moment", "printable", "printable_lines"]
 
 COLOURS = {
     Outcome.SUCCESS: "green",
@@ -80,6 +80,11 @@ def _beginning(stored: bytes) -> str:
 def printable(text: str) -> str:
     """The text with control characters shown, so that nothing from the wire is sent to the terminal."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def printable_lines(text: str) -> str:
+    """A text of our own lines, in which somebody else may have named things: lanes, roles, programs."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def moment(at_ms: int) -> datetime | None:
