@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ffcompletion.contract.attached import attached_key
 from ffcompletion.contract.payload import CompletionPayload, Outcome
-from ffcompletion.contract.text import json_line
+from ffcompletion.contract.text import json_line, result_fields
 
 __all__ = ["COLOURS", "as_json", "as_text", "moment", "printable", "printable_lines"]
 
@@ -42,11 +42,7 @@ def as_json(completion: CompletionPayload, *, result: bool = False, attached: st
     if completion.cursor is not None:
         line["cursor"] = completion.cursor.to_text()
     if result:
-        stored = completion.payload_bytes
-        try:
-            line["result"] = None if stored is None else stored.decode()
-        except UnicodeDecodeError:
-            line["result_base64"] = stored
+        line |= result_fields(completion.payload_bytes)
     return json_line(line)
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from ffcompletion.contract.errors import Validation
 
-__all__ = ["check_text", "json_line"]
+__all__ = ["check_text", "json_line", "result_fields"]
 
 
 def check_text(kind: str, what: str, value: object) -> str:
@@ -38,3 +38,11 @@ def _escaped(sign: str) -> str:
     # As JSON has it: beyond 16 bits in two halves.
     data = sign.encode("utf-16-be")
     return "".join(f"\\u{data[at : at + 2].hex()}" for at in range(0, len(data), 2))
+
+
+def result_fields(stored: bytes | None) -> dict[str, object]:
+    """A stored result, for JSON: ``result``, as text if it is UTF-8, else ``result_base64``."""
+    try:
+        return {"result": None if stored is None else stored.decode()}
+    except UnicodeDecodeError:
+        return {"result_base64": stored}

@@ -12,6 +12,7 @@ from starlette.types import Send
 
 from ffcompletion.contract.errors import CursorExpired, EngineError, Validation
 from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.contract.text import result_fields
 from ffcompletion.delivery.ratelog import RateLog
 
 __all__ = [
@@ -97,11 +98,7 @@ def as_answer(done: CompletionPayload, *, result: bool) -> dict[str, object]:
         "produced_at_ms": done.produced_at_ms,
     }
     if result:
-        stored = done.payload_bytes
-        try:
-            answer["result"] = None if stored is None else stored.decode()
-        except UnicodeDecodeError:
-            answer["result_base64"] = stored
+        answer |= result_fields(done.payload_bytes)
     return answer
 
 
