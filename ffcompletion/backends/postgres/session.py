@@ -19,7 +19,7 @@ from ffcompletion.backends.postgres.horizons import Horizons, next_number
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.names import quoted
-from ffcompletion.backends.postgres.numbering import Numbering
+from ffcompletion.backends.postgres.numbering import Numbering, numbered_here
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries, Query
 from ffcompletion.backends.postgres.rows import Row
@@ -31,6 +31,8 @@ QUEUE_FULL: Final = "the server's queue of notifications is full: somebody liste
 
 _OLDEST: Final = 15
 _OP: Final = "subscribe"
+# Plain and partitioned.
+_TABLES: Final = ("r", "p")
 # How often two connections are compared to tell whether a pooler gives each statement another server session.
 _COMPARED: Final = 3
 
@@ -128,9 +130,9 @@ class Session:
                 )
         text, values = queries.rights()
         (row,) = await self.fetch(text, values)
-        rights = cast("tuple[bool, ...]", row)
-        outbox, readable, core, core_readable, partitioned, core_partitioned, hides, core_hides = rights
-        self.plain, self._core_plain = not partitioned, not core_partitioned
+        rights = cast("tuple[bool, bool, bool, bool, str | None, bool, bool, bool]", row)
+        outbox, readable, core, core_readable, kind, core_partitioned, hides, core_hides = rights
+        self.plain, self._core_plain = kind == "r", not core_partitioned
         if not outbox:
             where = f"in schema {queries.schema!r}" if queries.schema else "on the search_path"
             raise Unavailable(
@@ -139,6 +141,13 @@ class Session:
             )
         if not readable:
             raise Unavailable(_OP, f"no right to read the outbox; GRANT SELECT ON {queries.outbox_text} TO {user}")
+        if kind not in _TABLES:
+            # Writers lock what lies behind it.
+            raise Unavailable(
+                _OP,
+                f"{queries.outbox_text} is a view or a foreign table: who is writing is not to be seen there, and rows would"
+                " be missed; read the table itself (schema=…)",
+            )
         self.core_problem = (
             f"there is no table {CORE}, so filters cannot be decided"
             if not core
@@ -170,8 +179,8 @@ class Session:
         """Which outbox this is, by now: it may be replaced while we are connected."""
         rows = await self.fetch(*self._queries.relations())
         self._relations = [row[0] for row in rows]
-        numbered_by = await self.fetch(*self._numbering.numbered_by())
-        self._numbered_by = numbered_by[0][0] if numbered_by else 0
+        rows = await self.fetch(*self._numbering.numbered_by())
+        self._numbered_by = numbered_here(rows[0])
         sequence = await self.sequence()
         self.identity = msgspec.structs.replace(self.identity, outbox=sequence.outbox, sequence=sequence.file)
 
