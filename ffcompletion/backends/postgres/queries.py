@@ -303,9 +303,9 @@ class Queries:
         )
 
     def horizon(self) -> LiteralString:
-        """On a replica, whose lock table knows no writers: the snapshot's xmin and xmax."""
+        """On a replica: the oldest transaction under way, beyond which number none has ended, and the age of number 3."""
         return (
-            "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint"
+            "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint, age('3'::xid)"
             " FROM (SELECT pg_current_snapshot() AS s) t"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final, LiteralString, Self, cast, final
 
@@ -14,6 +15,7 @@ from ffcompletion.backends.postgres.errors import INSTALL, LastWords, first_line
 from ffcompletion.backends.postgres.fetching import fetch_outbox
 from ffcompletion.backends.postgres.history import Identity, Issue
 from ffcompletion.backends.postgres.holders import HOLDERS, Holder
+from ffcompletion.backends.postgres.horizons import Horizons, next_number
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.names import quoted
@@ -49,7 +51,7 @@ class Session:
         self._conn = conn
         self._last_words = LastWords(conn)
         self._relations: list[int] = []
-        self._xmaxes: list[int] = []
+        self._horizons = Horizons()
         self._core_plain = False
         self._user = ""
         self.inbox: Final = inbox
@@ -219,17 +221,10 @@ class Session:
     async def owners(self) -> list[str]:
         """Transactions that hold a write lock on the outbox now."""
         if self.in_recovery:
-            return await self._horizons()
+            ((oldest, completed, age),) = cast("list[tuple[int, int, int]]", await self.fetch(self._queries.horizon()))
+            return self._horizons.seen(oldest, next_number(completed, age), time.monotonic())
         rows = await self.fetch(self._queries.owners(), (self._relations,))
         return [cast("str", row[0]) for row in rows]
-
-    async def _horizons(self) -> list[str]:
-        # A replica's lock table knows no writers. Its snapshot knows which transactions of the primary are under way:
-        # whoever owns an id that is missing now has ended once everything below the present xmax has.
-        (row,) = await self.fetch(self._queries.horizon())
-        xmin, xmax = row[0], cast("int", row[1])
-        self._xmaxes = [seen for seen in self._xmaxes if seen > xmin] + ([xmax] if xmax > xmin else [])
-        return [f"before {seen}" for seen in self._xmaxes]
 
     async def promoted(self) -> bool:
         """Whether a server that was in recovery has become a primary since."""
