@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Final, TypeVar, final
 
 from typing_extensions import Unpack
@@ -208,13 +208,7 @@ async def _as_completed(backend: CompletionBackend, wait: Wait) -> AsyncGenerato
         stack.enter_context(watch.waiting(wait))
         change = watch.open()
         while True:
-            try:
-                async with deadline.of(watch, late):
-                    await change
-            except TimeoutError:
-                # What is known by now, if only by this very turn of the loop, is not late.
-                if not wait.answers and wait.failed is None:
-                    raise
+            await _in_time(deadline.of(watch, late), wait, change)
             while wait.answers:
                 yield wait.answers.popleft()
             if not wait.pending:
@@ -256,6 +250,18 @@ async def _flow_now(backend: FlowBackend, flow: FlowId, wait: Wait) -> dict[Exec
         raise TimeoutError(f"flow {flow} has not finished within 0 s")
     found = {completion.execution_id: completion for completion in wait.answers}
     return {id_: found[id_] for id_ in members}
+
+
+async def _in_time(
+    limit: AbstractAsyncContextManager[None], wait: Wait, change: Coroutine[object, object, None]
+) -> None:
+    try:
+        async with limit:
+            await change
+    except TimeoutError:
+        # What is known by now, if only by this very turn of the loop, is not late.
+        if not wait.answers and wait.failed is None:
+            raise
 
 
 async def _change(wait: Wait) -> None:

@@ -154,7 +154,6 @@ async def test_what_is_known_when_the_time_is_up_is_not_late(several: bool) -> N
         await answers.aclose()
 
 
-
 @pytest.mark.parametrize("url", NOWHERE[:2])
 async def test_a_server_that_is_not_there_is_said_to_all(url: str) -> None:
     """A hundred waits get the one failure of the one attempt."""
