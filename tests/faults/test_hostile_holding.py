@@ -111,7 +111,8 @@ async def test_who_resumes_far_below_misses_nobody_who_ends_in_that_moment(
     await postgres.announce(*stored[20:])
     async with postgres.backend() as backend, ffc.subscribe(backend):
         assert isinstance(backend, PostgresBackend)
-        assert (run := backend._run) is not None
+        run = backend._run
+        assert run is not None
         read, tracker = pages.fetch_page, run.reader.tracker
 
         async def and_then_it_ends(*args: Any, **named: Any) -> Any:
