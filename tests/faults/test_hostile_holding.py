@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend, beginning, pages, states
+from ffcompletion.backends.postgres import PostgresBackend, beginning, fetching, pages, states
 from tests.worlds import PostgresWorld, done, eventually, first, insert, some
 
 A = ffc.ScannerFilter("a")
@@ -113,10 +113,10 @@ async def test_who_resumes_far_below_misses_nobody_who_ends_in_that_moment(
         assert isinstance(backend, PostgresBackend)
         run = backend._run
         assert run is not None
-        read, tracker = pages.fetch_page, run.reader.tracker
+        tracker = run.reader.tracker
 
         async def and_then_it_ends(*args: Any, **named: Any) -> Any:
-            rows = await read(*args, **named)
+            rows = await fetching.fetch_page(*args, **named)
             if tracker.owned:
                 await writer.commit()
                 # A gap has the owners asked for.
