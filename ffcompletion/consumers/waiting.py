@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Final, TypeVar, final
 
 from typing_extensions import Unpack
@@ -191,8 +191,9 @@ async def _as_completed(backend: CompletionBackend, wait: Wait) -> AsyncGenerato
     deadline, wanted = _Deadline(wait.timeout_s), len(wait.pending)
 
     def late() -> str:
-        ids = tuple(wait.pending)
-        return f"{ids[0]} has not finished" if wanted == 1 else f"{len(ids)} of {wanted} executions have not finished"
+        if wanted == 1:
+            return f"{next(iter(wait.pending), 'it')} has not finished"
+        return f"{len(wait.pending)} of {wanted} executions have not finished"
 
     if wait.timeout_s == 0 and isinstance(backend, ExecutionReader):
         await _look(backend, wait)
@@ -205,16 +206,15 @@ async def _as_completed(backend: CompletionBackend, wait: Wait) -> AsyncGenerato
         watch = await stack.enter_async_context(watching(backend))
         # Before the stream is there: what it yields first, without a turn of the loop, is news too.
         stack.enter_context(watch.waiting(wait))
-        async with deadline.of(watch, late):
-            await watch.open()
+        change = watch.open()
         while True:
+            await _in_time(deadline.of(watch, late), wait, change)
             while wait.answers:
                 yield wait.answers.popleft()
             if not wait.pending:
                 return
             watch.waitlist.raise_failure(wait)
-            async with deadline.of(watch, late):
-                await _change(wait)
+            change = _change(wait)
 
 
 async def _look(reader: ExecutionReader, wait: Wait) -> None:
@@ -250,6 +250,18 @@ async def _flow_now(backend: FlowBackend, flow: FlowId, wait: Wait) -> dict[Exec
         raise TimeoutError(f"flow {flow} has not finished within 0 s")
     found = {completion.execution_id: completion for completion in wait.answers}
     return {id_: found[id_] for id_ in members}
+
+
+async def _in_time(
+    limit: AbstractAsyncContextManager[None], wait: Wait, change: Coroutine[object, object, None]
+) -> None:
+    try:
+        async with limit:
+            await change
+    except TimeoutError:
+        # What is known by now, if only by this very turn of the loop, is not late.
+        if not wait.answers and wait.failed is None:
+            raise
 
 
 async def _change(wait: Wait) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import final
 
 import msgspec
@@ -52,16 +53,58 @@ class Wait:
 
 
 @final
+class _Unread:
+    """What each wait wants to be read. They take turns: whoever waits for very many holds up nobody who waits for one."""
+
+    def __init__(self) -> None:
+        self._by_wait: dict[Wait, dict[ExecutionId, None]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_wait)
+
+    def add(self, wait: Wait, ids: Iterable[ExecutionId]) -> None:
+        """Behind what this one wants already, which keeps its place."""
+        wanted = dict.fromkeys(ids)
+        if wanted:
+            self._by_wait.setdefault(wait, {}).update(wanted)
+
+    def discard(self, wait: Wait, id_: ExecutionId) -> None:
+        """It wants that no more."""
+        wanted = self._by_wait.get(wait)
+        if wanted is not None:
+            wanted.pop(id_, None)
+            if not wanted:
+                del self._by_wait[wait]
+
+    def take(self, most: int, waits: Mapping[ExecutionId, Iterable[Wait]]) -> list[ExecutionId]:
+        """At most so many, for all who wait for them."""
+        taken: list[ExecutionId] = []
+        while self._by_wait and len(taken) < most:
+            left = most - len(taken)
+            share = max(1, left // len(self._by_wait))
+            for wait in tuple(islice(self._by_wait, left)):
+                for id_ in tuple(islice(self._by_wait.get(wait, ()), share)):
+                    taken.append(id_)
+                    for other in waits[id_]:
+                        self.discard(other, id_)
+                # To the end of the line.
+                wanted = self._by_wait.pop(wait, None)
+                if wanted is not None:
+                    self._by_wait[wait] = wanted
+        return taken
+
+
+@final
 class Waitlist:
     """All waits on one backend. An execution that several wait for is asked for once."""
 
     def __init__(self) -> None:
         self._waits: dict[Wait, None] = {}
         self._by_id: dict[ExecutionId, dict[Wait, None]] = {}
-        self._unread: dict[ExecutionId, None] = {}
+        self._unread = _Unread()
         # Finished, and waited for with a result that is still to be read.
         self._received: dict[ExecutionId, CompletionPayload] = {}
-        self._unread_results: dict[ExecutionId, None] = {}
+        self._unread_results = _Unread()
         self.failed: BaseException | None = None
         """What ended all of them, if something did."""
 
@@ -72,10 +115,11 @@ class Waitlist:
 
     def extend(self, wait: Wait, ids: Iterable[ExecutionId]) -> None:
         """More executions for a wait."""
-        for id_ in tuple(ids):
+        ids = tuple(ids)
+        for id_ in ids:
             wait.pending[id_] = None
             self._by_id.setdefault(id_, {})[wait] = None
-            self._unread[id_] = None
+        self._unread.add(wait, ids)
         if self.failed is not None:
             wait.fail(self.failed)
 
@@ -95,15 +139,14 @@ class Waitlist:
     def announced(self, completion: CompletionPayload) -> bool:
         """An announcement; whether somebody now wants its result read."""
         id_ = completion.execution_id
-        waits = self._by_id.get(id_)
-        if waits is None:
-            return False
-        for wait in tuple(waits):
+        wanted = False
+        for wait in tuple(self._by_id.get(id_, ())):
             if wait.result and completion.payload_bytes is None:
-                self._has_finished(id_, completion)
+                self._has_finished(wait, id_, completion)
+                wanted = True
             else:
                 self._answer(wait, id_, completion)
-        return id_ in self._unread_results
+        return wanted
 
     def read(
         self, ids: Sequence[ExecutionId], found: Sequence[ExecutionSnapshot | None], *, results: bool = False
@@ -119,13 +162,13 @@ class Waitlist:
                     if wait.missing_fails:
                         wait.fail(NotFound(f"execution {id_}"))
                 elif snapshot.is_terminal and wait.result and not results:
-                    self._has_finished(id_, completion_of(snapshot))
+                    self._has_finished(wait, id_, completion_of(snapshot))
                 elif snapshot.is_terminal:
                     self._answer(wait, id_, completion_of(snapshot))
 
-    def _has_finished(self, id_: ExecutionId, completion: CompletionPayload) -> None:
+    def _has_finished(self, wait: Wait, id_: ExecutionId, completion: CompletionPayload) -> None:
         self._received[id_] = completion
-        self._unread_results[id_] = None
+        self._unread_results.add(wait, (id_,))
 
     def fail(self, error: BaseException) -> None:
         """Every wait is over, and those to come."""
@@ -135,11 +178,11 @@ class Waitlist:
 
     def take_unread(self, most: int) -> list[ExecutionId]:
         """Executions whose state wants to be read now, at most so many."""
-        return _taken(self._unread, most)
+        return self._unread.take(most, self._by_id)
 
     def take_unread_results(self, most: int) -> list[ExecutionId]:
         """Executions that have finished, and whose results want to be read now, at most so many."""
-        return _taken(self._unread_results, most)
+        return self._unread_results.take(most, self._by_id)
 
     @property
     def has_unread_results(self) -> bool:
@@ -154,7 +197,7 @@ class Waitlist:
         """One tick of a poll interval: everything that is waited for at that interval wants to be read."""
         for wait in self._waits:
             if wait.interval_s == interval_s:
-                self._unread.update(wait.pending)
+                self._unread.add(wait, wait.pending)
 
     def _answer(self, wait: Wait, id_: ExecutionId, completion: CompletionPayload) -> None:
         self._settled(wait, id_)
@@ -165,21 +208,14 @@ class Waitlist:
 
     def _settled(self, wait: Wait, id_: ExecutionId) -> None:
         wait.pending.pop(id_, None)
+        self._unread.discard(wait, id_)
+        self._unread_results.discard(wait, id_)
         waits = self._by_id.get(id_)
         if waits is not None:
             waits.pop(wait, None)
             if not waits:
                 del self._by_id[id_]
-                self._unread.pop(id_, None)
-                self._unread_results.pop(id_, None)
                 self._received.pop(id_, None)
-
-
-def _taken(queue: dict[ExecutionId, None], most: int) -> list[ExecutionId]:
-    taken = [id_ for id_, _ in zip(queue, range(most))]  # noqa: B905  # the shorter one ends it
-    for id_ in taken:
-        del queue[id_]
-    return taken
 
 
 def completion_of(snapshot: ExecutionSnapshot) -> CompletionPayload:

@@ -195,29 +195,33 @@ class Watch:
     async def _read(self, reader: ExecutionReader) -> None:
         waitlist = self.waitlist
         while True:
+            # Also where there is always something to read: whoever waits for less has his ticks.
             self._tick()
-            while ids := waitlist.take_unread(_AT_ONCE):
-                asked_at = self.loop.time()
-                if self._unanswered_since is None:
-                    self._unanswered_since = asked_at
-                try:
-                    # Whatever would end this task in silence is an error of theirs: the waits would never be answered.
-                    found = await called(
-                        "reading stored state",
-                        partial(reader.describe_executions, ids),
-                    )
-                except Unavailable:
-                    raise
-                except EngineError as exc:
-                    # Announcements are still heard, and the next tick asks again.
-                    self._now_readable(exc)
-                    break
-                self._now_readable(None)
-                self._answered_at = asked_at
-                waitlist.read(ids, found)
-                if waitlist.has_unread_results:
-                    self._unread_results.set()
-            await self._until_unread()
+            ids = waitlist.take_unread(_AT_ONCE)
+            if not ids:
+                await self._until_unread()
+                continue
+            asked_at = self.loop.time()
+            if self._unanswered_since is None:
+                self._unanswered_since = asked_at
+            try:
+                # Whatever would end this task in silence is an error of theirs: the waits would never be answered.
+                found = await called(
+                    "reading stored state",
+                    partial(reader.describe_executions, ids),
+                )
+            except Unavailable:
+                raise
+            except EngineError as exc:
+                # Announcements are still heard, and the next tick asks again.
+                self._now_readable(exc)
+                await self._until_unread()
+                continue
+            self._now_readable(None)
+            self._answered_at = asked_at
+            waitlist.read(ids, found)
+            if waitlist.has_unread_results:
+                self._unread_results.set()
 
     async def _read_results(self, reader: ExecutionReader) -> None:
         """In a place of their own: who asks for none does not wait for those of others, however large they are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final, final
 
 import msgspec
@@ -40,7 +41,7 @@ from ffcompletion.web.grants import Authorize, Grant
 from ffcompletion.web.places import Places
 from ffcompletion.web.questions import Questions
 from ffcompletion.web.responses import EventStream, gone, unless, until
-from ffcompletion.web.status import status_of
+from ffcompletion.web.status import Status
 from ffcompletion.web.stopping import Stopping
 from ffcompletion.web.turns import Turns
 
@@ -119,6 +120,7 @@ class CompletionsApp:
         self._stopping = Stopping()
         self._places = Places(options.max_clients)
         self._results = Turns(_RESULTS)
+        self._status = Status(backend, resumable=channels.resumable)
         self._trouble_log = RateLog(log)
         self._authorize_log = RateLog(log)
         self._router = Router(
@@ -206,7 +208,7 @@ class CompletionsApp:
         last_id = request.headers.get("last-event-id") or request.query_params.get("last_event_id") or None
         status, shown = None, wanted
         if request.query_params.get("status") == "1":
-            status = status_of(self._backend, resumable=resumable, whole=grant.is_everything)
+            status = partial(self._status.told, whole=grant.is_everything)
             # The counters are everybody's.
             shown = grant if grant.is_everything else wanted
         with self._stopping.watched() as stopping:
@@ -218,7 +220,7 @@ class CompletionsApp:
                         outbox = await stack.enter_async_context(self._channels.joined(grant, wanted, last_id))
                 except TimeoutError:
                     return unavailable("the completions cannot be had just now")
-                await EventStream(outbox, self._options.keepalive_s, headers, status)(
+                await EventStream(outbox, self._options.keepalive_s, headers, status, self._channels.share(grant))(
                     leaving, send, self._still_granted(request, shown), stopping
                 )
         return None

@@ -7,8 +7,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 from typing import Final, final
 
 from ffcompletion.consumers.shards import position_of
@@ -18,6 +17,7 @@ from ffcompletion.contract.protocols import CompletionStream, ExecutionReader, S
 from ffcompletion.foreign.logs import logger
 from ffcompletion.web.frames import completion_frame, id_frame
 from ffcompletion.web.outbox import Outbox
+from ffcompletion.web.turns import Share
 
 __all__ = ["Channel"]
 
@@ -41,7 +41,7 @@ class Channel:
     An event's id is ``cursor.channel.number``: the cursor resumes anywhere, also after a restart; channel and number
     say exactly where a client stood that comes back to the same channel, which then repeats nothing.
 
-    ``turn``: it has one client, reads no faster than that one takes, and reads what is stored when it is its turn.
+    ``share``: it has one client, reads no faster than that one takes, and has no more than its part of a grant's share.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Channel:
         *,
         buffer_size: int,
         resumable: bool,
-        turn: Callable[[], AbstractAsyncContextManager[None]] | None,
+        share: Share | None,
         namespace: str | None,
         reader: ExecutionReader | None,
     ) -> None:
         self._stream = stream
         self._limit = buffer_size
-        self._turn = turn
+        self._share = share
         self._counting = stream if isinstance(stream, Subscription) else None
         self._namespace = namespace
         self._reader = reader
@@ -66,7 +66,8 @@ class Channel:
         self.resumable = resumable
         # The tail is no place to come back to: what happens meanwhile would be missed.
         self._last_cursor = "" if start is None or start.is_empty else str(start)
-        self._recent: deque[bytes] = deque(maxlen=buffer_size)
+        # Whoever comes back to one that is another's alone does not find it.
+        self._recent: deque[bytes] = deque(maxlen=buffer_size if share is None else 0)
         self._outboxes: dict[Outbox, None] = {}
         self._arrived: deque[CompletionPayload] = deque()
         self._news = asyncio.Event()
@@ -116,9 +117,9 @@ class Channel:
         try:
             with contextlib.suppress(StopAsyncIteration):
                 while True:
-                    if self._turn is not None and self._catching_up():
+                    if self._share is not None and self._catching_up():
                         await self._has_room()
-                        await self._read_stored(self._turn)
+                        await self._read_stored(self._share)
                     for _ in range(_BATCH):
                         await self._has_room()
                         await self._take()
@@ -128,10 +129,10 @@ class Channel:
         finally:
             self._leave_all()
 
-    async def _read_stored(self, turn: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+    async def _read_stored(self, share: Share) -> None:
         clock = asyncio.get_running_loop().time
         while self._catching_up() and len(self._arrived) < _BATCH:
-            async with turn():
+            async with share.turn():
                 end = clock() + _TURN_S
                 while self._catching_up() and len(self._arrived) < _BATCH and clock() < end:
                     # A wait that is given up loses nothing.
@@ -176,7 +177,8 @@ class Channel:
             now_ms = time.time_ns() // 1_000_000
             names = await self._names(batch)
             for completion, name in zip(batch, names, strict=True):
-                if self._turn is not None:
+                if self._share is not None:
+                    await self._share.step()
                     for outbox in tuple(self._outboxes):
                         await outbox.room()
                 self._hand_out(completion, name, now_ms)

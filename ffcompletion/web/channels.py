@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Final, final
 
 from ffcompletion.consumers.subscribing import open_stream
@@ -16,12 +15,14 @@ from ffcompletion.contract.protocols import CompletionBackend, ExecutionReader, 
 from ffcompletion.web.channel import Channel
 from ffcompletion.web.grants import Grant
 from ffcompletion.web.outbox import Outbox
-from ffcompletion.web.turns import Turns
+from ffcompletion.web.turns import Pace, Share, Turns
 
 __all__ = ["Channels"]
 
 # Of one grant's clients, those that read what is stored at a time: a question of the server's for each.
 _RESUMING: Final = 4
+# Of one grant's frames, those that are sent in one turn of the event loop: two milliseconds' worth.
+_STEPS: Final = 32
 
 
 @final
@@ -53,6 +54,7 @@ class Channels:
         self._reader = backend if namespaces and isinstance(backend, ExecutionReader) else None
         self._shared: dict[Grant, _Shared] = {}
         self._resuming = Turns(_RESUMING)
+        self._pace = Pace(_STEPS)
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -62,6 +64,10 @@ class Channels:
     def resumable(self) -> bool:
         """Whether a client that comes back can be given what it missed."""
         return isinstance(self._backend, ResumableCompletionBackend)
+
+    def share(self, grant: Grant) -> Share:
+        """What its clients have together."""
+        return Share(grant, self._resuming, self._pace)
 
     @asynccontextmanager
     async def joined(self, grant: Grant, wanted: Grant, last_id: str | None) -> AsyncGenerator[Outbox]:
@@ -85,9 +91,9 @@ class Channels:
                     channel = shared.channel = await self._open(wanted, None, None)
                 outbox = channel and channel.join(last_id)
             if outbox is None:
-                cursor, turn = _cursor(last_id or ""), partial(self._resuming.turn, grant)
-                async with turn():
-                    channel = await self._open(wanted, cursor, turn)
+                cursor, share = _cursor(last_id or ""), self.share(grant)
+                async with share.turn():
+                    channel = await self._open(wanted, cursor, share)
                 outbox = channel.join()
             if outbox is None:
                 raise CursorExpired("nothing is known of this position")
@@ -116,9 +122,7 @@ class Channels:
             if not shared.has_clients() and self._shared.get(wanted) is shared:
                 del self._shared[wanted]
 
-    async def _open(
-        self, wanted: Grant, cursor: StreamCursor | None, turn: Callable[[], AbstractAsyncContextManager[None]] | None
-    ) -> Channel:
+    async def _open(self, wanted: Grant, cursor: StreamCursor | None, share: Share | None) -> Channel:
         try:
             stream = await open_stream(self._backend, wanted.as_filter(), cursor=cursor)
         except CursorExpired:
@@ -134,7 +138,7 @@ class Channels:
             stream,
             buffer_size=self._buffer_size,
             resumable=self.resumable,
-            turn=turn,
+            share=share,
             namespace=only,
             reader=self._reader,
         )

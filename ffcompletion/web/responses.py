@@ -12,12 +12,16 @@ from starlette.types import Receive, Send
 
 from ffcompletion.web.frames import KEEPALIVE, RETRY, event
 from ffcompletion.web.outbox import Outbox
+from ffcompletion.web.turns import Share
 
 __all__ = ["EventStream", "gone", "unless", "until"]
 
 _STATUS_S: Final = 2.0
 # A client that takes nothing more is not waited for with the last word.
 _LAST_WORD_S: Final = 0.3
+# Between looks at what a client sends that has nothing to say.
+_FIRST_PAUSE_S: Final = 0.001
+_LONGEST_PAUSE_S: Final = 1.0
 _T = TypeVar("_T")
 
 
@@ -83,11 +87,13 @@ class EventStream:
         keepalive_s: float,
         headers: Mapping[str, str],
         status: Callable[[], Mapping[str, object]] | None,
+        share: Share,
     ) -> None:
         self._outbox = outbox
         self._pause_s = keepalive_s if status is None else min(keepalive_s, _STATUS_S)
         self._headers = headers
         self._status = status
+        self._share = share
 
     async def __call__(
         self,
@@ -123,6 +129,7 @@ class EventStream:
         body = RETRY + self._tick(b"")
         loop = asyncio.get_running_loop()
         while True:
+            await self._share.step()
             body += self._outbox.take()
             if body:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -142,8 +149,11 @@ class EventStream:
 
 
 async def _gone(receive: Receive) -> None:
+    pause_s = _FIRST_PAUSE_S
     while (await receive())["type"] != "http.disconnect":
-        pass
+        # A body is nobody's business; and middleware that plays one back may do so again and again, without a pause.
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import ffcompletion as ffc
+from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.consumers import watch
 from tests.consumers.brief import UNKNOWN, Listens, brief, soon, tasks
 from tests.worlds import Done, World, done, eventually, member
@@ -131,6 +132,26 @@ async def test_malformed_ids_are_refused_before_anything_is_sent(url: str) -> No
         with pytest.raises(ffc.Validation, match="missing"):
             await ffc.wait_for_completion(backend, UNKNOWN, missing="perhaps")  # type: ignore[arg-type]  # the point
     await eventually(lambda: not tasks())
+
+
+@pytest.mark.parametrize("several", [False, True])
+async def test_what_is_known_when_the_time_is_up_is_not_late(several: bool) -> None:
+    """The end and the time-out, in one turn of a busy loop: it was ``IndexError``."""
+    loop = asyncio.get_running_loop()
+    async with MemoryBackend() as backend:
+        ids = [f"{{fp:7}}:550e8400-e29b-41d4-a716-4466554400{n:02}" for n in range(1 + several)]
+        for id_ in ids:
+            backend.submit(id_)
+        answers = ffc.as_completed(backend, ids, timeout=0.2, poll_interval=3600)
+        waiting = asyncio.ensure_future(anext(answers))
+        await asyncio.sleep(0.05)
+        loop.call_later(0.01, time.sleep, 0.3)
+        loop.call_later(0.05, backend.emit, ids[0])
+        assert (await waiting).execution_id == ids[0]
+        if several:
+            with pytest.raises(TimeoutError, match=r"1 of 2 executions have not finished within 0\.2 s"):
+                await anext(answers)
+        await answers.aclose()
 
 
 @pytest.mark.parametrize("url", NOWHERE[:2])

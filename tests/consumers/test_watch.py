@@ -12,6 +12,7 @@ import pytest
 from typing_extensions import override
 
 import ffcompletion as ffc
+from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.consumers import watch
 from tests.consumers.brief import UNKNOWN, Listens, brief, soon, tasks
 from tests.worlds import ValkeyWorld, World, done, eventually
@@ -206,3 +207,33 @@ async def test_a_wait_that_is_cancelled_at_any_point_leaves_no_stream() -> None:
             await asyncio.wait([waiting])
             await eventually(lambda backend=backend: backend.stats().streams == 0)
             gc.collect()
+
+
+async def test_who_waits_for_very_many_holds_up_nobody() -> None:
+    """Neither his first question nor his ticks are behind all of somebody's hundred thousand."""
+    many = [f"{{fp:1}}:550e8400-e29b-41d4-a716-4466{n:08}" for n in range(60_000)]
+    runs = f"{{fp:2}}:{UNKNOWN.partition('}:')[2]}"
+    async with MemoryBackend() as backend:
+        asked: list[Sequence[str]] = []
+        real = backend.describe_executions
+
+        async def slowly(ids: Sequence[str], /, *, result: bool = False) -> Any:
+            asked.append(ids)
+            await asyncio.sleep(0.01)
+            return await real(ids, result=result)
+
+        backend.describe_executions = slowly  # type: ignore[method-assign]  # the same
+        crowd = asyncio.ensure_future(ffc.wait_for_all(backend, many, missing="wait", poll_interval=0.01))
+        backend.emit(UNKNOWN)
+        backend.submit(runs)
+        await eventually(lambda: len(asked) > 1)
+        asked.clear()
+        await soon(ffc.wait_for_completion(backend, UNKNOWN, poll_interval=3600))
+        assert len(asked) <= 3
+        waiting = asyncio.ensure_future(ffc.wait_for_completion(backend, runs, poll_interval=0.05))
+        asked.clear()
+        await eventually(lambda: sum(runs in ids for ids in asked) == 6)
+        assert len(asked) <= 60, "and not one look for each at all the others"
+        for task in (crowd, waiting):
+            task.cancel()
+        await asyncio.wait([crowd, waiting])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import beginning
+from ffcompletion.backends.postgres import PostgresBackend, beginning, fetching, pages, states
 from tests.worlds import PostgresWorld, done, eventually, first, insert, some
 
 A = ffc.ScannerFilter("a")
@@ -95,6 +95,41 @@ async def test_who_resumes_far_below_what_is_there_misses_no_writer(
                     assert {item.execution_id for item in await some(stream, 40, 10)} == {i.execution_id for i in late}
                     await eventually(lambda: stream.cursor is not None and stream.cursor.position > highest)
     assert {item.execution_id for item in stored[:50]} <= set(got)
+
+
+async def test_who_resumes_far_below_misses_nobody_who_ends_in_that_moment(
+    postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page was read before the commit, and nobody is under way any more when it has come."""
+    monkeypatch.setattr(beginning, "LOOK_BACK", 10)
+    monkeypatch.setattr(states, "_JOIN_WITHIN", 10)
+    late = [done() for _ in range(5)]
+    stored = [done() for _ in range(60)]
+    writer, other = [await postgres.connect(autocommit=False) for _ in range(2)]
+    await postgres.announce(*stored[:20])
+    await quietly(writer, *late)
+    await postgres.announce(*stored[20:])
+    async with postgres.backend() as backend, ffc.subscribe(backend):
+        assert isinstance(backend, PostgresBackend)
+        run = backend._run
+        assert run is not None
+        tracker = run.reader.tracker
+
+        async def and_then_it_ends(*args: Any, **named: Any) -> Any:
+            rows = await fetching.fetch_page(*args, **named)
+            if tracker.owned:
+                await writer.commit()
+                # A gap has the owners asked for.
+                await insert(other, done())
+                await postgres.announce(done())
+                await eventually(lambda: not tracker.owned)
+                await other.rollback()
+            return rows
+
+        monkeypatch.setattr(pages, "fetch_page", and_then_it_ends)
+        async with ffc.subscribe(backend, cursor=ffc.StreamCursor.beginning()) as resumed:
+            got = [item.execution_id for item in await some(resumed, 66, 10)]
+        assert {item.execution_id for item in (*stored, *late)} <= set(got)
 
 
 async def test_ids_that_are_burnt_keep_nobody_from_what_is_under_way(postgres: PostgresWorld) -> None:

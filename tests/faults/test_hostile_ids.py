@@ -209,8 +209,10 @@ async def test_a_role_that_may_not_see_the_sequence_reads_on(engine: PostgresWor
         await engine.sql("DROP OWNED BY cannot_see; DROP ROLE cannot_see")
 
 
-async def test_rows_that_are_numbered_elsewhere_all_count(engine: PostgresWorld) -> None:
-    """A subscriber's own sequence does not follow those of its publisher."""
+async def test_rows_that_are_numbered_elsewhere_all_count(
+    engine: PostgresWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A subscriber's own sequence does not follow those of its publisher. Who is writing there is not told: one line."""
     await engine.announce(done())
     last = await issued(engine)
     await engine.sql(
@@ -227,6 +229,7 @@ async def test_rows_that_are_numbered_elsewhere_all_count(engine: PostgresWorld)
             await insert(conn, item := done())
             assert (await first(stream)).execution_id == item.execution_id
             await conn.close()
+        assert caplog.text.count("a copy by logical replication") == 1
     finally:
         await engine.sql("DELETE FROM pg_subscription_rel")
         await engine.sql("DROP SUBSCRIPTION elsewhere")

@@ -236,7 +236,7 @@ async def test_clients_of_a_channel_that_fails_are_let_go(answer: Callable[[], A
     """They stayed connected, and nothing came any more; so they come back, and are told."""
     async with MemoryBackend() as backend:
         stream = await backend.subscribe_completions()
-        channel = Channel(stream, buffer_size=10, resumable=True, turn=None, namespace=None, reader=_Reader(answer))
+        channel = Channel(stream, buffer_size=10, resumable=True, share=None, namespace=None, reader=_Reader(answer))
         outbox = channel.join()
         assert outbox is not None
         backend.emit(done().execution_id)

@@ -94,9 +94,12 @@ class Beneath:
         above = (event_id for event_id in hints.ids if event_id > floor)
         return Hints(tuple(sorted({*found, *above})), look=hints.look)
 
-    def missing(self, step: Read, reached: int, ids: Iterable[int]) -> Spans:
-        """What was missing when the rows of ``(step.after, reached]`` were read, which had these ids (ascending)."""
-        upto = min(reached, self.upto)
+    @staticmethod
+    def missing(step: Read, reached: int, ids: Iterable[int], upto: int) -> Spans:
+        """What was missing when the rows of ``(step.after, reached]`` were read, which had these ids (ascending). ``upto``:
+        what ``upto`` was before: whoever was under way may have committed meanwhile, and ended.
+        """
+        upto = min(reached, upto)
         if upto <= step.after:
             return []
         found = (event_id for event_id in ids if step.after < event_id <= upto)

@@ -6,16 +6,24 @@ there is nothing to tell by, and every id counts.
 
 from __future__ import annotations
 
-from typing import Final, LiteralString, final
+from collections.abc import Sequence
+from typing import Any, Final, LiteralString, cast, final
 
 from ffcompletion.backends.postgres.queries import Queries, Query
+from ffcompletion.delivery.ratelog import RateLog
+from ffcompletion.foreign.logs import logger
 
-__all__ = ["Numbering", "with_issued"]
+__all__ = ["Numbering", "numbered_here", "with_issued"]
+
+_log: Final = RateLog(logger("ffcompletion.postgres"))
 
 # A subscriber's rows are numbered where they come from, and its own sequence does not follow.
-_NUMBERED_HERE: Final[LiteralString] = (
-    " FROM (SELECT pg_get_serial_sequence(%s, 'event_id')::regclass::oid AS s) t WHERE s IS NOT NULL AND NOT EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = to_regclass(%s)"
+_COPIED: Final[LiteralString] = (
+    "EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = to_regclass(%s)"
     " OR r.srrelid IN (SELECT relid FROM pg_partition_tree(to_regclass(%s))))"
+)
+_NUMBERED_HERE: Final[LiteralString] = (
+    " FROM (SELECT pg_get_serial_sequence(%s, 'event_id')::regclass::oid AS s) t WHERE s IS NOT NULL AND NOT " + _COPIED
 )
 # NULL, too, where there is no such sequence any more. It is evaluated after the rows were seen, so theirs are included.
 _LAST: Final = (
@@ -27,6 +35,17 @@ _LAST: Final = (
 def with_issued(query: Query) -> Query:
     """The same rows, and behind them one more with the last id that sequence ``%s`` (bigint) has given out, or NULL."""
     return Query(b"(" + query.text + b")" + _LAST, b"(" + query.raw + b")" + _LAST, query.columns)
+
+
+def numbered_here(row: Sequence[Any]) -> int:
+    """The oid in an answer to ``numbered_by``; 0: there is none. Whoever reads a copy is told what that means."""
+    oid, copied = cast("tuple[int | None, bool]", tuple(row))
+    if copied:
+        _log.warning(
+            "the outbox is a copy by logical replication, which does not tell who is still writing: rows that commit late are"
+            " missed; read it at its publisher, or from a streaming replica"
+        )
+    return oid or 0
 
 
 @final
@@ -69,8 +88,12 @@ class Numbering:
         )
 
     def numbered_by(self) -> tuple[LiteralString, tuple[str, ...]]:
-        """The oid of the sequence, or no row where it is not what numbers the rows."""
-        return "SELECT s::bigint" + _NUMBERED_HERE, self._texts
+        """One row: the oid of the sequence, NULL where it is not what numbers the rows; and whether they are a subscriber's."""
+        return (
+            "SELECT CASE WHEN NOT copied THEN s::bigint END, copied FROM (SELECT"  # noqa: S608  # literals only
+            " pg_get_serial_sequence(%s, 'event_id')::regclass::oid AS s, " + _COPIED + " AS copied) t",
+            self._texts,
+        )
 
     def issued(self) -> tuple[LiteralString, tuple[str, ...]]:
         """The last id that the sequence gave out; NULL where it has not been used; no row where nothing tells."""

@@ -236,8 +236,9 @@ class PageReader:
         after, upto = step.after, step.upto
         limit, prepare = min(self._page, upto - after, most), not self._pooled
         names = _selectable(selector)
-        beneath = self._beneath
-        looked = beneath is None or after >= beneath.upto
+        # As it is before the question is put.
+        owned = 0 if self._beneath is None else self._beneath.upto
+        looked = after >= owned
         if self._selective and names is not None and not step.holes and looked:
             values = (list(names), after, limit, upto)
             selected, (count, top, stayed) = await fetch_selected(
@@ -252,7 +253,7 @@ class PageReader:
         if names is not None:
             others = sum(row[5] is not None and row[5] not in names for row in rows)
             self._selective = others >= _WORTHWHILE * limit
-        missing = [] if beneath is None or looked else beneath.missing(step, reached, (row[0] for row in rows))
+        missing = [] if looked else Beneath.missing(step, reached, (row[0] for row in rows), owned)
         # The query has no upper bound, and what lies beyond, or in between, is somebody else's to deliver.
         if rows and (rows[-1][0] > upto or step.holes):
             rows = [row for row in rows if row[0] <= upto and not covers(step.holes, (row[0], row[0]))]

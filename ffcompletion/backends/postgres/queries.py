@@ -117,13 +117,13 @@ class Queries:
         return found
 
     def rights(self) -> tuple[LiteralString, tuple[str, str]]:
-        """One row: outbox exists, is readable; core exists, is readable; whether each is partitioned; whether row security
-        hides rows of either from us.
+        """One row: outbox exists, is readable; core exists, is readable; what the outbox is; whether core is partitioned;
+        whether row security hides rows of either from us.
         """
         return (
             "SELECT o IS NOT NULL, coalesce(has_table_privilege(o, 'SELECT'), false),"
             " c IS NOT NULL, coalesce(has_table_privilege(c, 'SELECT'), false),"
-            " EXISTS (SELECT FROM pg_class WHERE oid = o AND relkind = 'p'),"
+            " (SELECT relkind::text FROM pg_class WHERE oid = o),"
             " EXISTS (SELECT FROM pg_class WHERE oid = c AND relkind = 'p'),"
             # Where it is turned off for our role, what it would hide is an error.
             " o IS NOT NULL AND hides AND row_security_active(o), c IS NOT NULL AND hides AND row_security_active(c)"
@@ -303,9 +303,9 @@ class Queries:
         )
 
     def horizon(self) -> LiteralString:
-        """On a replica, whose lock table knows no writers: the snapshot's xmin and xmax."""
+        """On a replica: the oldest transaction under way, beyond which number none has ended, and the age of number 3."""
         return (
-            "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint"
+            "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint, age('3'::xid)"
             " FROM (SELECT pg_current_snapshot() AS s) t"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final, LiteralString, Self, cast, final
 
@@ -14,10 +15,11 @@ from ffcompletion.backends.postgres.errors import INSTALL, LastWords, first_line
 from ffcompletion.backends.postgres.fetching import fetch_outbox
 from ffcompletion.backends.postgres.history import Identity, Issue
 from ffcompletion.backends.postgres.holders import HOLDERS, Holder
+from ffcompletion.backends.postgres.horizons import Horizons, next_number
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.names import quoted
-from ffcompletion.backends.postgres.numbering import Numbering
+from ffcompletion.backends.postgres.numbering import Numbering, numbered_here
 from ffcompletion.backends.postgres.pool import Pool
 from ffcompletion.backends.postgres.queries import CORE, ECHO, OUTBOX, SERVER, Queries, Query
 from ffcompletion.backends.postgres.rows import Row
@@ -29,6 +31,8 @@ QUEUE_FULL: Final = "the server's queue of notifications is full: somebody liste
 
 _OLDEST: Final = 15
 _OP: Final = "subscribe"
+# Plain and partitioned.
+_TABLES: Final = ("r", "p")
 # How often two connections are compared to tell whether a pooler gives each statement another server session.
 _COMPARED: Final = 3
 
@@ -49,7 +53,7 @@ class Session:
         self._conn = conn
         self._last_words = LastWords(conn)
         self._relations: list[int] = []
-        self._xmaxes: list[int] = []
+        self._horizons = Horizons()
         self._core_plain = False
         self._user = ""
         self.inbox: Final = inbox
@@ -126,9 +130,9 @@ class Session:
                 )
         text, values = queries.rights()
         (row,) = await self.fetch(text, values)
-        rights = cast("tuple[bool, ...]", row)
-        outbox, readable, core, core_readable, partitioned, core_partitioned, hides, core_hides = rights
-        self.plain, self._core_plain = not partitioned, not core_partitioned
+        rights = cast("tuple[bool, bool, bool, bool, str | None, bool, bool, bool]", row)
+        outbox, readable, core, core_readable, kind, core_partitioned, hides, core_hides = rights
+        self.plain, self._core_plain = kind == "r", not core_partitioned
         if not outbox:
             where = f"in schema {queries.schema!r}" if queries.schema else "on the search_path"
             raise Unavailable(
@@ -137,6 +141,13 @@ class Session:
             )
         if not readable:
             raise Unavailable(_OP, f"no right to read the outbox; GRANT SELECT ON {queries.outbox_text} TO {user}")
+        if kind not in _TABLES:
+            # Writers lock what lies behind it.
+            raise Unavailable(
+                _OP,
+                f"{queries.outbox_text} is a view or a foreign table: who is writing is not to be seen there, and rows would"
+                " be missed; read the table itself (schema=…)",
+            )
         self.core_problem = (
             f"there is no table {CORE}, so filters cannot be decided"
             if not core
@@ -168,8 +179,8 @@ class Session:
         """Which outbox this is, by now: it may be replaced while we are connected."""
         rows = await self.fetch(*self._queries.relations())
         self._relations = [row[0] for row in rows]
-        numbered_by = await self.fetch(*self._numbering.numbered_by())
-        self._numbered_by = numbered_by[0][0] if numbered_by else 0
+        rows = await self.fetch(*self._numbering.numbered_by())
+        self._numbered_by = numbered_here(rows[0])
         sequence = await self.sequence()
         self.identity = msgspec.structs.replace(self.identity, outbox=sequence.outbox, sequence=sequence.file)
 
@@ -219,17 +230,10 @@ class Session:
     async def owners(self) -> list[str]:
         """Transactions that hold a write lock on the outbox now."""
         if self.in_recovery:
-            return await self._horizons()
+            ((oldest, completed, age),) = cast("list[tuple[int, int, int]]", await self.fetch(self._queries.horizon()))
+            return self._horizons.seen(oldest, next_number(completed, age), time.monotonic())
         rows = await self.fetch(self._queries.owners(), (self._relations,))
         return [cast("str", row[0]) for row in rows]
-
-    async def _horizons(self) -> list[str]:
-        # A replica's lock table knows no writers. Its snapshot knows which transactions of the primary are under way:
-        # whoever owns an id that is missing now has ended once everything below the present xmax has.
-        (row,) = await self.fetch(self._queries.horizon())
-        xmin, xmax = row[0], cast("int", row[1])
-        self._xmaxes = [seen for seen in self._xmaxes if seen > xmin] + ([xmax] if xmax > xmin else [])
-        return [f"before {seen}" for seen in self._xmaxes]
 
     async def promoted(self) -> bool:
         """Whether a server that was in recovery has become a primary since."""

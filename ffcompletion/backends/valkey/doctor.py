@@ -30,6 +30,8 @@ _CORE: Final = keys.core(keys.NOBODY)
 _TAGS: Final = keys.tags(keys.NOBODY)
 _RESULT: Final = keys.result(keys.NOBODY)
 _MEMBERS: Final = keys.members(FlowId("00000000-0000-0000-0000-000000000000"), 1)
+# The second: to read keys of a slot that is being moved.
+_SLOTS: Final = (("CLUSTER", "SLOTS"), ("ASKING",))
 
 OK, NOTE, WARNING, FAILURE = Verdict.OK, Verdict.NOTE, Verdict.WARNING, Verdict.FAILURE
 
@@ -116,6 +118,8 @@ async def _examined(wire: Wire, options: Options) -> AsyncGenerator[Finding]:
         yield _version(about)
         yield _role(about)
         yield await _cluster(wire, about, options)
+        if about.get("cluster_enabled") == "1":
+            yield await _right(wire, "slots", WARNING, _SLOTS, f"ACL SETUSER {user} +cluster|slots +asking")
     else:
         yield Finding("version", NOTE, f"{user} may not ask (INFO)", f"ACL SETUSER {user} +info")
     yield await _clocks(wire, user)

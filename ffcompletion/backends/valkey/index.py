@@ -233,7 +233,7 @@ class TerminalIndex:
                 fields = _fields(reply)
                 if fields is None:
                     unreadable += 1
-                elif not item.doubtful or fields["replay_count"] not in (None, "", "0"):
+                elif not _is_in_doubt(item, fields) or fields["replay_count"] not in (None, "", "0"):
                     payloads += _payload(id_, item.score_ms, fields)
         return payloads, unreadable
 
@@ -305,6 +305,10 @@ def _fields(reply: object) -> dict[str, str | None] | None:
     if found is None or found[0] is None:
         return None
     return dict(zip(_FIELDS, found, strict=True))
+
+
+def _is_in_doubt(item: Candidate, fields: Mapping[str, str | None]) -> bool:
+    return item.doubtful or (item.doubtful_if_skipped and fields["terminal_outcome"] == "skipped")
 
 
 def _payload(execution_id: ExecutionId, score_ms: int, fields: Mapping[str, str | None]) -> list[CompletionPayload]:

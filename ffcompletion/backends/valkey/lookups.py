@@ -115,11 +115,14 @@ class Lookups:
 
 
 def fit(sizes: Sequence[int]) -> int:
-    """How many results of these sizes, from the first on, are asked for at once; one at the least, if there is any."""
-    total = 0
+    """How many results of these sizes, from the first on, are asked for at once; one at the least, if there is any.
+    What has none takes no room.
+    """
+    total = results = 0
     for count, size in enumerate(sizes):
         total += size
-        if count and (count >= _RESULTS or total > _RESULT_BYTES):
+        results += size > 0
+        if count and (results > _RESULTS or total > _RESULT_BYTES):
             return count
     return len(sizes)
 

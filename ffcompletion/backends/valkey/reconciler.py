@@ -67,7 +67,9 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._baseline_due = False
         self._unreadable = 0
-        self.reconciliation: Reconciliation = Reconciliation(overlap_ms=settings.clock_skew_ms, limit=_REMEMBERED)
+        self.reconciliation: Reconciliation = Reconciliation(
+            overlap_ms=settings.clock_skew_ms, limit=_REMEMBERED, clocks_ms=self._clocks_ms
+        )
         self._recovery = Recovery(index, filtering.questions, self.reconciliation, self._clocks_ms)
         self.off: str = ""
         """Why nothing can be reconciled now; empty where it can."""

@@ -61,7 +61,9 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     execution_id: str
     score_ms: int
     doubtful: bool = False
-    """It was announced, but earlier than the score says: news only if it has been replayed since."""
+    """It was announced, but earlier than the score says, by as much as clocks may differ: news only if replayed since."""
+    doubtful_if_skipped: bool = False
+    """The same, if the engine's clock wrote the score."""
 
 
 class ServerTime(NamedTuple):
@@ -105,15 +107,20 @@ class Reconciliation:
 
     Scores are the server's time, except those of skipped executions, which are the engine's; and in a cluster each
     server has its own. ``overlap_ms`` is how far such clocks may lie apart: so much is read again in every pass.
+    ``clocks_ms``: the same for those of the servers; 0 where there is one.
     """
 
     __slots__ = (
-        "_announced", "_batches", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late", "_late_until", "_limit",
-        "_overlap", "_server_time", "_settled_ahead", "_taken", "settled_ms", "since_ms", "stepped_back",
+        "_announced", "_batches", "_clocks", "_gained", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late",
+        "_late_until", "_limit", "_overlap", "_server_time", "_settled_ahead", "_taken", "settled_ms", "since_ms", "stepped_back",
     )  # fmt: skip
 
-    def __init__(self, *, overlap_ms: int, limit: int) -> None:
+    def __init__(self, *, overlap_ms: int, limit: int, clocks_ms: int = 0) -> None:
         self._overlap = overlap_ms
+        self._clocks = clocks_ms
+        # By how much the server's clock has gone on by more than ours since the pass before: so much too early may what
+        # was announced meanwhile have been timed.
+        self._gained = 0
         self._limit = limit
         self._batches: deque[Announced] = deque()
         self._announced = 0
@@ -200,6 +207,7 @@ class Reconciliation:
         self.stepped_back = False
         if before.server_ms:
             elapsed_ms = round((told.sent_at - before.sent_at) * 1000)
+            self._gained = max(0, told.server_ms - before.server_ms - elapsed_ms)
             # As far as it has gone, before it may be put back.
             self.saw(before.server_ms + elapsed_ms)
             # Should the server's clock have gone back, what it wrote since has lower scores.
@@ -231,8 +239,16 @@ class Reconciliation:
             if latest_ms < score <= self._settled_ahead:
                 continue
             at = announced.get(execution_id)
-            if at is None or score > at + SLACK_MS:
-                found.append(Candidate(execution_id, score, at is not None))
+            if at is None:
+                found.append(Candidate(execution_id, score))
+            elif score > at + SLACK_MS:
+                # Whoever may announce can do so before it has ended. What no clock explains is another completion.
+                later_ms = score - at - SLACK_MS - self._gained
+                found.append(
+                    Candidate(
+                        execution_id, score, later_ms <= self._clocks, later_ms <= max(self._clocks, self._overlap)
+                    )
+                )
         return found
 
     def record(self, entries: Iterable[Entry], delivered: Iterable[str], upto_ms: int, now: float) -> None:

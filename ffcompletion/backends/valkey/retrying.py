@@ -25,6 +25,9 @@ __all__ = ["Retrying"]
 _T = TypeVar("_T")
 _log: Final = logger("ffcompletion.valkey")
 
+# Results of which the sizes are asked at once: most of what somebody has made up has none.
+_SIZES: Final = 1_024
+
 
 @final
 class Retrying:
@@ -44,6 +47,7 @@ class Retrying:
 
     async def fitting(self, names: Sequence[str]) -> int:
         """Of how many of these, from the first on, the results fit one question. What is no id has none."""
+        names = names[:_SIZES]
         ids = [trusted_execution_id(name) for name in names if is_execution_id(name)]
         if not ids:
             return len(names)

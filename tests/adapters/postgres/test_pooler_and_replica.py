@@ -12,7 +12,7 @@ import pytest
 
 import ffcompletion as ffc
 from ffcompletion.backends.postgres import PostgresBackend
-from tests.worlds import PostgresWorld, done, eventually, nothing, some
+from tests.worlds import PostgresWorld, done, eventually, insert, nothing, some
 from tests.worlds.proxy import proxied
 from tests.worlds.servers import pgbouncer, standby_of
 from tests.worlds.templates import postgres
@@ -126,6 +126,34 @@ async def test_reading_from_a_replica_polls(pair: Pair) -> None:
         await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE, 20)
         await nothing(stream, done(), promoted)
         await promoted.close()
+
+
+async def test_a_replica_loses_nobody_who_was_numbered_last(pair: Pair) -> None:
+    """Of two transactions the later one takes the lower id, and commits after the other: to a replica nothing is under way."""
+    items = done(), done(namespace="a")
+    async with (
+        PostgresBackend(pair.standby.url, poll_interval=0.1) as backend,
+        ffc.subscribe(backend) as stream,
+        ffc.subscribe(backend, ffc.ScannerFilter("a")) as filtered,
+    ):
+        first, last = [await pair.world.connect(autocommit=False) for _ in items]
+        await first.execute("SELECT pg_current_xact_id()")
+        await insert(last, items[1])
+        await insert(first, items[0])
+        await first.commit()
+        assert (await some(stream, 1))[0].execution_id == items[0].execution_id
+        position = stream.cursor
+        # By then it used to be given up.
+        await asyncio.sleep(0.5)
+        await last.commit()
+        for each in (stream, filtered):
+            assert (await some(each, 1))[0].execution_id == items[1].execution_id
+    async with (
+        PostgresBackend(pair.standby.url, poll_interval=0.1) as backend,
+        ffc.subscribe(backend, cursor=position) as resumed,
+    ):
+        assert [item.execution_id for item in await some(resumed, 2)] == [items[1].execution_id, items[0].execution_id]
+    await pair.world.close()
 
 
 async def test_promotion_loses_nothing_that_the_new_primary_has(pair: Pair) -> None:

@@ -76,3 +76,16 @@ async def test_a_sequence_that_keeps_ids_in_store_is_refused(database: PostgresW
         await database.sql("ALTER TABLE ff_completion_event ALTER event_id SET CACHE 1")
         async with ffc.subscribe(backend) as stream:
             await nothing(stream, done(), database)
+
+
+async def test_a_view_is_refused(postgres: PostgresWorld) -> None:
+    """Writers lock the table behind it, so that rows which commit late would be given up, and not be told of."""
+    await postgres.sql("CREATE SCHEMA seen; CREATE VIEW seen.ff_completion_event AS TABLE public.ff_completion_event")
+    try:
+        async with PostgresBackend(postgres.url, schema="seen") as backend:
+            with pytest.raises(
+                ffc.Unavailable, match=r'"seen"\."ff_completion_event" is a view or a foreign table.*schema='
+            ):
+                await backend.subscribe_completions()
+    finally:
+        await postgres.sql("DROP SCHEMA seen CASCADE")

@@ -11,19 +11,22 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+import msgspec
 import pytest
 from glide import GlideError
 
 import ffcompletion as ffc
-from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.backends.valkey import ValkeyBackend, keys
 from ffcompletion.backends.valkey.connection import batch, make_client
 from ffcompletion.backends.valkey.errors import is_refused
 from ffcompletion.backends.valkey.keys import CHANNEL
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.contract.diagnosis import Verdict
+from ffcompletion.contract.ids import ExecutionId
 from ffcompletion.doctor import examine
 from ffcompletion.embedded import Server
 from tests import ROOT
-from tests.worlds import FLOW, Done, ValkeyWorld, done, eventually, first, some
+from tests.worlds import FLOW, Done, ValkeyWorld, done, eventually, first, hash_tag, some
 from tests.worlds.servers import Cluster, ask, wait_until
 
 # Promotions and migrations take seconds, and longer where the machine is busy.
@@ -64,10 +67,10 @@ async def test_the_threat_models_users(nodes: Cluster, cluster: ValkeyWorld) -> 
     """With the one word more that it says, on each node: who reads and who announces, and neither does the other's."""
     page = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
     lines = [line.split() for line in page.splitlines() if line.startswith("ACL SETUSER")]
-    more = "+cluster|slots"
-    assert f"`{more}`" in page
+    more = ("+cluster|slots", "+asking")
+    assert f"`{' '.join(more)}`" in page
     for node, words in itertools.product(nodes.nodes, lines):
-        ask(node, *words, "resetpass", ">password", more)
+        ask(node, *words, "resetpass", ">password", *more)
     try:
         producer = await make_client(Options.from_url(cluster.url, username="producer", password="password"))
         backend = ValkeyBackend(cluster.url, username="reader", password="password", reconcile_interval=0.3)
@@ -90,12 +93,70 @@ async def test_the_threat_models_users(nodes: Cluster, cluster: ValkeyWorld) -> 
             ask(node, "ACL", "DELUSER", words[2])
 
 
+@pytest.mark.timeout(120)
+async def test_a_slot_that_is_being_moved_key_by_key(nodes: Cluster, cluster: ValkeyWorld) -> None:
+    """As long as that takes, the reader's user is answered for what has been moved, and for what is nowhere."""
+    item, *others = [done(namespace="a", tags={"k": "v"}, result=b"r") for _ in range(3)]
+    absent = _beside(item)
+    slot = _slot(item.execution_id)
+    source, target = nodes.primary_of(_home(slot)), nodes.primary_of((_home(slot) + 1) % 3)
+    page = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    line = next(line.split() for line in page.splitlines() if line.startswith("ACL SETUSER reader"))
+    for node in nodes.nodes:
+        ask(node, *line, "resetpass", ">password", "+cluster|slots", "+asking")
+    backend = ValkeyBackend(cluster.url, username="reader", password="password", reconcile_interval=0.3)
+    try:
+        async with backend, ffc.subscribe(backend, ffc.ScannerFilter("a", ("k", "v")), results=True) as stream:
+            await cluster.finish(item)
+            assert (await first(stream)).payload_bytes == b"r"
+            ask(target, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", nodes.name(source))
+            ask(source, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", nodes.name(target))
+            key, port = f"ff:exec:{hash_tag(item.execution_id)}:{item.execution_id}", target.url.rpartition(":")[2]
+            for name in (f"{key}:core", f"{key}:tags", f"{key}:result", keys.terminal(_partition(item), "default")):
+                assert ask(source, "MIGRATE", "127.0.0.1", port, name, "0", "5000") == "+OK"
+            await cluster.publish(absent)
+            await cluster.publish(item)
+            assert (await first(stream)).payload_bytes == b"r"
+            for other in others:
+                await cluster.finish(msgspec.structs.replace(other, flow_id=None))
+                assert (await first(stream)).execution_id == other.execution_id
+            state = await backend.describe_execution(item.execution_id)
+            assert state is not None
+            assert state.tags == {"k": "v"}
+            assert stream.stats().undecided == 1
+    finally:
+        for node in nodes.nodes:
+            ask(node, "ACL", "DELUSER", "reader")
+        for number in range(3):
+            ask(nodes.primary_of(number), "CLUSTER", "SETSLOT", str(slot), "NODE", nodes.name(target))
+        # Where the other tests look for it.
+        ask(target, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", str(slot), str(slot), "NODE", nodes.name(source))
+        await asyncio.to_thread(wait_until, partial(_owns, source, slot))
+
+
+def _partition(item: Done) -> int:
+    return ExecutionId(item.execution_id).partition
+
+
+def _beside(item: Done) -> Done:
+    """One that there is not, in the same slot."""
+    return msgspec.structs.replace(item, execution_id=item.execution_id[:-12] + "0123456789ab")
+
+
 async def test_the_doctor_knows_what_it_is(nodes: Cluster) -> None:
     """By the node's own word, and what to do where the URL does not say so."""
     findings = {it.check: it for it in await examine(nodes.url)}
     assert findings["cluster"].found.startswith("ok, 16384 of 16384 slots")
+    assert findings["slots"].verdict is Verdict.OK
     findings = {it.check: it for it in await examine(nodes.url.partition("?")[0])}
     assert findings["cluster"].remedy == "?cluster=true in the URL"
+    try:
+        ask(nodes.nodes[0], "ACL", "SETUSER", "app", "on", ">pw", "allkeys", "allchannels", "+@all", "-asking")
+        url = nodes.nodes[0].url.replace("valkey://", "valkey://app:pw@") + "?cluster=true"
+        (it,) = [it for it in await examine(url) if it.check == "slots"]
+        assert (it.verdict, it.remedy) == (Verdict.WARNING, "ACL SETUSER app +cluster|slots +asking")
+    finally:
+        ask(nodes.nodes[0], "ACL", "DELUSER", "app")
 
 
 async def test_every_partition_is_heard_decided_and_found(cluster: ValkeyWorld) -> None:

@@ -164,7 +164,8 @@ async def test_of_a_key_that_gets_no_answer_fewer_are_asked_for(valkey: ValkeyWo
 async def test_an_entry_is_a_completion_if_its_record_says_so(valkey: ValkeyWorld, asked: Asked) -> None:
     """Oldest first. One that runs again has none now; one that was announced before is news only if it was replayed."""
     old, new, again, announced, replayed = (done(flow_id=None) for _ in range(5))
-    for item in (new, old, again, announced, replayed):
+    skipped = done(flow_id=None, outcome="skipped")
+    for item in (new, old, again, announced, replayed, skipped):
         await valkey.finish(item)
     await valkey.replay(again)
     await valkey.replay(replayed)
@@ -178,7 +179,8 @@ async def test_an_entry_is_a_completion_if_its_record_says_so(valkey: ValkeyWorl
             Candidate(replayed.execution_id, 7, doubtful=True),
             Candidate(announced.execution_id, 6, doubtful=True),
             Candidate(again.execution_id, 5),
-            Candidate(old.execution_id, 3),
+            Candidate(old.execution_id, 3, doubtful_if_skipped=True),
+            Candidate(skipped.execution_id, 4, doubtful_if_skipped=True),
             Candidate(odd.execution_id, 2),
             Candidate(gone.execution_id, 1),
             Candidate("nonsense", 1),

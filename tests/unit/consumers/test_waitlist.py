@@ -38,6 +38,37 @@ def test_what_several_wait_for_is_asked_for_once() -> None:
         assert wait.changed.is_set()
 
 
+@pytest.mark.parametrize("result", [False, True])
+def test_who_waits_for_many_holds_up_nobody(result: bool) -> None:
+    """Whoever waited for one was asked for when all the others had been: after 200,000, that took 20 seconds."""
+    waits = Waitlist()
+    many = [ffc.ExecutionId(f"{{fp:9}}:550e8400-e29b-41d4-a716-4466554{n:05}") for n in range(100)]
+
+    def wants(*ids: ffc.ExecutionId) -> Wait:
+        wait = waiting(waits, *ids, result=result)
+        if result:
+            waits.take_unread(len(ids))
+            waits.read(ids, [stored(id_) for id_ in ids])
+        return wait
+
+    take = waits.take_unread_results if result else waits.take_unread
+    wants()
+    wants(*many)
+    taken = take(10)
+    assert taken == many[:10]
+    # And whoever goes is asked for no longer.
+    waits.remove(wants(C))
+    wants(A)
+    both = [wants(B), wants(B, many[50])]
+    more = take(10)
+    assert (set(more) >= {A, B}, len(more)) == (True, 10)
+    taken += more
+    waits.remove(both[1])
+    while more := take(1):
+        taken += more
+    assert sorted(taken) == sorted({A, B, *many})
+
+
 def test_each_wait_is_answered_once() -> None:
     """Announced and read, in whatever order, and announced again."""
     waits = Waitlist()

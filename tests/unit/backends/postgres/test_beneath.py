@@ -48,12 +48,12 @@ def test_what_is_missing_up_to_where_nobody_looked() -> None:
     """Not where somebody did, nor what is another's to bring; and once it is told, it is looked after."""
     leader = Leader()
     made = Beneath(leader, Queries(None))
-    assert made.missing(Read(990, 3_000, 0, [(997, 998)]), 2_500, [991, 995, 2_000]) == [
+    assert made.missing(Read(990, 3_000, 0, [(997, 998)]), 2_500, [991, 995, 2_000], made.upto) == [
         (992, 994),
         (996, 996),
         (999, 1_000),
     ]
-    assert made.missing(Read(1_000, 3_000, 0), 2_500, [2_000]) == []
+    assert made.missing(Read(1_000, 3_000, 0), 2_500, [2_000], made.upto) == []
     made.missed([(992, 994)])
     assert (leader.tracker.spans(), leader.settle_at < 1e9) == ([(992, 994)], True)
 

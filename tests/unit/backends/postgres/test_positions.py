@@ -165,7 +165,7 @@ class Pages:
             if event_id <= reached and not covers(step.holes, (event_id, event_id))
         ]
         beneath = Beneath(self.server, Queries(None))
-        lacks = beneath.missing(step, reached, stretch)
+        lacks = beneath.missing(step, reached, stretch, beneath.upto)
         return Page(rows, self.tenant, reached, step.limit, beneath, lacks)
 
     def answer(self, *, seen_early: bool) -> None:

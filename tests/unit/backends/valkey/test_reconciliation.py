@@ -239,12 +239,12 @@ def _begun(limit: int = 100) -> Reconciliation:
 
 
 def test_an_announcement_explains_an_entry_that_is_not_younger() -> None:
-    """A younger one is doubtful, one that was not announced is news; and each is found once."""
+    """A younger one is news, unless it was skipped; so is one that was not announced; and each is found once."""
     reconciler = _begun()
     reconciler.announced([_payload(IDS[0]), _payload(IDS[1])], 1.0)
     reconciler.begin(ServerTime(START + 2_000, 2.0, 2.0))
     entries = [(IDS[0], START + 1_000 + SLACK_MS), (IDS[1], START + 1_001 + SLACK_MS), (IDS[2], START + 900)]
-    found = [Candidate(*entries[1], doubtful=True), Candidate(*entries[2])]
+    found = [Candidate(*entries[1], doubtful_if_skipped=True), Candidate(*entries[2])]
     assert reconciler.candidates(entries, 2.0) == found
     assert reconciler.candidates(entries, 2.0) == found, "they were not dealt with"
     reconciler.record(entries, [IDS[2]], START + 1_100, 2.0)
@@ -256,6 +256,31 @@ def test_an_announcement_explains_an_entry_that_is_not_younger() -> None:
     )
     reconciler.begin(ServerTime(START + 3_000, 3.0, 3.0))
     assert reconciler.candidates([*entries, (IDS[2], START + 901)], 3.0) == [Candidate(IDS[2], START + 901)]
+
+
+@pytest.mark.parametrize("clocks_ms", [0, 2_000, OVERLAP])
+@pytest.mark.parametrize("gained_ms", [0, 700])
+def test_an_announcement_explains_no_more_than_clocks_do(clocks_ms: int, gained_ms: int) -> None:
+    """It may be anybody's, of what has not ended: how long before the end it came decides, and clocks that differ."""
+    reconciler = Reconciliation(overlap_ms=OVERLAP, limit=100, clocks_ms=clocks_ms)
+    reconciler.begin(ServerTime(START, 0.0, 0.0))
+    reconciler.end()
+    reconciler.announced([_payload(IDS[0])], 1.0)
+    reconciler.begin(ServerTime(START + 10_000 + gained_ms, 10.0, 10.0))
+    explained = START + 1_000 + SLACK_MS
+    found = [
+        reconciler.candidates([(IDS[0], explained + later)], 10.0)
+        for later in (0, 1, gained_ms + clocks_ms, gained_ms + clocks_ms + 1, gained_ms + OVERLAP + 1)
+    ]
+    told = [[(it.doubtful, it.doubtful_if_skipped) for it in each] for each in found]
+    within = gained_ms + clocks_ms > 0
+    assert told == [
+        [],
+        [(within, True)],
+        [(True, True)] if within else [],
+        [(False, clocks_ms < OVERLAP)],
+        [(False, False)],
+    ]
 
 
 def test_an_announcement_that_comes_after_what_it_tells_of_was_found_is_passed_over_once() -> None:

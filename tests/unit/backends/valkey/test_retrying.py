@@ -60,3 +60,20 @@ async def test_results_are_for_those_who_want_them(slept: list[float]) -> None:
     nothing: Any = ["no id"]
     assert await asking.fitting(nothing) == 1
     assert not slept
+
+
+async def test_what_somebody_has_made_up_is_asked_about_once() -> None:
+    """It has no results: so many sizes are asked for at once, however many wait behind, and that many are done with."""
+    asked: list[str] = []
+
+    async def execute(commands: Sequence[Sequence[str]]) -> list[object]:
+        asked.extend(command[0] for command in commands)
+        return [0 if command[0] == "STRLEN" else None for command in commands]
+
+    names = [ffc.ExecutionId(f"{{fp:7}}:550e8400-e29b-41d4-a716-{number:012}") for number in range(3_000)]
+    payloads, left = [ffc.CompletionPayload(name, "success") for name in names], 3_000
+    while left:
+        count, _ = await Retrying(Lookups(execute)).with_results(payloads[-left:], set(names))
+        assert count == min(left, 1_024)
+        left -= count
+    assert asked.count("STRLEN") == 3_000
