@@ -52,8 +52,9 @@ class Deep:
         self._under_way.narrow(current, prepared)
 
     def forget_owners(self) -> None:
-        """Names mean nothing any more."""
-        self._under_way.forget_owners()
+        """Names mean nothing any more; unless there are none."""
+        if self._under_way.owners != frozenset():
+            self._under_way.forget_owners()
 
     def announced(self, ids: Collection[int]) -> None:
         """These are to be looked for, as far as they are believed."""
