@@ -21,12 +21,16 @@ from ffcompletion.contract.ids import is_execution_id, trusted_execution_id
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.batch import Facts
 from ffcompletion.delivery.hub import Group
+from ffcompletion.foreign.filters import asked_at_once
 
 __all__ = ["Recovery", "page_within_reach"]
 
 # Pages that are kept for the streams that are at nearly the same place, and executions of which it is kept what filters ask.
 _PAGES: Final = 4
 _FACTS: Final = 100_000
+# Executions that a filter is asked about between two turns of the loop, and how many times that in one round.
+_AT_ONCE: Final = 4_096
+_PORTIONS: Final = 16
 
 
 @final
@@ -77,7 +81,7 @@ class Recovery:
             source.join()
             together.forget_pages()
             page, pending = await self._pending(source, backlog, together)
-        piece = pending[: max(source.room.items, backlog.look_into)]
+        piece = pending[: _most(source, backlog)]
         chosen, denied = await self._choose(source, piece, together)
         most = max(1, source.room.items)
         if source.selector.results:
@@ -104,10 +108,14 @@ class Recovery:
         """What of these the stream's filter admits, and what it does not. No record but the filter's own is read yet."""
         if source.selector.filter is None:
             return piece, NOTHING_DENIED
-        group = Group[Source](source.selector)
-        await asyncio.sleep(0)
-        admitted = group.select(*await together.facts(piece))
-        chosen = [(str(each.execution_id), each.produced_at_ms) for each in admitted]
+        group, chosen = Group[Source](source.selector), list[Entry]()
+        payloads, facts = await together.facts(piece)
+        at_once = asked_at_once(source.selector.filter, _AT_ONCE)
+        for start in range(0, len(payloads), at_once):
+            await asyncio.sleep(0)
+            some = slice(start, start + at_once)
+            admitted = group.select(payloads[some], facts[some])
+            chosen += [(str(each.execution_id), each.produced_at_ms) for each in admitted]
         return chosen, Denied(group.filtered, group.undecided)
 
     async def _read(self, source: Source, chosen: Sequence[Entry]) -> Sequence[CompletionPayload]:
@@ -122,7 +130,7 @@ class Recovery:
     async def _pending(self, source: Source, backlog: Backlog, together: _Round) -> tuple[IndexPage, Sequence[Entry]]:
         """A page, and what of it the stream is missing; something, unless there is nothing beyond."""
         # A page holds up to twice as many as are wanted, and what is not looked into is read once more.
-        wanted = max(source.room.items, backlog.look_into // 2)
+        wanted = min(_most(source, backlog), max(source.room.items, backlog.look_into // 2))
         since_ms, asked_ms, skip = backlog.since_ms, 0, backlog.skip
         while True:
             page = await together.page(since_ms, wanted, skip)
@@ -202,6 +210,11 @@ class _Read(NamedTuple):
             return None
         entries = self.page.entries[bisect_left(self.page.entries, since_ms, key=_score) :]
         return msgspec.structs.replace(self.page, entries=entries)
+
+
+def _most(source: Source, backlog: Backlog) -> int:
+    """How many entries are looked into for it in one round. Where its filter is somebody's code, others wait for that."""
+    return min(max(source.room.items, backlog.look_into), _PORTIONS * asked_at_once(source.selector.filter, _AT_ONCE))
 
 
 def _score(entry: Entry) -> int:

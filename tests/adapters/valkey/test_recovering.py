@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,15 +84,7 @@ async def test_what_waits_to_be_decided_while_a_pass_ends_is_owed_as_well(valkey
     async with ValkeyBackend(valkey.url, reconcile_interval=NEVER, buffer_size=40, clock_skew=0) as backend:
         stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
         plain = await backend.subscribe_completions()
-        run = _run(backend)
-        lookups, reconciler = run._filtering.questions._lookups, _reconciler(backend)
-        answers, real = asyncio.Event(), lookups._execute
-
-        async def held(commands: Any) -> Any:
-            await answers.wait()
-            return await real(commands)
-
-        lookups._execute = held
+        answers, reconciler = _held(backend), _reconciler(backend)
         for half in (items[:150], items[150:]):
             await _finish_many(valkey, half)
             await eventually(lambda half=half: backend.stats().received >= 150 * (items.index(half[0]) // 150 + 1))
@@ -140,6 +133,19 @@ async def test_what_comes_while_a_stream_rejoins_is_read_whole(valkey: ValkeyWor
         await stream.aclose()
 
 
+def _held(backend: ValkeyBackend) -> asyncio.Event:
+    """The server does not answer what filters ask until this is set."""
+    lookups, answers = _run(backend)._filtering.questions._lookups, asyncio.Event()
+    real = lookups._execute
+
+    async def held(commands: Any) -> Any:
+        await answers.wait()
+        return await real(commands)
+
+    lookups._execute = held
+    return answers
+
+
 async def _asked(valkey: ValkeyWorld, command: str) -> int:
     """How often the server was, by anybody."""
     told = await valkey.command("INFO", "commandstats")
@@ -158,14 +164,7 @@ async def test_streams_that_fell_behind_together_read_what_they_missed_together(
     own = [done(namespace=f"tenant-{number}") for number in range(10)]
     async with ValkeyBackend(valkey.url, reconcile_interval=NEVER) as backend:
         streams = [await backend.subscribe_completions_filtered(ffc.ScannerFilter(item.namespace)) for item in own]
-        questions = _run(backend)._filtering.questions
-        answers, real = asyncio.Event(), questions._lookups._execute
-
-        async def held(commands: Any) -> Any:
-            await answers.wait()
-            return await real(commands)
-
-        questions._lookups._execute = held
+        answers = _held(backend)
         before = [await _asked(valkey, command) for command in ("hget", "hmget")]
         await _finish_many(valkey, flood)
         await eventually(lambda: backend.stats().received == len(flood), 30)
@@ -195,14 +194,7 @@ async def test_others_results_do_not_slow_down_who_fell_behind(
     own = done(namespace="a", result=b"mine")
     async with ValkeyBackend(valkey.url, reconcile_interval=NEVER) as backend:
         stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"), results=True)
-        questions = _run(backend)._filtering.questions
-        answers, real = asyncio.Event(), questions._lookups._execute
-
-        async def held(commands: Any) -> Any:
-            await answers.wait()
-            return await real(commands)
-
-        questions._lookups._execute = held
+        answers = _held(backend)
         before = [await _asked(valkey, command) for command in ("strlen", "zrange")]
         await _finish_many(valkey, [*flood, own])
         await eventually(lambda: stream.stats().overflows > 0, 30)
@@ -216,6 +208,41 @@ async def test_others_results_do_not_slow_down_who_fell_behind(
         # A page is one of each of the index's keys.
         assert keys < 10 * 256
         await stream.aclose()
+
+
+class _Slow:
+    """Somebody's code that takes its time."""
+
+    tag_key = None
+
+    def is_noop(self) -> bool:
+        return False
+
+    def matches(self, core_namespace: str | None, tag_value: str | None) -> bool:  # the protocol's
+        time.sleep(0.001)
+        return False
+
+
+async def test_a_slow_filter_that_fell_behind_leaves_turns_to_the_rest(
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes two seconds for what it missed, and holds up the loop for a part of a second at a time."""
+    monkeypatch.setattr(filtering, "_WAITING", 100)
+    monkeypatch.setattr(filtering, "_BATCH", 20)
+    async with ValkeyBackend(valkey.url, reconcile_interval=NEVER) as backend:
+        slow = await backend.subscribe_completions_filtered(_Slow())
+        answers = _held(backend)
+        await _finish_many(valkey, [done(namespace="a") for _ in range(2_000)])
+        await eventually(lambda: slow.stats().overflows > 0)
+        answers.set()
+        longest, before = 0.0, time.monotonic()
+        async with asyncio.timeout(30):
+            while slow.stats().filtered < 2_000:
+                await asyncio.sleep(0)
+                now = time.monotonic()
+                longest, before = max(longest, now - before), now
+        assert longest < 0.5
+        await slow.aclose()
 
 
 def _in_partition(number: int) -> Done:
