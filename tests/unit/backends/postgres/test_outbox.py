@@ -6,7 +6,7 @@ import ffcompletion as ffc
 from ffcompletion.backends.postgres.outbox import for_stream
 from ffcompletion.delivery.batch import Batch
 
-IDS = [f"{{fp:1}}:00000000-0000-0000-0000-{number:012}" for number in range(3)]
+IDS = [ffc.ExecutionId(f"{{fp:1}}:00000000-0000-0000-0000-{number:012}") for number in range(3)]
 PAYLOADS = [ffc.CompletionPayload(id_, "success") for id_ in IDS]
 
 
