@@ -150,10 +150,13 @@ class Beneath:
         found = (event_id for event_id in ids if step.after < event_id <= upto)
         return without(missing([step.after, *found, upto + 1]), step.holes)
 
-    def missed(self, spans: Spans) -> None:
-        """They are gaps from now on: who may own them is asked, and their rows are handed out when they come."""
+    def missed(self, spans: Spans) -> Spans:
+        """They are gaps from now on: who may own them is asked, and their rows are handed out when they come. Returns those
+        of which that is true: the others have come since, to those that had not resumed below them.
+        """
         leader, now = self._leader, time.monotonic()
-        leader.tracker.miss(spans, now)
+        gaps = leader.tracker.miss(spans, now)
         for place in leader.behind:
             place.tracker.miss(spans, now)
         leader.settle_at = min(leader.settle_at, now)
+        return gaps

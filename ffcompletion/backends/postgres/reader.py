@@ -215,11 +215,13 @@ class Reader:
         if awaited := self._ahead.awaited(row[0] for row in rows if row[0] > decided):
             # Whoever was given such an id may be about to commit: both rows come then, or, once it has ended, this one.
             rows = [row for row in rows if row[0] not in awaited]
+        if rows and (beneath := self.tracker.beneath(row[0] for row in rows)):
+            self._take([row for row in rows if row[0] in beneath], beneath=True)
         if rows or awaited:
             self._take(rows, awaited)
         return count, last
 
-    def _take(self, rows: Sequence[Row], awaited: Collection[int] = ()) -> None:
+    def _take(self, rows: Sequence[Row], awaited: Collection[int] = (), *, beneath: bool = False) -> None:
         tracker = self.tracker
         opened = tracker.opened
         ids = [row[0] for row in rows]
@@ -241,9 +243,10 @@ class Reader:
         if decoded.malformed:
             self.skipped(decoded.malformed)
         self.history.remember(ids, rows)
-        self._hub.publish(Batch(decoded.payloads, cursor=StreamCursor.outbox(tracker.watermark), ids=ids))
+        cursor, places = StreamCursor.outbox(tracker.watermark), decoded.places if beneath else {}
+        self._hub.publish(Batch(decoded.payloads, cursor=cursor, ids=ids, beneath=places))
         for place in self.behind:
-            place.admit(ids, decoded, tracker.watermark)
+            place.admit(ids, decoded, tracker.watermark, beneath=beneath)
 
     def skipped(self, malformed: int) -> None:
         """Rows that make no completion were met, here or by a stream that catches up."""
@@ -299,10 +302,7 @@ class Reader:
         out ids again that were somebody else's. Hands out what it has, and goes on from what is the same.
         """
         tracker = self.tracker
-        comparison = self.history.compare(await self._beginning.newest(session), tracker.high)
-        while (after := comparison.after) is not None:
-            comparison.page(await session.read(self._queries.page(), (after, _PAGE)), _PAGE)
-        high = comparison.same_upto
+        high = await self._beginning.same_upto(session, self.history, tracker.high)
         self.history.forget(high)
         self._quiet_at = 0
         if high < tracker.high:
