@@ -37,6 +37,7 @@ from glide import (
 
 from ffcompletion.backends.valkey.keys import CHANNEL
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.pipe import Answering, take_over
 from ffcompletion.backends.valkey.reaching import check_reachable
 from ffcompletion.delivery.credentials import ask_password
 
@@ -111,9 +112,16 @@ async def make_client(options: Options, on_message: Callable[[PubSubMsg, object]
     password = None if options.password is None else await ask_password(options.password, options.shown)
     await check_reachable(options, password)
     config = _config(options, password, on_message)
+    loop = asyncio.get_running_loop()
+    take_over(loop)
+    client: Client
     if isinstance(config, GlideClusterClientConfiguration):
-        return await GlideClusterClient.create(config)
-    return await GlideClient.create(config)
+        client = await GlideClusterClient.create(config)
+    else:
+        client = await GlideClient.create(config)
+    # Where glide hands answers over to.
+    vars(client)["_loop"] = Answering(loop)
+    return client
 
 
 async def batch(
@@ -127,6 +135,7 @@ async def batch(
     if not commands:
         # glide takes a pipeline without a command for an error.
         return []
+    take_over(asyncio.get_running_loop())
     if isinstance(client, GlideClusterClient):
         many = ClusterBatch(is_atomic=False)
         _fill(many, commands)
