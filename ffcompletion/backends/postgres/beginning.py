@@ -58,8 +58,8 @@ class Beginning:
         owners = await session.owners() if start else ()
         if owners or (start and session.in_recovery):
             # Somebody is writing: ids below the start may belong to them, far below where many were given out and not used.
-            visible = await session.fetch(self._numbering.downwards(), (start, LOOK_BACK))
-            floor = visible[-1][0] if len(visible) == LOOK_BACK else 0
+            visible = await session.fetch(self._numbering.downwards(), (start, LOOK_BACK), read=True)
+            floor = max(0, visible[-1][0]) if len(visible) == LOOK_BACK else 0
             spans = missing([floor, *(row[0] for row in reversed(visible) if row[0] > floor), start + 1])
             lowest = not floor and bool(spans) and spans[0][0] == 1
             if lowest:

@@ -39,11 +39,11 @@ _ALL_LATE: Final[LiteralString] = (
     "SELECT coalesce(min(event_id), 1), coalesce(array_agg(event_id) FILTER (WHERE "
     + _SINCE
     + "), '{{}}') FROM (SELECT"
-    " event_id, xmin::text::bigint AS x FROM {outbox} WHERE event_id > 0 AND event_id <= %s ORDER BY event_id DESC LIMIT %s) t"
+    " event_id, xmin::text::bigint AS x FROM {outbox} WHERE event_id <= %s ORDER BY event_id DESC LIMIT %s) t"
 )
-# Rows in one such question, some 20 ms; how many of them there are; and after how long it is begun anew, at the least.
-_ROWS: Final = 20_000
-_STRETCHES: Final = 50
+# Rows in one such question, some 40 ms; how many of them there are; and after how long it is begun anew, at the least.
+_ROWS: Final = 5_000
+_STRETCHES: Final = 200
 _AGAIN_S: Final = 30.0
 # Ids that are looked through for what one statement wrote before its last row, at a time, and how often in one go.
 _WITHIN: Final = 5_000
@@ -54,7 +54,9 @@ class _Session(Protocol):
     @property
     def polling_reason(self) -> str: ...
 
-    async def fetch(self, query: LiteralString | bytes, values: Sequence[object] = ()) -> list[Any]: ...
+    async def fetch(
+        self, query: LiteralString | bytes, values: Sequence[object] = (), *, read: bool = False
+    ) -> list[Any]: ...
 
 
 class _Place(Protocol):
@@ -133,9 +135,9 @@ class Beneath:
         if not self._stretches:
             return ()
         values = (*self._then, self._high, _ROWS)
-        rows = await session.fetch(self._queries.compose(_ALL_LATE), values)
+        rows = await session.fetch(self._queries.compose(_ALL_LATE), values, read=True)
         low, late = cast("tuple[int, list[int]]", rows[0])
-        self._high = low - 1
+        self._high = max(0, low - 1)
         self._stretches = self._stretches - 1 if self._high else 0
         return late
 

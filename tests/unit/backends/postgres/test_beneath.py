@@ -37,7 +37,7 @@ class Session:
         self.rows = rows
         self.asked = 0
 
-    async def fetch(self, query: Any, values: Sequence[Any] = ()) -> list[Any]:
+    async def fetch(self, query: Any, values: Sequence[Any] = (), *, read: bool = False) -> list[Any]:
         self.asked += 1
         if not values:
             return [([LATE], 9)]
