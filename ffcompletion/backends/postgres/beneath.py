@@ -157,6 +157,7 @@ class Beneath:
         leader, now = self._leader, time.monotonic()
         gaps = leader.tracker.miss(spans, now)
         for place in leader.behind:
-            place.tracker.miss(spans, now)
+            # Nor are those gaps where they still wait for records.
+            place.tracker.miss(gaps, now)
         leader.settle_at = min(leader.settle_at, now)
         return gaps

@@ -27,7 +27,7 @@ __all__ = ["Recovery", "page_within_reach"]
 
 # Pages that are kept for the streams that are at nearly the same place, and executions of which it is kept what filters ask.
 _PAGES: Final = 4
-_FACTS: Final = 100_000
+_FACTS: Final = 40_000
 # Executions that a filter is asked about between two turns of the loop, and how many times that in one round.
 _AT_ONCE: Final = 4_096
 _PORTIONS: Final = 16

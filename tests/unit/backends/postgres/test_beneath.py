@@ -88,6 +88,17 @@ async def test_what_may_not_have_been_heard_is_looked_through(monkeypatch: pytes
     assert not (await made.believed(Session(rows), Hints())).ids
 
 
+def test_what_has_come_meanwhile_is_nobodys_gap() -> None:
+    """Not that of a place where it still waits for its record: a stream that joins there would leave it to the hub."""
+    leader, place = Leader(), Leader()
+    leader.behind = [place]
+    made = Beneath(leader, Queries(None))
+    assert leader.tracker.may_be_late([992]) == [992]
+    leader.tracker.admit([992], 0.0)
+    assert made.missed([(991, 994)]) == [(991, 991), (993, 994)]
+    assert leader.tracker.spans() == place.tracker.spans() == [(991, 991), (993, 994)]
+
+
 def test_an_announcement_stands_for_what_the_same_one_wrote_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as it goes on, a stretch at a time, and no further than so many looks; others' rows are left out."""
     monkeypatch.setattr(beneath, "_WITHIN", 10)
