@@ -14,12 +14,13 @@ from typing import Final, final
 from glide import ClosingError, GlideError
 from glide import TimeoutError as GlideTimeoutError
 
-from ffcompletion.backends.valkey.connection import Client, abort_client, batch, make_client
+from ffcompletion.backends.valkey.connection import Client, abort_client, batch, clocks_apart, make_client
 from ffcompletion.backends.valkey.errors import is_unserved
 from ffcompletion.backends.valkey.lengths import Lengths
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.portions import Portions
 from ffcompletion.backends.valkey.replies import TooSlowError
+from ffcompletion.contract.errors import EngineError
 
 __all__ = ["Commands"]
 
@@ -57,6 +58,15 @@ class Commands:
         asked once more: the old one's connection may have been dead for hours.
         """
         return await self.lengths.execute(commands, self._in_pieces)
+
+    async def clocks_apart(self) -> int | None:
+        """By how many ms the clocks of the servers differ, at the most; None where not all of them answer."""
+        try:
+            client = await self._connected()
+            async with asyncio.timeout(_ANSWER_S):
+                return await clocks_apart(client)
+        except (GlideError, OSError, TimeoutError, EngineError):
+            return None
 
     async def _in_pieces(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
         replies: list[object] = []

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from glide import (
     AdvancedGlideClientConfiguration,
     AdvancedGlideClusterClientConfiguration,
+    AllPrimaries,
     BackoffStrategy,
     Batch,
     BatchOptions,
@@ -39,9 +42,10 @@ from ffcompletion.backends.valkey.keys import CHANNEL
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.pipe import Answering, take_over
 from ffcompletion.backends.valkey.reaching import check_reachable
+from ffcompletion.backends.valkey.replies import server_ms
 from ffcompletion.delivery.credentials import ask_password
 
-__all__ = ["Client", "abort_client", "batch", "make_client"]
+__all__ = ["Client", "abort_client", "batch", "clocks_apart", "make_client"]
 
 Client = GlideClient | GlideClusterClient
 # glide looks every 3 s whether its subscriptions are in place; until then a reconnected client is deaf. Each look wakes two
@@ -146,6 +150,18 @@ async def batch(
     _fill(one, commands)
     longer = BatchOptions(_REQUEST_MS * patience) if patience > 1 else None
     return await client.exec(one, raise_on_error=False, options=longer) or []
+
+
+async def clocks_apart(client: Client) -> int:
+    """By how many ms the clocks of a cluster's primaries differ, at the most. Raises glide's errors."""
+    if not isinstance(client, GlideClusterClient):
+        return 0
+    take_over(asyncio.get_running_loop())
+    began = time.monotonic()
+    replies = await client.custom_command(["TIME"], AllPrimaries())
+    found = [server_ms(reply) for reply in cast("dict[object, object]", replies).values()]
+    # They were read one after the other.
+    return max(found) - min(found) + math.ceil((time.monotonic() - began) * 1000)
 
 
 def _fill(pipeline: Batch | ClusterBatch, commands: Sequence[Sequence[str | bytes]]) -> None:
