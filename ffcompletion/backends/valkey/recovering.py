@@ -163,7 +163,7 @@ class _Round:
     async def page(self, since_ms: int, wanted: int, skip: Mapping[str, int]) -> IndexPage:
         """Everything from there on, up to wherever it reaches."""
         for read in self._pages:
-            found = read.since(since_ms, skip)
+            found = read.since(since_ms, skip, wanted)
             if found is not None:
                 return found
         page = await page_within_reach(self._index, self._reconciliation, since_ms, wanted, skip=skip)
@@ -202,14 +202,16 @@ class _Read(NamedTuple):
     skip: Mapping[str, int]
     page: IndexPage
 
-    def since(self, since_ms: int, skip: Mapping[str, int]) -> IndexPage | None:
-        """What it says of what has such a score, or a higher one; None where it does not say it all."""
+    def since(self, since_ms: int, skip: Mapping[str, int], wanted: int) -> IndexPage | None:
+        """What it says of what has such a score, or a higher one; None where that is not all, or little."""
         if since_ms == self.since_ms and skip == self.skip:
             return self.page
         if skip or not self.since_ms < since_ms <= self.page.upto:
             return None
-        entries = self.page.entries[bisect_left(self.page.entries, since_ms, key=_score) :]
-        return msgspec.structs.replace(self.page, entries=entries)
+        start = bisect_left(self.page.entries, since_ms, key=_score)
+        if len(self.page.entries) - start < wanted and not self.page.complete:
+            return None
+        return msgspec.structs.replace(self.page, entries=self.page.entries[start:])
 
 
 def _most(source: Source, backlog: Backlog) -> int:
