@@ -61,3 +61,5 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     """The position after it, on backends that have one. A batch of nothing but that moves it."""
     ids: Sequence[int] = ()
     """The outbox rows that it was made of, on Postgres: what a stream that cannot take it has to read again."""
+    beneath: Mapping[str, int] = msgspec.field(default_factory=dict[str, int])
+    """Of rows far below, where nobody looked: each execution's. Who resumed below one reads it there."""

@@ -213,6 +213,10 @@ class Buffer:
         """Whether all of these fit."""
         return self.fit(batch) == len(batch)
 
+    def leaves_half(self, batch: Sequence[CompletionPayload]) -> bool:
+        """Whether what waits here, and these, come to half of it at the most."""
+        return self.size + len(batch) <= self._limit // 2 and self.bytes + weight(batch) <= MOST_BYTES // 2
+
     def keep(self, items: int, size: int) -> None:
         """The stream holds so much more elsewhere, or less."""
         self.beside += items

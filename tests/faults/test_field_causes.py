@@ -52,10 +52,8 @@ _END_LOOKING = f"{_END} AND query LIKE '%raw_fields%'"
         (0.2, "RESET ALL", _END_READING, "administrator command"),
         (0.2, "RESET ALL", _END, "administrator command"),
         (30, "RESET ALL", _END, "administrator command"),
-        # Of the sessions that come after those.
-        (30, "SET idle_session_timeout = '150ms'", _END, "idle-session timeout"),
     ],
-    ids=["reading is ended", "both are", "both are, and nothing is read", "both are idle"],
+    ids=["reading is ended", "both are", "both are, and nothing is read"],
 )
 async def test_the_log_says_why_the_server_ended_a_session(
     own: PostgresWorld,

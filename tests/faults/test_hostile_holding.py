@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend, beginning, fetching, pages, states
-from tests.worlds import PostgresWorld, done, eventually, first, insert, some
+from ffcompletion.backends.postgres import PostgresBackend, beginning, beneath, fetching, pages, states
+from tests.worlds import PostgresWorld, done, eventually, first, insert, nothing, some
 
 A = ffc.ScannerFilter("a")
 # It takes the lock that every writer takes, and no id.
@@ -191,3 +191,82 @@ async def test_announcements_of_what_lies_far_below_are_not_taken_at_their_word(
         await writer.rollback()
         if rows := await postgres.sql("SELECT gid FROM pg_prepared_xacts"):
             await postgres.sql(f"ROLLBACK PREPARED '{rows[0][0]}'")
+
+
+async def test_what_lies_far_below_comes_also_where_its_announcement_was_not_heard(
+    postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made while a connection was broken: to streams that were open all the time, each row once."""
+    monkeypatch.setattr(beginning, "LOOK_BACK", 10)
+    monkeypatch.setattr(beneath, "_ROWS", 7)
+    late, stored = [done(namespace="a") for _ in range(40)], [done(namespace="a") for _ in range(30)]
+    writer, other = [await postgres.connect(autocommit=False) for _ in range(2)]
+    await other.execute(NOTHING.encode())
+    await postgres.announce(*stored[:5])
+    await writer.execute("SET LOCAL session_replication_role = replica")
+    for item in late:
+        await insert(writer, item)
+    await postgres.announce(*stored[5:])
+    async with (
+        postgres.backend(poll_interval=0.2) as backend,
+        ffc.subscribe(backend) as stream,
+        ffc.subscribe(backend, A) as filtered,
+        ffc.subscribe(backend, A, results=True) as rich,
+    ):
+        await writer.commit()
+        for _ in range(2):
+            await postgres.drop_connections()
+            await eventually(lambda: backend.stats().state is not ffc.BackendState.LIVE)
+            await eventually(lambda: backend.stats().state is ffc.BackendState.LIVE)
+            marker = done(namespace="a")
+            await postgres.announce(marker)
+            late.append(marker)
+        for each in (stream, filtered, rich):
+            assert sorted(item.execution_id for item in await some(each, 42, 10)) == sorted(
+                item.execution_id for item in late
+            )
+        await nothing(stream, last := done(namespace="a"), postgres)
+        for each in (filtered, rich):
+            assert (await first(each)).execution_id == last.execution_id
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["announced late", "not heard"])
+async def test_who_has_read_what_lies_far_below_is_not_given_it_again(
+    postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    """Streams that resumed below it have read it where it is stored, before its announcement came to the others."""
+    monkeypatch.setattr(beginning, "LOOK_BACK", 10)
+    late, stored = [done(namespace="a") for _ in range(40)], [done(namespace="a") for _ in range(30)]
+    writer, other = [await postgres.connect(autocommit=False) for _ in range(2)]
+    await other.execute(NOTHING.encode())
+    await postgres.announce(*stored[:5])
+    await writer.execute("SET LOCAL session_replication_role = replica")
+    last = max([await insert(writer, item) for item in late])
+    await postgres.announce(*stored[5:])
+    start = ffc.StreamCursor.beginning()
+    async with (
+        postgres.backend(poll_interval=0.2) as backend,
+        ffc.subscribe(backend) as stream,
+        ffc.subscribe(backend, A) as filtered,
+    ):
+        await writer.commit()
+        async with (
+            ffc.subscribe(backend, cursor=start) as resumed,
+            ffc.subscribe(backend, A, cursor=start) as some_of_it,
+            ffc.subscribe(backend, A, cursor=start, results=True) as rich,
+        ):
+            for each in (resumed, some_of_it, rich):
+                assert len(await some(each, 70, 10)) == 70
+            if heard:
+                await postgres.sql("SELECT pg_notify('ff_completion', %s)", (str(last),))
+            else:
+                await postgres.drop_connections()
+            for each in (stream, filtered):
+                assert {item.execution_id for item in await some(each, 40, 10)} == {item.execution_id for item in late}
+            await postgres.announce(marker := done(namespace="a"))
+            for each in (stream, filtered, resumed, some_of_it, rich):
+                assert (await first(each)).execution_id == marker.execution_id
+            for each in (resumed, some_of_it, rich):
+                assert isinstance(each, ffc.Subscription)
+                stats = each.stats()
+                assert (stats.delivered, stats.filtered, stats.undecided) == (71, 0, 0)

@@ -137,6 +137,27 @@ async def test_an_id_that_is_just_being_given_out_is_still_awaited(
             assert backend.stats().held == 0
 
 
+async def test_an_id_that_is_being_given_out_is_awaited_beside_one_that_does_not_end(engine: PostgresWorld) -> None:
+    """What is looked at before everybody has ended is not decided: the row by hand does not take the other's place."""
+    await engine.announce(done())
+    last = await issued(engine)
+    await plant(engine, last + 1)
+    endless, writer = [await engine.connect(autocommit=False) for _ in range(2)]
+    await endless.execute("LOCK TABLE ff_completion_event IN ROW EXCLUSIVE MODE")
+    async with engine.backend() as backend, ffc.subscribe(backend) as stream:
+        await insert(writer, item := done())
+        await engine.announce(behind := done())
+        assert (await first(stream)).execution_id == behind.execution_id
+        # By then what is missing is looked at for the first time.
+        await asyncio.sleep(1)
+        await writer.commit()
+        came = await some(stream, 2, 10)
+        assert item.execution_id in [each.execution_id for each in came]
+        await endless.rollback()
+    await writer.close()
+    await endless.close()
+
+
 async def nothing_is_read_of(world: PostgresWorld, backend: ffc.Backend) -> None:
     """The reader has looked once more at all there is."""
     assert isinstance(backend, PostgresBackend)

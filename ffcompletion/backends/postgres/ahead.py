@@ -33,6 +33,9 @@ class Ahead:
         self._rows: dict[int, int] = {}
         self._reported = False
 
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
     def tell(self, event_id: int, issued: int) -> None:
         """Of the first row with an id beyond what the sequence has given out, once."""
         if not self._reported:

@@ -7,12 +7,16 @@ from typing import final
 
 from ffcompletion.backends.postgres.ahead import AHEAD_KEPT, Ahead
 from ffcompletion.backends.postgres.gaps import LOOK_BACK, GapTracker
+from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.numbering import Numbering
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.session import Session
 from ffcompletion.backends.postgres.spans import missing
 
 __all__ = ["Beginning"]
+
+# Rows per read.
+_PAGE = 2_000
 
 
 @final
@@ -39,6 +43,13 @@ class Beginning:
             rows = await session.fetch(self._numbering.high_upto(), (issued,))
         return rows[0][0] if rows else max(0, issued or 0)
 
+    async def same_upto(self, session: Session, history: History, high: int) -> int:
+        """Up to where it is the history that was read, as far as that is remembered; ``high`` was the highest id."""
+        comparison = history.compare(await self.newest(session), high)
+        while (after := comparison.after) is not None:
+            comparison.page(await session.read(self._queries.page(), (after, _PAGE)), _PAGE)
+        return comparison.same_upto
+
     async def tracker(self, session: Session) -> GapTracker:
         """One that begins at the newest row. LISTEN must be live: what commits after this is announced or visible."""
         now = time.monotonic()
@@ -47,8 +58,8 @@ class Beginning:
         owners = await session.owners() if start else ()
         if owners or (start and session.in_recovery):
             # Somebody is writing: ids below the start may belong to them, far below where many were given out and not used.
-            visible = await session.fetch(self._numbering.downwards(), (start, LOOK_BACK))
-            floor = visible[-1][0] if len(visible) == LOOK_BACK else 0
+            visible = await session.fetch(self._numbering.downwards(), (start, LOOK_BACK), read=True)
+            floor = max(0, visible[-1][0]) if len(visible) == LOOK_BACK else 0
             spans = missing([floor, *(row[0] for row in reversed(visible) if row[0] > floor), start + 1])
             lowest = not floor and bool(spans) and spans[0][0] == 1
             if lowest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, LiteralString, Protocol, final
+from typing import Any, Final, LiteralString, Protocol, cast, final
 
 from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.gaps import GapTracker
@@ -22,21 +22,41 @@ _UNDER_WAY: Final[LiteralString] = (
     " AND mode = 'ExclusiveLock' UNION SELECT mod(x::text::bigint, 4294967296) FROM pg_snapshot_xip(s) AS x),"
     " mod(pg_snapshot_xmax(s)::text::bigint, 4294967296) FROM (SELECT pg_current_snapshot() AS s) t"
 )
-# Of these rows, those that had not been committed then.
+# Whether a row that bears number ``x`` had not been committed then: its writer was under way, or has been numbered since.
+_SINCE: Final[LiteralString] = (
+    "(x = ANY(%s::bigint[]) OR mod(x - %s + 4294967296, 4294967296)"
+    " < mod(pg_snapshot_xmax(pg_current_snapshot())::text::bigint - %s + 4294967296, 4294967296))"
+)
 _LATE: Final[LiteralString] = (
-    "SELECT event_id, xmin::text::bigint FROM {outbox} WHERE event_id = ANY(%s::bigint[]) AND (xmin::text::bigint = ANY(%s::bigint[])"
-    " OR mod(xmin::text::bigint - %s + 4294967296, 4294967296) < 2147483648)"
+    "SELECT event_id, x FROM (SELECT event_id, xmin::text::bigint AS x FROM {outbox} WHERE event_id = ANY(%s::bigint[])) t WHERE "
+    + _SINCE
 )
 _BESIDE: Final[LiteralString] = (
     "SELECT event_id FROM {outbox} WHERE event_id > %s AND event_id < %s AND xmin::text::bigint = ANY(%s::bigint[])"
 )
+# Of so many rows up to this one: the lowest's id, and the ids of those that had not been committed then.
+_ALL_LATE: Final[LiteralString] = (
+    "SELECT coalesce(min(event_id), 1), coalesce(array_agg(event_id) FILTER (WHERE "
+    + _SINCE
+    + "), '{{}}') FROM (SELECT"
+    " event_id, xmin::text::bigint AS x FROM {outbox} WHERE event_id <= %s ORDER BY event_id DESC LIMIT %s) t"
+)
+# Rows in one such question, some 40 ms; how many of them there are; and after how long it is begun anew, at the least.
+_ROWS: Final = 5_000
+_STRETCHES: Final = 200
+_AGAIN_S: Final = 30.0
 # Ids that are looked through for what one statement wrote before its last row, at a time, and how often in one go.
 _WITHIN: Final = 5_000
 _MOST_LOOKS: Final = 50
 
 
 class _Session(Protocol):
-    async def fetch(self, query: LiteralString | bytes, values: Sequence[object] = ()) -> list[Any]: ...
+    @property
+    def polling_reason(self) -> str: ...
+
+    async def fetch(
+        self, query: LiteralString | bytes, values: Sequence[object] = (), *, read: bool = False
+    ) -> list[Any]: ...
 
 
 class _Place(Protocol):
@@ -58,8 +78,12 @@ class Beneath:
     def __init__(self, leader: _Leader, queries: Queries) -> None:
         self._leader = leader
         self._queries = queries
-        self._under_way: list[int] = []
-        self._next = 0
+        # Who was under way, and the next number; twice, as the texts want it.
+        self._then: tuple[list[int], int, int] = ([], 0, 0)
+        # Whom announcements were heard on last, and what is to be looked through since some may not have been.
+        self._session: _Session | None = None
+        self._high = self._stretches = 0
+        self._again_at, self._again_s = 0.0, _AGAIN_S
 
     @property
     def upto(self) -> int:
@@ -68,8 +92,10 @@ class Beneath:
 
     async def begin(self, session: _Session) -> None:
         """The reader has begun: only who is under way by now may still commit rows down there."""
+        self._session = session
         if self._leader.tracker.floor:
-            ((self._under_way, self._next),) = await session.fetch(_UNDER_WAY)
+            ((under_way, following),) = await session.fetch(_UNDER_WAY)
+            self._then = under_way, following, following
 
     async def believed(self, session: _Session, hints: Hints) -> Hints:
         """Announcements, which are anybody's: without rows far below that were there when the reader began, and with what
@@ -77,10 +103,11 @@ class Beneath:
         """
         floor = self._leader.tracker.floor
         deep = [event_id for event_id in hints.ids if event_id <= floor]
-        if not deep:
+        unheard = await self._not_heard(session, hints) if self.upto else ()
+        if not deep and not unheard:
             return hints
-        late = await session.fetch(self._queries.compose(_LATE), (deep, self._under_way, self._next))
-        found = {event_id for event_id, _ in late}
+        late = await session.fetch(self._queries.compose(_LATE), (deep, *self._then))
+        found = {*unheard, *(event_id for event_id, _ in late)}
         writers, low, looks = list({number for _, number in late}), floor + 1, 0
         for event_id in sorted(found, reverse=True):
             if event_id > low:
@@ -94,6 +121,26 @@ class Beneath:
         above = (event_id for event_id in hints.ids if event_id > floor)
         return Hints(tuple(sorted({*found, *above})), look=hints.look)
 
+    async def _not_heard(self, session: _Session, hints: Hints) -> Sequence[int]:
+        """What is there of what was under way, where it may have been announced and not been heard: on a connection that
+        broke, among too many others, or where nothing is heard at all. A stretch of it at a time.
+        """
+        now = time.monotonic()
+        again = (hints.look or session.polling_reason) and now >= self._again_at
+        if again or session is not self._session:
+            # More and more seldom, beside one that does not end.
+            self._again_s = self._again_s * 2 if again else _AGAIN_S
+            self._session, self._again_at = session, now + self._again_s
+            self._high, self._stretches = self._leader.tracker.floor, _STRETCHES
+        if not self._stretches:
+            return ()
+        values = (*self._then, self._high, _ROWS)
+        rows = await session.fetch(self._queries.compose(_ALL_LATE), values, read=True)
+        low, late = cast("tuple[int, list[int]]", rows[0])
+        self._high = max(0, low - 1)
+        self._stretches = self._stretches - 1 if self._high else 0
+        return late
+
     @staticmethod
     def missing(step: Read, reached: int, ids: Iterable[int], upto: int) -> Spans:
         """What was missing when the rows of ``(step.after, reached]`` were read, which had these ids (ascending). ``upto``:
@@ -105,10 +152,14 @@ class Beneath:
         found = (event_id for event_id in ids if step.after < event_id <= upto)
         return without(missing([step.after, *found, upto + 1]), step.holes)
 
-    def missed(self, spans: Spans) -> None:
-        """They are gaps from now on: who may own them is asked, and their rows are handed out when they come."""
+    def missed(self, spans: Spans) -> Spans:
+        """They are gaps from now on: who may own them is asked, and their rows are handed out when they come. Returns those
+        of which that is true: the others have come since, to those that had not resumed below them.
+        """
         leader, now = self._leader, time.monotonic()
-        leader.tracker.miss(spans, now)
+        gaps = leader.tracker.miss(spans, now)
         for place in leader.behind:
-            place.tracker.miss(spans, now)
+            # Nor are those gaps where they still wait for records.
+            place.tracker.miss(gaps, now)
         leader.settle_at = min(leader.settle_at, now)
+        return gaps

@@ -22,7 +22,7 @@ from typing_extensions import override
 from ffcompletion.backends.postgres.conninfo import hosts, parsed, place
 from ffcompletion.backends.postgres.errors import LastWords
 from ffcompletion.backends.postgres.inbox import Inbox
-from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, GENERIC_PLAN, LIMIT
+from ffcompletion.backends.postgres.queries import BACKEND_PID, CHANNEL, LIMIT, OWN_SETTINGS
 from ffcompletion.contract.loops import shared_task
 from ffcompletion.delivery.credentials import Password, ask_password, check_password
 
@@ -121,14 +121,14 @@ async def is_direct(conn: Connection) -> bool:
 
 
 async def make_ready(conn: Connection, limit_s: float) -> None:
-    """For each connection of our own: plan once, not at every execution, over 256 partitions; and have the server give
-    up a little before we do, so that what we gave up does not go on waiting there, for a lock, say, beside its successor.
+    """For each connection of our own: settings of ours, whatever those of its role; and have the server give up a little
+    before we do, so that what we gave up does not go on waiting there, for a lock, say, beside its successor.
 
     Not behind a pooler, where settings, like prepared statements, would end up with somebody else.
     """
     if await limit(conn, limit_s):
         conn.prepare_threshold = ONLY_WHEN_ASKED
-        await conn.execute(GENERIC_PLAN, prepare=False)
+        await conn.execute(OWN_SETTINGS, prepare=False)
 
 
 async def limit(conn: Connection, seconds: float) -> bool:
@@ -208,9 +208,12 @@ class Listener:
         self._pump: asyncio.Task[None] | None = None
         self.last_words: Final = LastWords(conn)
 
-    async def start(self, seconds: float) -> None:
+    async def start(self, seconds: float, *, pooled: bool) -> None:
         """LISTEN, and pump from then on. Raises driver errors."""
         with deadline(self._conn, seconds):
+            if not pooled:
+                # It is idle all its life.
+                await self._conn.execute(OWN_SETTINGS, prepare=False)
             for channel in (CHANNEL, self.echo_channel):
                 await self._conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)), prepare=False)
         self._pump = shared_task(self._run(), "ffcompletion-postgres-listener")

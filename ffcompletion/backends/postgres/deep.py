@@ -25,21 +25,21 @@ _EARLY: Final = 100_000
 class Deep:
     """``floor``: nobody looked at or below it; 0: there is nothing."""
 
-    __slots__ = ("_believed", "_early", "_expected", "_under_way", "floor")
+    __slots__ = ("_believed", "_early", "_under_way", "expected", "floor")
 
     def __init__(self, floor: int = 0, owners: Collection[str] | None = None) -> None:
         """``owners``: who was under way; None: that is to be asked."""
         self.floor: int = floor
         self._under_way = Gap(array("q", [0]), array("q", [0]), 0.0, None if owners is None else frozenset(owners))
         # Announced and about to be looked for, or handed out already.
-        self._expected: set[int] = set()
+        self.expected: set[int] = set()
         self._early: set[int] = set()
         self._believed = 0
 
     def copy(self) -> Deep:
         """One that goes on by itself."""
         other = Deep(self.floor, self._under_way.owners)
-        other._expected, other._early, other._believed = set(self._expected), set(self._early), self._believed
+        other.expected, other._early, other._believed = set(self.expected), set(self._early), self._believed
         return other
 
     @property
@@ -52,25 +52,26 @@ class Deep:
         self._under_way.narrow(current, prepared)
 
     def forget_owners(self) -> None:
-        """Names mean nothing any more."""
-        self._under_way.forget_owners()
+        """Names mean nothing any more; unless there are none."""
+        if self._under_way.owners != frozenset():
+            self._under_way.forget_owners()
 
     def announced(self, ids: Collection[int]) -> None:
         """These are to be looked for, as far as they are believed."""
         if self.floor:
             found = sorted({event_id for event_id in ids if 0 < event_id <= self.floor} - self._early)
-            self._expected = set(found[: max(0, _BELIEVED - self._believed)])
+            self.expected = set(found[: max(0, _BELIEVED - self._believed)])
 
     def expects(self, event_id: int) -> bool:
         """Whether it was announced, believed, and not handed out."""
-        return event_id in self._expected
+        return event_id in self.expected
 
     def handed_out(self, event_id: int, *, missed: bool) -> None:
         """It is; ``missed``: it was a gap."""
         if event_id > self.floor:
             return
         self._believed += not missed
-        self._expected.discard(event_id)
+        self.expected.discard(event_id)
         self._early.add(event_id)
         if len(self._early) > _EARLY:
             self._early.clear()

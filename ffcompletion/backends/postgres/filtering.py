@@ -67,12 +67,12 @@ class Filtering:
         self._arrived = asyncio.Event()
         self._stopping = False
 
-    def admit(self, ids: Sequence[int], decoded: Decoded, watermark: int) -> None:
-        """The reader hands out these rows. ``watermark``: no payload's cursor goes beyond it."""
+    def admit(self, ids: Sequence[int], decoded: Decoded, watermark: int, *, beneath: bool = False) -> None:
+        """The reader hands out these rows. ``watermark``: no payload's cursor goes beyond it. ``beneath``: nobody looked there."""
         if not self._queue and self._decided(decoded):
-            self._hand_out(ids, decoded, facts_of(decoded.rows, {}, frozenset()))
+            self._hand_out(ids, decoded, facts_of(decoded.rows, {}, frozenset()), beneath=beneath)
             return
-        self._queue.add(ids, decoded, watermark)
+        self._queue.add(ids, decoded, watermark, beneath=beneath)
         if self.waiting > _WAITING:
             self._fall_behind()
         self._arrived.set()
@@ -120,11 +120,15 @@ class Filtering:
         decoded: Decoded,
         facts: Sequence[Facts | None],
         results: Mapping[str, bytes | None] | None = None,
+        *,
+        beneath: bool,
     ) -> None:
         self.tracker.admit(ids, time.monotonic())
         if self.hub.groups:
             rich = None if results is None else with_results(decoded.payloads, results)
-            self.hub.publish(Batch(decoded.payloads, rich, facts, StreamCursor.outbox(self.tracker.watermark), ids))
+            places = decoded.places if beneath else {}
+            cursor = StreamCursor.outbox(self.tracker.watermark)
+            self.hub.publish(Batch(decoded.payloads, rich, facts, cursor, ids, places))
 
     # ── deciding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -224,8 +228,9 @@ class Filtering:
         results: Mapping[str, bytes | None] | None = None,
     ) -> Decoded:
         """The first so many of these, which are at the head of the queue, are decided. Returns the others."""
+        beneath = self._queue.head.beneath
         ids, done, rest = self._queue.pop_rows(decoded, count)
-        self._hand_out(ids, done, facts, results)
+        self._hand_out(ids, done, facts, results, beneath=beneath)
         return rest
 
 

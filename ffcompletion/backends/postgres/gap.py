@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, final
 
 import msgspec
 
-__all__ = ["TOGETHER", "Gap", "joined", "packed"]
+__all__ = ["TOGETHER", "Gap", "joined", "over", "packed"]
 
 TOGETHER: Final = 2_048
 """Spans in one gap: 16 bytes each, and moved when one in the middle is taken out."""
@@ -99,6 +99,11 @@ class Gap(msgspec.Struct):
         else:
             self.highs.insert(at, event_id - 1)
             self.lows.insert(at + 1, event_id + 1)
+
+
+def over(gaps: Iterable[Gap]) -> list[tuple[int, int]]:
+    """Spans whose possible owners have all ended: what is visible in them is all there will be."""
+    return [span for gap in gaps if gap.owners is not None and not gap.owners for span in gap.spans]
 
 
 def packed(spans: Sequence[tuple[int, int]], now: float) -> list[Gap]:

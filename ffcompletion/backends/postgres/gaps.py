@@ -125,11 +125,10 @@ class GapTracker:
         *,
         lowest: bool = False,
     ) -> None:
-        """Hold these spans (ascending, above ``floor``, at or below ``start``) as gaps: they may belong to transactions
-        that were under way when the reader began, ``owners``. What those may own at or below ``floor`` was not looked at.
-
-        ``lowest``: no row was visible there, and the first span begins above it. It is held from the first id on: a
-        position in there would be taken for one whose successors were trimmed.
+        """Hold these spans (ascending, above ``floor``, up to ``start``) as gaps: they may be of ``owners``, who were under
+        way when the reader began. At or below ``floor`` nobody looked. ``lowest``: no row was visible there, and the first
+        span begins above it; it is held from the first id on, since a position in there would be taken for one whose
+        successors were trimmed.
         """
         if lowest:
             self._bottom, floor = floor, 0
@@ -137,11 +136,13 @@ class GapTracker:
         self._gaps = packed(missing, now) + self._gaps
         self._deep = Deep(floor, owners)
 
-    def miss(self, spans: Spans, now: float) -> None:
-        """Whoever read what is stored at or below the floor found these ids (ascending) missing: gaps, from now on."""
+    def miss(self, spans: Spans, now: float) -> Spans:
+        """Whoever read what is stored at or below the floor found these ids (ascending) missing: gaps, from now on, which are
+        returned, but for those that have been handed out since.
+        """
         new = self._deep.still_missing(spans)
         if not new:
-            return
+            return new
         first = bisect_left(self._gaps, new[0][0], key=lambda gap: gap.highs[-1])
         last = bisect_right(self._gaps, new[-1][1], key=lambda gap: gap.lows[0])
         among = self._gaps[first:last]
@@ -149,6 +150,7 @@ class GapTracker:
         for gap in made:
             gap.awaits = any(each.awaits for each in among)
         self._gaps[first:last] = made
+        return new
 
     def copy(self) -> GapTracker:
         """One that stands at the same place, and goes on by itself."""
@@ -198,17 +200,18 @@ class GapTracker:
 
     def seen(self, event_id: int) -> bool:
         """Whether a row with this id has been admitted, or was visible before ``start``."""
-        if event_id > self._high or self._find(event_id) is not None:
-            return False
-        if self._retired_at(event_id) is not None:
+        if event_id > self._high or self._find(event_id) is not None or self._retired_at(event_id) is not None:
             return False
         return not self._deep.expects(event_id)
 
-    def may_be_late(self, ids: Sequence[int]) -> list[int]:
-        """Of ids that were announced, those at or below ``high`` whose row has not been admitted.
+    def beneath(self, ids: Iterable[int]) -> set[int]:
+        """Those of these whose rows are to be handed out, and that nobody had found missing."""
+        expected = self._deep.expected
+        return {event_id for event_id in expected & {*ids} if self._find(event_id) is None} if expected else set()
 
-        An announcement is a hint, and anybody's: at or below ``start`` only what was held as a gap is new. Where
-        transactions were under way and lower ids were not looked at, a bounded number of those is believed.
+    def may_be_late(self, ids: Sequence[int]) -> list[int]:
+        """Of ids that were announced, those at or below ``high`` whose row has not been admitted. Anybody may announce any:
+        at or below ``start`` only what was held as a gap is new, and where nobody looked a bounded number is believed.
         """
         if not ids or (not self._gaps and not self._retired and min(ids) > self.floor):
             return []
@@ -253,9 +256,7 @@ class GapTracker:
 
     def retire(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """The last read over these resolvable spans has been admitted: what is still missing in them never comes, unless
-        some of its owners go on.
-
-        Returns what was retired, ascending.
+        some of its owners go on. Returns what was retired, ascending.
         """
         ended = union(list(spans), [])
         retired: list[tuple[int, int]] = []

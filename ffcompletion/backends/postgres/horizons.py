@@ -7,11 +7,17 @@ next number to be given out at some time: over once no lower one is under way.
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import Final, LiteralString, final
 
 import msgspec
 
-__all__ = ["Horizons", "next_number"]
+__all__ = ["HORIZON", "Horizons", "next_number"]
+
+# The oldest transaction under way, the number beyond all that have ended, and the age of number 3.
+HORIZON: Final[LiteralString] = (
+    "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint, age('3'::xid)"
+    " FROM (SELECT pg_current_snapshot() AS s) t"
+)
 
 # For so long the newest goes on rising: an id may be given out, and a higher one be seen, before its owner is numbered, or
 # before the replica has met that number in the log.

@@ -7,6 +7,7 @@ index probe; only the shape of the question depends on how many there are.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final, cast, final
@@ -67,7 +68,10 @@ class Lookups:
             with deadline(conn, seconds):
                 page = await fetch_outbox(conn, self._queries.page(), (after, _MOST), prepare=self.prepare)
             found += [row for row in page if row[0] in wanted]
-            after = page[-1][0] if len(page) >= _MOST else ids[-1]
+            reached = page[-1][0] if len(page) >= _MOST else ids[-1]
+            # What lies between them is nobody's: somebody who commits late may have ids a million apart.
+            rest = bisect_right(ids, reached)
+            after = ids[-1] if rest == len(ids) else max(reached, ids[rest] - 1)
         return found
 
     async def results(self, conn: Connection, names: Sequence[str], seconds: float) -> Mapping[str, Result]:

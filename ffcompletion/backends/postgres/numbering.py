@@ -66,9 +66,9 @@ class Numbering:
         )
 
     def downwards(self) -> bytes:
-        """Visible ids up to ``%s``, descending, at most ``%s``."""
+        """Visible ids up to ``%s``, descending, at most ``%s``. One bound only: with two, the whole range is sorted."""
         return self._queries.compose(
-            "SELECT event_id FROM {outbox} WHERE event_id > 0 AND event_id <= %s ORDER BY event_id DESC LIMIT %s"
+            "SELECT event_id FROM {outbox} WHERE event_id <= %s ORDER BY event_id DESC LIMIT %s"
         )
 
     def low(self) -> bytes:

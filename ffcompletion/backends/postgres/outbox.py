@@ -7,12 +7,13 @@ from typing import Protocol
 
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.pages import Piece
-from ffcompletion.backends.postgres.spans import Spans
-from ffcompletion.backends.postgres.states import Read
+from ffcompletion.backends.postgres.states import Missing, Read
+from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.buffer import Room
 from ffcompletion.delivery.hub import Member, Selector
 
-__all__ = ["Outbox", "Pages", "StoredPage", "Stream"]
+__all__ = ["Outbox", "Pages", "StoredPage", "Stream", "for_stream"]
 
 
 class Stream(Member, Protocol):
@@ -21,6 +22,18 @@ class Stream(Member, Protocol):
     def fall_behind(self, in_hand: Sequence[int], /) -> None:
         """Rows that are being handed out, and what follows, are not handed to it: it reads what is stored."""
         ...
+
+
+def for_stream(
+    payloads: Sequence[CompletionPayload], batch: Batch, after: int | None
+) -> tuple[Sequence[CompletionPayload], Sequence[int]]:
+    """What of a batch, of which it admits these, is for a stream that resumed there, and the ids; None is from now. What
+    lies far below, and above that, it reads, or has read.
+    """
+    if after is None or not batch.beneath:
+        return payloads, batch.ids
+    mine = [payload for payload in payloads if batch.beneath[payload.execution_id] <= after]
+    return mine, [event_id for event_id in batch.ids if event_id <= after]
 
 
 class Outbox(Protocol):
@@ -48,7 +61,7 @@ class StoredPage(Protocol):
 
     def __len__(self) -> int: ...
 
-    def missed(self) -> Spans:
+    def missed(self) -> Missing:
         """What the hub did not know to be missing; from now on it does, and no cursor of the page goes beyond the first."""
         ...
 

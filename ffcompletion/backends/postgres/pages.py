@@ -23,7 +23,7 @@ from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.results import Budget, admitted, dispute, stored_sizes
 from ffcompletion.backends.postgres.rows import Decoded, Row, decode, with_results
 from ffcompletion.backends.postgres.spans import Spans, covers
-from ffcompletion.backends.postgres.states import Read
+from ffcompletion.backends.postgres.states import Missing, Read
 from ffcompletion.contract.combining import namespaces_of
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.backoff import Backoff
@@ -123,12 +123,12 @@ class Page:
         """No payload taken from now on may have a cursor beyond this."""
         self._watermark = min(self._watermark, limit)
 
-    def missed(self) -> Spans:
+    def missed(self) -> Missing:
         """See ``StoredPage``."""
-        if self._missing and self._beneath is not None:
-            self._beneath.missed(self._missing)
-            self.limit_cursors(self._missing[0][0] - 1)
-        return self._missing
+        if not self._missing or self._beneath is None:
+            return Missing()
+        self.limit_cursors(self._missing[0][0] - 1)
+        return Missing(self._missing, self._beneath.missed(self._missing))
 
     def take(self, most: int) -> Piece:
         """Decode and decide the next piece, so many rows at the most."""

@@ -32,11 +32,11 @@ __all__ = [
     "CORE",
     "DATABASE",
     "ECHO",
-    "GENERIC_PLAN",
     "LANES",
     "LIMIT",
     "OUTBOX",
     "OWN_MARK",
+    "OWN_SETTINGS",
     "SERVER",
     "SERVER_MS",
     "TUNE_LOCALLY",
@@ -56,7 +56,8 @@ SERVER: Final = (
     "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), pg_backend_pid(), current_user::text,"
     # The timeline as WAL is written now; the control file lags behind a promotion.
     " CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END,"
-    " current_setting('jit') = 'off' AND current_setting('max_parallel_workers_per_gather') = '0',"
+    " current_setting('jit') = 'off' AND current_setting('max_parallel_workers_per_gather') = '0'"
+    " AND current_setting('array_nulls') = 'on',"
     " (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),"
     " CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')"
     " THEN (SELECT system_identifier::text FROM pg_control_system()) ELSE '' END"
@@ -66,13 +67,19 @@ ECHO: Final = "SELECT pg_notify(%s, %s)"
 BACKEND_PID: Final = "SELECT pg_backend_pid()"
 LIMIT: Final = "SELECT set_config('statement_timeout', %s, %s)"
 """The limit, and whether for this transaction alone."""
-# Planning a query over 256 partitions costs more than running it, so it is planned once; and no plan that is made
-# without statistics is worth parallel workers, or compiling.
-GENERIC_PLAN: Final = (
+# Planned once, without parallel workers or compiling: no plan that is made without statistics is worth more. What a role's or a
+# database's settings would have otherwise must not end our sessions, make a read wait for others', or read a NULL as a text.
+OWN_SETTINGS: Final = (
     "SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),"
-    " set_config('max_parallel_workers_per_gather', '0', false)"
+    " set_config('max_parallel_workers_per_gather', '0', false), set_config('array_nulls', 'on', false),"
+    " set_config('default_transaction_isolation', 'read committed', false), set_config('lock_timeout', '0', false),"
+    " set_config('idle_session_timeout', '0', false), CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL"
+    " THEN set_config('transaction_timeout', '0', false) END"
 )
-TUNE_LOCALLY: Final = "SELECT set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)"
+TUNE_LOCALLY: Final = (
+    "SELECT set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),"
+    " set_config('array_nulls', 'on', true)"
+)
 
 
 _DESCRIBED_RAW: Final = (
@@ -300,13 +307,6 @@ class Queries:
             "SELECT DISTINCT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND granted"
             " AND mode = 'RowExclusiveLock' AND relation::bigint = ANY(%s)"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        )
-
-    def horizon(self) -> LiteralString:
-        """On a replica: the oldest transaction under way, beyond which number none has ended, and the age of number 3."""
-        return (
-            "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint, age('3'::xid)"
-            " FROM (SELECT pg_current_snapshot() AS s) t"
         )
 
 

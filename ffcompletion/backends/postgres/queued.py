@@ -36,6 +36,8 @@ class Item(msgspec.Struct, frozen=True):
     watermark: int = 0
     """No payload's cursor goes beyond it."""
     gaps: Sequence[tuple[int, int]] = ()
+    beneath: bool = False
+    """They lie far below, where nobody looked."""
 
 
 @final
@@ -61,14 +63,14 @@ class Queued:
         """What is next. There is something."""
         return self._items[0]
 
-    def add(self, ids: Sequence[int], decoded: Decoded, watermark: int) -> None:
+    def add(self, ids: Sequence[int], decoded: Decoded, watermark: int, *, beneath: bool = False) -> None:
         """Rows were read; they are held while there is room."""
         self.waiting += len(ids)
         if self._held + len(ids) > _HELD and self._items:
-            self._items.append(Item(_compact(ids), None, watermark))
+            self._items.append(Item(_compact(ids), None, watermark, beneath=beneath))
             return
         self._held += len(ids)
-        self._items.append(Item(ids, decoded, watermark))
+        self._items.append(Item(ids, decoded, watermark, beneath=beneath))
 
     def add_gaps(self, gaps: Sequence[tuple[int, int]]) -> None:
         """Gaps were given up."""

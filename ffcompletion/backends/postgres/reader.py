@@ -13,6 +13,7 @@ from ffcompletion.backends.postgres.ahead import Ahead
 from ffcompletion.backends.postgres.announced import Hints
 from ffcompletion.backends.postgres.beginning import Beginning
 from ffcompletion.backends.postgres.filtering import Filtering
+from ffcompletion.backends.postgres.gap import over
 from ffcompletion.backends.postgres.gaps import GapTracker
 from ffcompletion.backends.postgres.history import History
 from ffcompletion.backends.postgres.holders import Holding
@@ -21,7 +22,7 @@ from ffcompletion.backends.postgres.outbox import Stream
 from ffcompletion.backends.postgres.queries import Queries, Query
 from ffcompletion.backends.postgres.rows import Row, decode
 from ffcompletion.backends.postgres.session import Session
-from ffcompletion.backends.postgres.spans import run_from
+from ffcompletion.backends.postgres.spans import Spans, covers, run_from
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.hub import Hub
@@ -64,8 +65,7 @@ class Reader:
     def __init__(self, queries: Queries, hub: Hub[Stream], on_rewind: Callable[[int], None]) -> None:
         self._queries = queries
         self._page, self._picked = with_issued(queries.page()), with_issued(queries.picked())
-        self._hub = hub
-        self._on_rewind = on_rewind
+        self._hub, self._on_rewind = hub, on_rewind
         self._malformed_log = RateLog(log)
         self._settle_every_s = _SETTLE_FIRST_S
         self.settle_at: float = 0.0
@@ -121,8 +121,7 @@ class Reader:
 
     async def drain(self, session: Session, hints: Hints) -> bool:
         """One read of what was announced, or of all that is new. True if there may be more at once."""
-        tracker = self.tracker
-        more = False
+        tracker, more = self.tracker, False
         if hints.ids and hints.ids[0] <= tracker.high and await self._replaced(session):
             # Ids that are known already: a read was quicker than the notification, or somebody was late; or ids began
             # anew, and then nothing is to be handed out before that is settled.
@@ -177,7 +176,7 @@ class Reader:
         count, _ = await self._read(session, self._page, (after, _PAGE))
         return count >= _PAGE
 
-    async def _read_late(self, session: Session, late: Sequence[int], *, decided: int = 0) -> int | None:
+    async def _read_late(self, session: Session, late: Sequence[int], *, decided: Spans | tuple[()] = ()) -> int | None:
         """Read rows with these ids (ascending), or as many as one question can. Returns up to where; None: all."""
         few, rest = late[:_PICKED_AT_ONCE], late[_PICKED_AT_ONCE:]
         if not rest or rest[0] - late[0] > _PAGE:
@@ -198,11 +197,10 @@ class Reader:
         return self.history.replaced_by(await session.sequence(), session.identity, self.tracker.high)
 
     async def _read(
-        self, session: Session, query: Query, values: Sequence[object], *, decided: int = 0
+        self, session: Session, query: Query, values: Sequence[object], *, decided: Spans | tuple[()] = ()
     ) -> tuple[int, int]:
         """Read rows, and hand out those whose ids the sequence has given out. Returns how many these are, and the last id.
-
-        ``decided``: whoever may own ids up to here has ended.
+        ``decided``: where whoever may own ids has ended.
         """
         rows, issued = await session.read_issued(query, values)
         rows.sort(key=_event_id)
@@ -212,14 +210,16 @@ class Reader:
             self._ahead.remember(row[0] for row in rows[at:])
             del rows[at:]
         count, last = len(rows), rows[-1][0] if rows else 0
-        if awaited := self._ahead.awaited(row[0] for row in rows if row[0] > decided):
+        if awaited := self._ahead.awaited(row[0] for row in rows if not covers(decided, (row[0], row[0]))):
             # Whoever was given such an id may be about to commit: both rows come then, or, once it has ended, this one.
             rows = [row for row in rows if row[0] not in awaited]
+        if rows and (beneath := self.tracker.beneath(row[0] for row in rows)):
+            self._take([row for row in rows if row[0] in beneath], beneath=True)
         if rows or awaited:
             self._take(rows, awaited)
         return count, last
 
-    def _take(self, rows: Sequence[Row], awaited: Collection[int] = ()) -> None:
+    def _take(self, rows: Sequence[Row], awaited: Collection[int] = (), *, beneath: bool = False) -> None:
         tracker = self.tracker
         opened = tracker.opened
         ids = [row[0] for row in rows]
@@ -241,9 +241,10 @@ class Reader:
         if decoded.malformed:
             self.skipped(decoded.malformed)
         self.history.remember(ids, rows)
-        self._hub.publish(Batch(decoded.payloads, cursor=StreamCursor.outbox(tracker.watermark), ids=ids))
+        cursor, places = StreamCursor.outbox(tracker.watermark), decoded.places if beneath else {}
+        self._hub.publish(Batch(decoded.payloads, cursor=cursor, ids=ids, beneath=places))
         for place in self.behind:
-            place.admit(ids, decoded, tracker.watermark)
+            place.admit(ids, decoded, tracker.watermark, beneath=beneath)
 
     def skipped(self, malformed: int) -> None:
         """Rows that make no completion were met, here or by a stream that catches up."""
@@ -267,11 +268,13 @@ class Reader:
             resolvable = tracker.resolvable
         if resolvable:
             low, high = run_from(resolvable, _MERGE_WITHIN, _BETWEEN)
+            # The others are only looked at.
+            decided = over(tracker.gaps) if self._ahead else ()
             visible = await session.fetch(self._queries.ids(), (low - 1, high, _BETWEEN), read=True)
             if len(visible) == _BETWEEN:
                 high = visible[-1][0]
             late = [row[0] for row in visible if not tracker.seen(row[0])]
-            if late and (upto := await self._read_late(session, late, decided=high)) is not None:
+            if late and (upto := await self._read_late(session, late, decided=decided)) is not None:
                 high = upto
             retired = tracker.retire([(low, high)])
             if retired:
@@ -299,10 +302,7 @@ class Reader:
         out ids again that were somebody else's. Hands out what it has, and goes on from what is the same.
         """
         tracker = self.tracker
-        comparison = self.history.compare(await self._beginning.newest(session), tracker.high)
-        while (after := comparison.after) is not None:
-            comparison.page(await session.read(self._queries.page(), (after, _PAGE)), _PAGE)
-        high = comparison.same_upto
+        high = await self._beginning.same_upto(session, self.history, tracker.high)
         self.history.forget(high)
         self._quiet_at = 0
         if high < tracker.high:

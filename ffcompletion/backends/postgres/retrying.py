@@ -61,19 +61,13 @@ class Retrying:
 
     async def records(self, names: Sequence[str]) -> Mapping[str, Record]:
         """The records; empty if outdated meanwhile."""
-        while not self.outdated:
-            found = await self._try(lambda conn: self._lookups().records(conn, names, self._seconds), results=False)
-            if found is not None:
-                return found
-        return {}
+        found = await self._answer(lambda conn: self._lookups().records(conn, names, self._seconds))
+        return {} if found is None else found
 
     async def rows(self, ids: Sequence[int]) -> Sequence[Row]:
         """The outbox's rows with these ids; empty if outdated meanwhile."""
-        while not self.outdated:
-            found = await self._try(lambda conn: self._lookups().rows(conn, ids, self._seconds), results=False)
-            if found is not None:
-                return found
-        return ()
+        found = await self._answer(lambda conn: self._lookups().rows(conn, ids, self._seconds))
+        return () if found is None else found
 
     async def results(self, names: Sequence[str]) -> Mapping[str, Result] | None:
         """The results; None after a failure: then fewer are to be asked for."""
@@ -85,6 +79,13 @@ class Retrying:
         else:
             self.budget.grow(time.monotonic() - started)
         return found
+
+    async def _answer(self, question: Callable[[Connection], Awaitable[_T]]) -> _T | None:
+        """None if outdated meanwhile."""
+        while not self.outdated:
+            if (found := await self._try(question, results=False)) is not None:
+                return found
+        return None
 
     async def _try(self, question: Callable[[Connection], Awaitable[_T]], *, results: bool) -> _T | None:
         try:

@@ -34,6 +34,11 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     malformed: int
     """Rows that make none."""
 
+    @property
+    def places(self) -> dict[str, int]:
+        """The id of each one's row, by execution; of several the highest."""
+        return {payload.execution_id: row[0] for row, payload in zip(self.rows, self.payloads, strict=True)}
+
 
 def decode(rows: Sequence[Row], watermark: int) -> Decoded:
     """Payloads of these rows, in order. ``watermark``: no payload's cursor goes beyond it.

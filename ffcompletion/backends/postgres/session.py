@@ -15,7 +15,7 @@ from ffcompletion.backends.postgres.errors import INSTALL, LastWords, first_line
 from ffcompletion.backends.postgres.fetching import fetch_outbox
 from ffcompletion.backends.postgres.history import Identity, Issue
 from ffcompletion.backends.postgres.holders import HOLDERS, Holder
-from ffcompletion.backends.postgres.horizons import Horizons, next_number
+from ffcompletion.backends.postgres.horizons import HORIZON, Horizons, next_number
 from ffcompletion.backends.postgres.inbox import Inbox
 from ffcompletion.backends.postgres.lookups import Lookups
 from ffcompletion.backends.postgres.names import quoted
@@ -100,7 +100,7 @@ class Session:
                 await self._no_listener("a connection pooler in transaction mode is in between: LISTEN hears nothing")
                 return
         try:
-            await listener.start(self._timeout_s)
+            await listener.start(self._timeout_s, pooled=self.pooled)
         except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.ReadOnlySqlTransaction) as exc:
             await self._no_listener(first_line(exc))
 
@@ -230,7 +230,7 @@ class Session:
     async def owners(self) -> list[str]:
         """Transactions that hold a write lock on the outbox now."""
         if self.in_recovery:
-            ((oldest, completed, age),) = cast("list[tuple[int, int, int]]", await self.fetch(self._queries.horizon()))
+            ((oldest, completed, age),) = cast("list[tuple[int, int, int]]", await self.fetch(HORIZON))
             return self._horizons.seen(oldest, next_number(completed, age), time.monotonic())
         rows = await self.fetch(self._queries.owners(), (self._relations,))
         return [cast("str", row[0]) for row in rows]

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, final
 
 from ffcompletion.backends.postgres.found import FoundEnds
-from ffcompletion.backends.postgres.outbox import Outbox, Pages, StoredPage, Stream
+from ffcompletion.backends.postgres.outbox import Outbox, Pages, StoredPage, Stream, for_stream
 from ffcompletion.backends.postgres.rows import not_below
 from ffcompletion.backends.postgres.silent import Backlog, End
 from ffcompletion.backends.postgres.spans import union
@@ -20,7 +20,7 @@ from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.stats import Lag, StreamStats
 from ffcompletion.delivery.batch import Batch
-from ffcompletion.delivery.buffer import MOST_BYTES, Buffer, Hand, Room, weight
+from ffcompletion.delivery.buffer import Buffer, Hand, Room
 from ffcompletion.delivery.hub import Group, Hub, Selector
 from ffcompletion.delivery.tenure import Leased
 
@@ -45,15 +45,14 @@ class Source:
         after: int | None,
     ) -> None:
         """``after``: everything after this position is pending; None is from now."""
-        self._reader = reader
-        self._hub = hub
+        self._reader, self._hub = reader, hub
         self._pages = pages
         self.selector: Selector = selector
         self.backlog: Backlog = Backlog()
         """Ends that are still to be looked for on behalf of this stream alone."""
         self._buffer = Buffer(limit, weighed=selector.results)
         self._found = FoundEnds(self._buffer, 0)
-        self._limit = limit
+        self._limit, self._after = limit, after
         self._on_close = on_close
         self._group: Group[Stream] | None = None
         # What its group had withheld when this stream joined it, and by the last batch that it took.
@@ -73,17 +72,17 @@ class Source:
     def deliver(self, payloads: Sequence[CompletionPayload], batch: Batch) -> None:
         """Take them. What does not fit puts this stream behind; nobody else notices."""
         group = self._group
-        if not (self._leaves_half(payloads) and self._buffer.offer(payloads, batch.cursor)):
-            self.fall_behind(batch.ids)
-        elif group is not None:
-            self._seen = (group.filtered, group.undecided)
-
-    def _leaves_half(self, payloads: Sequence[CompletionPayload]) -> bool:
+        payloads, ids = for_stream(payloads, batch, self._after)
         # While it joins, what is stored is still to be read, and to be taken before anything of the buffer.
-        if self._standing.state is not StreamState.JOINING or not payloads:
-            return True
-        items, size = self._buffer.size + len(payloads), self._buffer.bytes + weight(payloads)
-        return items <= self._limit // 2 and (size <= MOST_BYTES // 2 or not self.selector.results)
+        alone = self._standing.state is not StreamState.JOINING or not payloads
+        if not ((alone or self._buffer.leaves_half(payloads)) and self._buffer.offer(payloads, batch.cursor)):
+            self.fall_behind(ids)
+        elif group is not None:
+            seen = group.filtered, group.undecided
+            if ids is not batch.ids:
+                # Whatever it withheld of these is counted where it reads them.
+                self._before = (self._before[0] + seen[0] - self._seen[0], self._before[1] + seen[1] - self._seen[1])
+            self._seen = seen
 
     def fall_behind(self, in_hand: Sequence[int]) -> None:
         """The rows that are being handed out, and what follows, are not for this stream: it reads what is stored."""
@@ -236,7 +235,7 @@ class Source:
                     return  # closed meanwhile
                 if generation != standing.generation:
                     continue  # of a history that was replaced meanwhile
-                if missing := page.missed():
+                if (missing := page.missed()).spans:
                     self._buffer.rewind(StreamCursor.outbox(self._reader.tracker.watermark))
                 standing.page_read(step, page.reached, rows=bool(page), missing=missing)
                 if page:

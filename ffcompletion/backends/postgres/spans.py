@@ -28,7 +28,7 @@ def merged(spans: Sequence[tuple[int, int]], slack: int, longest: int | None = N
     return out
 
 
-def covers(spans: Spans, span: tuple[int, int]) -> bool:
+def covers(spans: Sequence[tuple[int, int]], span: tuple[int, int]) -> bool:
     """Whether all of a span lies in one of these."""
     at = bisect_right(spans, span[0], key=itemgetter(0)) - 1
     return at >= 0 and span[1] <= spans[at][1]

@@ -56,6 +56,15 @@ class Read(msgspec.Struct, frozen=True):
 
 
 @final
+class Missing(msgspec.Struct, frozen=True):
+    """Ids that were missing in a page, where nobody had looked."""
+
+    spans: Spans = []
+    gaps: Spans = []
+    """Those of which the hub brings the rows, from now on. The others have come meanwhile, and are to be read."""
+
+
+@final
 class Attach(msgspec.Struct, frozen=True):
     """Attach to the hub, and say so with ``attached``."""
 
@@ -168,9 +177,9 @@ class Standing:
         self._read_to = high
         self.state = StreamState.LIVE
 
-    def page_read(self, step: Read, reached: int, *, rows: bool, missing: Spans | None = None) -> None:
-        """The rows that a step asked for have been read up to here; ``rows``: there are any, to be taken. ``missing``: the
-        hub has these as gaps, which it had not.
+    def page_read(self, step: Read, reached: int, *, rows: bool, missing: Missing | None = None) -> None:
+        """The rows that a step asked for have been read up to here; ``rows``: there are any, to be taken. ``missing``: what
+        nobody knew to be missing there.
         """
         # Its holes may have become pending meanwhile: who overflows is brought nothing any more.
         # Those of them alone that lie there: there may be very many.
@@ -180,10 +189,13 @@ class Standing:
             self._read_to = reached
         if rows:
             self._pages.append(step.after)
-        if missing and self.state is StreamState.JOINING:
-            self._at_joining = (self._at_joining[0], union(self._at_joining[1], missing))
-        elif missing:
-            self._pending = union(self._pending, missing)
+        if missing is None or not missing.spans:
+            return
+        if self.state is StreamState.JOINING:
+            self._at_joining = (self._at_joining[0], union(self._at_joining[1], missing.gaps))
+            self._pending = union(self._pending, without(missing.spans, missing.gaps))
+        else:
+            self._pending = union(self._pending, missing.spans)
 
     def page_taken(self, upto: int | None) -> None:
         """The oldest page's rows up to this id were taken; None: all of them."""

@@ -12,7 +12,7 @@ __all__ = ["Backlog"]
 
 
 # Entries that are looked into at once for a stream that has room for fewer.
-_LOOKED_INTO: Final = 1_024
+_LOOKED_INTO: Final = 20_480
 
 
 @final
@@ -40,7 +40,7 @@ class Backlog:
         self._move(min([self.since_ms, *times]))
 
     def pending(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Those of the entries that the stream has not had, oldest first."""
+        """Those of the entries that the stream has not had, in their order."""
         announced, delivered = self._announced, self._delivered
         announced.update(latest(self._fresh))
         self._fresh.clear()
@@ -49,7 +49,7 @@ class Backlog:
             at = announced.get(execution_id)
             if delivered.get(execution_id) != score and (at is None or score > at + SLACK_MS):
                 pending.append((execution_id, score))
-        return sorted(pending, key=lambda entry: entry[1])
+        return pending
 
     def received(self, announced: Iterable[Announced]) -> None:
         """The stream has got these announcements after all."""

@@ -14,11 +14,13 @@ from typing import Final, final
 from glide import ClosingError, GlideError
 from glide import TimeoutError as GlideTimeoutError
 
-from ffcompletion.backends.valkey.connection import Client, abort_client, batch, make_client
+from ffcompletion.backends.valkey.connection import Client, abort_client, batch, clocks_apart, make_client
+from ffcompletion.backends.valkey.errors import is_unserved
 from ffcompletion.backends.valkey.lengths import Lengths
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.backends.valkey.portions import Portions
 from ffcompletion.backends.valkey.replies import TooSlowError
+from ffcompletion.contract.errors import EngineError
 
 __all__ = ["Commands"]
 
@@ -26,6 +28,8 @@ __all__ = ["Commands"]
 _ANSWER_S: Final = 5.0
 # The password may be asked for over the network.
 _CONNECT_S: Final = 15.0
+# A cluster that is down says so to a new client as well.
+_STALE_S: Final = 2.0
 
 
 @final
@@ -41,6 +45,7 @@ class Commands:
         self._client: Client | None = None
         # Whether the present one has answered: only then can its failing mean that it has grown stale.
         self._proven = False
+        self._made_at = 0.0
         self._making = asyncio.Lock()
         self._ended = False
         self.lengths: Final = lengths or Lengths()
@@ -53,6 +58,15 @@ class Commands:
         asked once more: the old one's connection may have been dead for hours.
         """
         return await self.lengths.execute(commands, self._in_pieces)
+
+    async def clocks_apart(self) -> int | None:
+        """By how many ms the clocks of the servers differ, at the most; None where not all of them answer."""
+        try:
+            client = await self._connected()
+            async with asyncio.timeout(_ANSWER_S):
+                return await clocks_apart(client)
+        except (GlideError, OSError, TimeoutError, EngineError):
+            return None
 
     async def _in_pieces(self, commands: Sequence[Sequence[str]]) -> Sequence[object]:
         replies: list[object] = []
@@ -96,7 +110,7 @@ class Commands:
                 if self._ended:
                     abort_client(client)
                     raise ClosingError("the backend was closed")
-                self._client, self._proven = client, False
+                self._client, self._proven, self._made_at = client, False, time.monotonic()
             return self._client
 
     async def _answer(self, client: Client, commands: Sequence[Sequence[str]], patience: int = 1) -> list[object]:
@@ -111,7 +125,16 @@ class Commands:
             raise
         if self._client is client:
             self._proven = True
+            self._leave_stale(client, replies)
         return replies
+
+    def _leave_stale(self, client: Client, replies: Sequence[object]) -> None:
+        # glide looks at the nodes of a cluster once a minute; until then it asks one that has left it.
+        if not self._options.cluster or not any(map(is_unserved, replies)):
+            return
+        if time.monotonic() - self._made_at > _STALE_S:
+            self._client = None
+            abort_client(client)
 
     async def aclose(self) -> None:
         """Give the connection up; glide's closing never waits."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from glide import (
     AdvancedGlideClientConfiguration,
     AdvancedGlideClusterClientConfiguration,
+    AllPrimaries,
     BackoffStrategy,
     Batch,
     BatchOptions,
@@ -37,10 +40,12 @@ from glide import (
 
 from ffcompletion.backends.valkey.keys import CHANNEL
 from ffcompletion.backends.valkey.options import Options
+from ffcompletion.backends.valkey.pipe import Answering, take_over
 from ffcompletion.backends.valkey.reaching import check_reachable
+from ffcompletion.backends.valkey.replies import server_ms
 from ffcompletion.delivery.credentials import ask_password
 
-__all__ = ["Client", "abort_client", "batch", "make_client"]
+__all__ = ["Client", "abort_client", "batch", "clocks_apart", "make_client"]
 
 Client = GlideClient | GlideClusterClient
 # glide looks every 3 s whether its subscriptions are in place; until then a reconnected client is deaf. Each look wakes two
@@ -111,9 +116,16 @@ async def make_client(options: Options, on_message: Callable[[PubSubMsg, object]
     password = None if options.password is None else await ask_password(options.password, options.shown)
     await check_reachable(options, password)
     config = _config(options, password, on_message)
+    loop = asyncio.get_running_loop()
+    take_over(loop)
+    client: Client
     if isinstance(config, GlideClusterClientConfiguration):
-        return await GlideClusterClient.create(config)
-    return await GlideClient.create(config)
+        client = await GlideClusterClient.create(config)
+    else:
+        client = await GlideClient.create(config)
+    # Where glide hands answers over to.
+    vars(client)["_loop"] = Answering(loop)
+    return client
 
 
 async def batch(
@@ -127,6 +139,7 @@ async def batch(
     if not commands:
         # glide takes a pipeline without a command for an error.
         return []
+    take_over(asyncio.get_running_loop())
     if isinstance(client, GlideClusterClient):
         many = ClusterBatch(is_atomic=False)
         _fill(many, commands)
@@ -137,6 +150,18 @@ async def batch(
     _fill(one, commands)
     longer = BatchOptions(_REQUEST_MS * patience) if patience > 1 else None
     return await client.exec(one, raise_on_error=False, options=longer) or []
+
+
+async def clocks_apart(client: Client) -> int:
+    """By how many ms the clocks of a cluster's primaries differ, at the most. Raises glide's errors."""
+    if not isinstance(client, GlideClusterClient):
+        return 0
+    take_over(asyncio.get_running_loop())
+    began = time.monotonic()
+    replies = await client.custom_command(["TIME"], AllPrimaries())
+    found = [server_ms(reply) for reply in cast("dict[object, object]", replies).values()]
+    # They were read one after the other.
+    return max(found) - min(found) + math.ceil((time.monotonic() - began) * 1000)
 
 
 def _fill(pipeline: Batch | ClusterBatch, commands: Sequence[Sequence[str | bytes]]) -> None:

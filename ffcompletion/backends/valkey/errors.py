@@ -11,11 +11,13 @@ from glide import GlideError
 
 from ffcompletion.contract.errors import EngineError, ResourceExhausted, Transport, Unavailable
 
-__all__ = ["code_of", "driver_errors", "is_refused", "named", "translated"]
+__all__ = ["code_of", "driver_errors", "is_refused", "is_unserved", "named", "translated"]
 
 # glide hands a server's error on as text: its code, a colon, the rest; for some codes a name of its own instead.
-_CODE: Final = re.compile(r"(?:^|[\s-])(WRONGPASS|NOAUTH|NOPERM|PermissionDenied|WRONGTYPE|AuthenticationFailed):")
-_OURS: Final = {"PermissionDenied": "NOPERM", "AuthenticationFailed": "WRONGPASS"}
+_CODE: Final = re.compile(
+    r"(?:^|[\s-])(WRONGPASS|NOAUTH|NOPERM|PermissionDenied|WRONGTYPE|AuthenticationFailed|ClusterDown):"
+)
+_OURS: Final = {"PermissionDenied": "NOPERM", "AuthenticationFailed": "WRONGPASS", "ClusterDown": "CLUSTERDOWN"}
 # Of the server's errors without a code of their own. Its texts are in English whatever its locale.
 _FULL: Final = "max number of clients reached"
 _NO_DATABASE: Final = ("DB index is out of range", "refused to switch database")
@@ -32,6 +34,11 @@ def code_of(error: BaseException) -> str:
 def is_refused(error: BaseException) -> bool:
     """Whether the user may not do this, as its ACL stands. Refused credentials are another thing: a fault that passes."""
     return code_of(error) == "NOPERM"
+
+
+def is_unserved(reply: object) -> bool:
+    """Whether a node of a cluster says that it serves no such slot: the cluster is down, or the node belongs to none any more."""
+    return isinstance(reply, GlideError) and code_of(reply) == "CLUSTERDOWN"
 
 
 def named(error: BaseException) -> str:

@@ -14,7 +14,6 @@ from ffcompletion.backends.valkey.lookups import Lookups
 from ffcompletion.backends.valkey.replies import Execute
 from ffcompletion.backends.valkey.retrying import Retrying
 from ffcompletion.backends.valkey.source import Source
-from ffcompletion.backends.valkey.states import Denied
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.batch import Batch
 from ffcompletion.delivery.hub import Fit, Group, Hub, Selector
@@ -29,6 +28,8 @@ _log: Final = logger("ffcompletion.valkey")
 _WAITING: Final = 100_000
 # One pipeline. More would delay the first of them without being faster.
 _BATCH: Final = 1_024
+# While more than these wait, nothing is asked for streams that are to get it from the index anyway.
+_HURRIED: Final = 8 * _BATCH
 
 
 def needs_lookup(selector: Selector) -> bool:
@@ -126,20 +127,26 @@ class _Line:
         self._drop(_BATCH, upto - _BATCH)
 
     def _missed(self, batch: Sequence[CompletionPayload], *, found: bool) -> None:
-        for group in self._hub.groups:
-            for member in tuple(group.members):
-                mine = _since_opened(member, batch) if found else batch
-                if mine and self._concerns(group.selector):
-                    member.overflow(mine)
+        for group in self._groups():
+            _overflow(group, batch, found=found)
+
+    def _groups(self) -> Sequence[Group[Source]]:
+        return [group for group in self._hub.groups if self._concerns(group.selector)]
 
     async def _decide(self, payloads: Sequence[CompletionPayload], fit: Fit[Source] | None) -> None:
-        selectors = frozenset(group.selector for group in self._hub.groups if self._concerns(group.selector))
+        # Who joins meanwhile is younger than these, or gets them from the index.
+        selectors: set[Selector] = set()
+        for group in self._groups():
+            if self.pending > _HURRIED and not any(member.takes for member in group.members):
+                _overflow(group, payloads, found=fit is not None)
+            else:
+                selectors.add(group.selector)
         if not selectors:
             return
         filters = list(dict.fromkeys(wanted for each in selectors if (wanted := each.filter) is not None))
         facts = await self._retrying.facts(payloads, filters) if filters else None
         if not self._results:
-            self._hub.publish(Batch(payloads, facts=facts), only=self._concerns, fit=fit)
+            self._hub.publish(Batch(payloads, facts=facts), only=selectors.__contains__, fit=fit)
             return
         names: set[str] = set()
         for selector in selectors:
@@ -148,7 +155,6 @@ class _Line:
         while payloads:
             count, rich = await self._retrying.with_results(payloads, names)
             decided = None if facts is None else facts[:count]
-            # Who joined meanwhile may want other results than these, and is younger than they are.
             self._hub.publish(Batch(payloads[:count], rich, decided), only=selectors.__contains__, fit=fit)
             payloads, facts = payloads[count:], None if facts is None else facts[count:]
 
@@ -160,8 +166,8 @@ class Filtering:
     def __init__(self, hub: Hub[Source], execute: Execute, patiently: Execute) -> None:
         """``patiently``: runs what may take long, so that nobody else waits for it."""
         self._hub = hub
-        self._retrying = Retrying(Lookups(execute, patiently))
-        self._lines = [_Line(hub, self._retrying, results=results) for results in (False, True)]
+        self.questions: Final = Retrying(Lookups(execute, patiently))
+        self._lines = [_Line(hub, self.questions, results=results) for results in (False, True)]
 
     def announced(self, payloads: Sequence[CompletionPayload], settled_ms: int) -> None:
         """For every stream, after all that came before. None of them is older than ``settled_ms``."""
@@ -189,21 +195,12 @@ class Filtering:
         self._lines[True].add(payloads, settled_ms, found=True)
         await self._lines[False].decided(payloads, found=True)
 
-    async def select(
-        self, selector: Selector, payloads: Sequence[CompletionPayload]
-    ) -> tuple[Sequence[CompletionPayload], Denied]:
-        """What of these is for one stream, with results where it wants them; and what is not."""
-        wanted = selector.filter
-        facts = None if wanted is None else await self._retrying.facts(payloads, [wanted])
-        group = Group[Source](selector)
-        admitted = group.select(payloads, facts)
-        if selector.results and admitted:
-            admitted = await self._retrying.results(admitted)
-        return admitted, Denied(group.filtered, group.undecided)
 
-    async def fitting(self, names: Sequence[str]) -> int:
-        """Of how many of these, from the first on, the results fit one question. What is no id has none."""
-        return await self._retrying.fitting(names)
+def _overflow(group: Group[Source], batch: Sequence[CompletionPayload], *, found: bool) -> None:
+    for member in tuple(group.members):
+        mine = _since_opened(member, batch) if found else batch
+        if mine:
+            member.overflow(mine)
 
 
 def _since_opened(source: Source, batch: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:

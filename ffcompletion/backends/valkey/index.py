@@ -15,6 +15,7 @@ from ffcompletion.backends.valkey.lanes import MOST_LANES, Lanes
 from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, ServerTime
 from ffcompletion.backends.valkey.replies import (
     PARTITION_COUNT,
+    Clocks,
     Execute,
     TooSlowError,
     flow_of,
@@ -82,8 +83,9 @@ class IndexPage(msgspec.Struct, frozen=True):
 class TerminalIndex:
     """What is asked of the index. Raises glide's errors, also where one command of a pipeline was refused."""
 
-    def __init__(self, execute: Execute, lanes: Sequence[str]) -> None:
+    def __init__(self, execute: Execute, lanes: Sequence[str], clocks: Clocks | None = None) -> None:
         self._execute = execute
+        self._clocks = clocks
         self._lanes = Lanes(lanes)
         self._partitions = partition_count(None)
         self._per_key = _LEAST_PER_KEY
@@ -99,7 +101,8 @@ class TerminalIndex:
         found, whole = await scan_set(self._execute, keys.LANES, _LANES_SCANNED)
         self._lanes.registered(found, whole=whole)
         self._partitions = partition_count(partitions)
-        return ServerTime(server_ms(now), sent_at, answered_at)
+        apart_ms = await self._clocks() if self._clocks else 0
+        return ServerTime(server_ms(now), sent_at, answered_at, apart_ms)
 
     @property
     def lanes(self) -> Sequence[str]:
@@ -233,7 +236,7 @@ class TerminalIndex:
                 fields = _fields(reply)
                 if fields is None:
                     unreadable += 1
-                elif not _is_in_doubt(item, fields) or fields["replay_count"] not in (None, "", "0"):
+                elif not item.is_doubtful(fields["terminal_outcome"]) or fields["replay_count"] not in (None, "", "0"):
                     payloads += _payload(id_, item.score_ms, fields)
         return payloads, unreadable
 
@@ -305,10 +308,6 @@ def _fields(reply: object) -> dict[str, str | None] | None:
     if found is None or found[0] is None:
         return None
     return dict(zip(_FIELDS, found, strict=True))
-
-
-def _is_in_doubt(item: Candidate, fields: Mapping[str, str | None]) -> bool:
-    return item.doubtful or (item.doubtful_if_skipped and fields["terminal_outcome"] == "skipped")
 
 
 def _payload(execution_id: ExecutionId, score_ms: int, fields: Mapping[str, str | None]) -> list[CompletionPayload]:

@@ -9,6 +9,7 @@ from ffcompletion.contract.ids import ExecutionId, FlowId, flow_partition
 __all__ = [
     "CHANNEL",
     "LANES",
+    "NEAR_CHANNEL",
     "NOBODY",
     "PARTITIONS",
     "all_executions",
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 CHANNEL: Final = "ff:dag:completions"
+NEAR_CHANNEL: Final = f"ff:exec:{{{CHANNEL}}}"
+"""A key that nobody writes, in the slot that the channel's name falls into."""
 LANES: Final = "ff:idx:lanes"
 """Set: the lanes that the engine knew when it booted."""
 PARTITIONS: Final = "ff:config:partitions"

@@ -70,7 +70,7 @@ class Reconciler:
         self.reconciliation: Reconciliation = Reconciliation(
             overlap_ms=settings.clock_skew_ms, limit=_REMEMBERED, clocks_ms=self._clocks_ms
         )
-        self._recovery = Recovery(index, filtering, self.reconciliation, self._clocks_ms)
+        self._recovery = Recovery(index, filtering.questions, self.reconciliation, self._clocks_ms)
         self.off: str = ""
         """Why nothing can be reconciled now; empty where it can."""
 

@@ -65,6 +65,10 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     doubtful_if_skipped: bool = False
     """The same, if the engine's clock wrote the score."""
 
+    def is_doubtful(self, outcome: str | None) -> bool:
+        """The same, by the outcome that the record has."""
+        return self.doubtful or (self.doubtful_if_skipped and outcome == "skipped")
+
 
 class ServerTime(NamedTuple):
     """What a server's clock said: TIME, which was read at some moment between two of ours."""
@@ -74,6 +78,8 @@ class ServerTime(NamedTuple):
     """Seconds, monotonic."""
     answered_at: float
     """Seconds, monotonic."""
+    apart_ms: int | None = None
+    """By how much the clocks of those that hold the index differ, at the most; None: that is not known."""
 
 
 @final
@@ -107,17 +113,17 @@ class Reconciliation:
 
     Scores are the server's time, except those of skipped executions, which are the engine's; and in a cluster each
     server has its own. ``overlap_ms`` is how far such clocks may lie apart: so much is read again in every pass.
-    ``clocks_ms``: the same for those of the servers; 0 where there is one.
+    ``clocks_ms``: the same for those of the servers, unless it is known better; 0 where there is one.
     """
 
     __slots__ = (
-        "_announced", "_batches", "_clocks", "_gained", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late",
+        "_announced", "_apart_before", "_apart_ms", "_batches", "_clocks", "_gained", "_highest_ms", "_horizon", "_index", "_indexed", "_known", "_late",
         "_late_until", "_limit", "_overlap", "_server_time", "_settled_ahead", "_taken", "settled_ms", "since_ms", "stepped_back",
     )  # fmt: skip
 
     def __init__(self, *, overlap_ms: int, limit: int, clocks_ms: int = 0) -> None:
         self._overlap = overlap_ms
-        self._clocks = clocks_ms
+        self._clocks = self._apart_ms = self._apart_before = clocks_ms
         # By how much the server's clock has gone on by more than ours since the pass before: so much too early may what
         # was announced meanwhile have been timed.
         self._gained = 0
@@ -204,6 +210,9 @@ class Reconciliation:
     def begin(self, told: ServerTime) -> None:
         """A pass begins, and this is what the server's clock said."""
         before, self._server_time = self._server_time, told
+        # A server that has been replaced since had another clock.
+        apart_ms = self._clocks if told.apart_ms is None else min(told.apart_ms, self._clocks)
+        self._apart_ms, self._apart_before = max(apart_ms, self._apart_before), apart_ms
         self.stepped_back = False
         if before.server_ms:
             elapsed_ms = round((told.sent_at - before.sent_at) * 1000)
@@ -246,7 +255,7 @@ class Reconciliation:
                 later_ms = score - at - SLACK_MS - self._gained
                 found.append(
                     Candidate(
-                        execution_id, score, later_ms <= self._clocks, later_ms <= max(self._clocks, self._overlap)
+                        execution_id, score, later_ms <= self._apart_ms, later_ms <= max(self._apart_ms, self._overlap)
                     )
                 )
         return found

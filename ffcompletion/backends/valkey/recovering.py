@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Final, NamedTuple, final
 
 import msgspec
 
 from ffcompletion.backends.valkey.backlog import Backlog
-from ffcompletion.backends.valkey.filtering import Filtering
 from ffcompletion.backends.valkey.index import MOST, IndexPage, TerminalIndex
 from ffcompletion.backends.valkey.reconciliation import Candidate, Entry, Reconciliation
+from ffcompletion.backends.valkey.retrying import Retrying
 from ffcompletion.backends.valkey.source import Source
-from ffcompletion.backends.valkey.states import Denied
+from ffcompletion.backends.valkey.states import NOTHING_DENIED, Denied
+from ffcompletion.contract.ids import is_execution_id, trusted_execution_id
 from ffcompletion.contract.payload import CompletionPayload
+from ffcompletion.delivery.batch import Facts
+from ffcompletion.delivery.hub import Group
+from ffcompletion.foreign.filters import asked_at_once
 
 __all__ = ["Recovery", "page_within_reach"]
+
+# Pages that are kept for the streams that are at nearly the same place, and executions of which it is kept what filters ask.
+_PAGES: Final = 4
+_FACTS: Final = 40_000
+# Executions that a filter is asked about between two turns of the loop, and how many times that in one round.
+_AT_ONCE: Final = 4_096
+_PORTIONS: Final = 16
 
 
 @final
@@ -24,10 +38,10 @@ class Recovery:
     """Those of them that ask. ``clocks_ms``: how far the clocks of the servers that hold the index may lie apart."""
 
     def __init__(
-        self, index: TerminalIndex, filtering: Filtering, reconciliation: Reconciliation, clocks_ms: int
+        self, index: TerminalIndex, questions: Retrying, reconciliation: Reconciliation, clocks_ms: int
     ) -> None:
         self._index = index
-        self._filtering = filtering
+        self._questions = questions
         self._reconciliation = reconciliation
         self._clocks_ms = clocks_ms
         self._sources: dict[Source, None] = {}
@@ -47,28 +61,40 @@ class Recovery:
 
     async def go_on(self) -> None:
         """A page for each. Raises glide's errors."""
-        for source in tuple(self._sources):
-            await self._recover(source)
+        behind = [(backlog.since_ms, source) for source in self._sources if (backlog := source.backlog) is not None]
+        behind.sort(key=lambda each: each[0])
+        together = _Round(self._index, self._questions, self._reconciliation, [source for _, source in behind])
+        for source in dict.fromkeys([*(source for _, source in behind), *self._sources]):
+            await self._recover(source, together)
+            # Nothing may have had to be asked for it.
+            await asyncio.sleep(0)
 
-    async def _recover(self, source: Source) -> None:
+    async def _recover(self, source: Source, together: _Round) -> None:
         backlog = source.backlog
         if backlog is None or source.closed:
             self._sources.pop(source, None)
             return
-        page, pending = await self._pending(backlog, source.room.items)
+        page, pending = await self._pending(source, backlog, together)
         joining = page.complete and len(pending) <= source.room.items // 2
         if joining:
             # From now on it takes what is announced; what the index holds beyond that is read once more.
             source.join()
-            page, pending = await self._pending(backlog, source.room.items)
-        piece = pending[: max(source.room.items, backlog.look_into)]
+            together.forget_pages()
+            page, pending = await self._pending(source, backlog, together)
+        piece = pending[: _most(source, backlog)]
+        chosen, denied = await self._choose(source, piece, together)
+        most = max(1, source.room.items)
         if source.selector.results:
-            piece = piece[: await self._filtering.fitting([name for name, _ in piece])]
-        batch, denied = await self._select(source, piece)
+            most = min(most, await self._questions.fitting([name for name, _ in chosen[:most]]))
+        if most < len(chosen):
+            piece = piece[: piece.index(chosen[most])]
+            chosen, denied = await self._choose(source, piece, together)
+        batch = await self._read(source, chosen)
         while len(piece) > 1 and not source.fits(batch):
             # More than there is room for; or results that are larger than was said, or whose sizes we may not ask for.
             piece = piece[: len(piece) // 2]
-            batch, denied = await self._select(source, piece)
+            chosen, denied = await self._choose(source, piece, together)
+            batch = await self._read(source, chosen)
         all_of_it = joining and page.complete and len(piece) == len(pending)
         if source.recovered(batch, denied, all_of_it=all_of_it):
             # Not beyond the moment of asking: what is written while the keys are read has a higher score, and may be
@@ -78,18 +104,36 @@ class Recovery:
         self._sources.pop(source, None)
         source.request()
 
-    async def _select(self, source: Source, piece: Sequence[Entry]) -> tuple[Sequence[CompletionPayload], Denied]:
-        """What of these is for the stream and was not announced to it since it began to join; and what is not."""
-        payloads, _ = await self._index.payloads([Candidate(*entry) for entry in piece])
-        batch, denied = await self._filtering.select(source.selector, source.without_received(payloads))
-        # While it was being decided, more was announced.
-        return source.without_received(batch), denied
+    async def _choose(self, source: Source, piece: Sequence[Entry], together: _Round) -> tuple[Sequence[Entry], Denied]:
+        """What of these the stream's filter admits, and what it does not. No record but the filter's own is read yet."""
+        if source.selector.filter is None:
+            return piece, NOTHING_DENIED
+        group, chosen = Group[Source](source.selector), list[Entry]()
+        payloads, facts = await together.facts(piece)
+        at_once = asked_at_once(source.selector.filter, _AT_ONCE)
+        for start in range(0, len(payloads), at_once):
+            await asyncio.sleep(0)
+            some = slice(start, start + at_once)
+            admitted = group.select(payloads[some], facts[some])
+            chosen += [(str(each.execution_id), each.produced_at_ms) for each in admitted]
+        return chosen, Denied(group.filtered, group.undecided)
 
-    async def _pending(self, backlog: Backlog, room: int) -> tuple[IndexPage, Sequence[Entry]]:
+    async def _read(self, source: Source, chosen: Sequence[Entry]) -> Sequence[CompletionPayload]:
+        """The completions behind these, but for what was announced to the stream since it began to join."""
+        payloads, _ = await self._index.payloads([Candidate(*entry) for entry in chosen])
+        batch = source.without_received(payloads)
+        if source.selector.results and batch:
+            batch = await self._questions.results(batch)
+        # While they were read, more was announced.
+        return source.without_received(batch)
+
+    async def _pending(self, source: Source, backlog: Backlog, together: _Round) -> tuple[IndexPage, Sequence[Entry]]:
         """A page, and what of it the stream is missing; something, unless there is nothing beyond."""
-        wanted, since_ms, asked_ms, skip = room, backlog.since_ms, 0, backlog.skip
+        # A page holds up to twice as many as are wanted, and what is not looked into is read once more.
+        wanted = min(_most(source, backlog), max(source.room.items, backlog.look_into // 2))
+        since_ms, asked_ms, skip = backlog.since_ms, 0, backlog.skip
         while True:
-            page = await page_within_reach(self._index, self._reconciliation, since_ms, wanted, skip=skip)
+            page = await together.page(since_ms, wanted, skip)
             # What is written meanwhile may lie where the first of the pages was.
             asked_ms = asked_ms or page.asked_ms
             pending = backlog.pending(page.entries)
@@ -100,6 +144,83 @@ class Recovery:
             if since_ms == backlog.since_ms < asked_ms - 1 - self._clocks_ms:
                 # Nothing is written with that score any more.
                 backlog.skip = skip
+
+
+@final
+class _Round:
+    """What is read for streams that fell behind, once for all of them: somebody's flood has put them behind together."""
+
+    def __init__(
+        self, index: TerminalIndex, questions: Retrying, reconciliation: Reconciliation, sources: Sequence[Source]
+    ) -> None:
+        self._index = index
+        self._questions = questions
+        self._reconciliation = reconciliation
+        self._filters = list(dict.fromkeys(wanted for each in sources if (wanted := each.selector.filter) is not None))
+        self._pages: deque[_Read] = deque(maxlen=_PAGES)
+        self._facts: dict[Entry, tuple[CompletionPayload, Facts | None] | None] = {}
+
+    async def page(self, since_ms: int, wanted: int, skip: Mapping[str, int]) -> IndexPage:
+        """Everything from there on, up to wherever it reaches."""
+        for read in self._pages:
+            found = read.since(since_ms, skip, wanted)
+            if found is not None:
+                return found
+        page = await page_within_reach(self._index, self._reconciliation, since_ms, wanted, skip=skip)
+        page = msgspec.structs.replace(page, entries=sorted(page.entries, key=_score))
+        self._pages.append(_Read(since_ms, skip, page))
+        return page
+
+    def forget_pages(self) -> None:
+        """What has been written by now counts."""
+        self._pages.clear()
+
+    async def facts(self, piece: Sequence[Entry]) -> tuple[Sequence[CompletionPayload], Sequence[Facts | None]]:
+        """Those of them that name an execution, and what their filters are decided by."""
+        unknown = [entry for entry in piece if entry not in self._facts]
+        if unknown:
+            if len(self._facts) > _FACTS:
+                self._facts.clear()
+                unknown = list(piece)
+            payloads = [
+                CompletionPayload(trusted_execution_id(name), "", None, score)
+                for name, score in unknown
+                if is_execution_id(name)
+            ]
+            found = await self._questions.facts(payloads, self._filters)
+            self._facts.update(dict.fromkeys(unknown))
+            for payload, known in zip(payloads, found, strict=True):
+                self._facts[str(payload.execution_id), payload.produced_at_ms] = (payload, known)
+        named = [each for entry in piece if (each := self._facts[entry]) is not None]
+        return [payload for payload, _ in named], [known for _, known in named]
+
+
+class _Read(NamedTuple):
+    """A page, and from where it was read."""
+
+    since_ms: int
+    skip: Mapping[str, int]
+    page: IndexPage
+
+    def since(self, since_ms: int, skip: Mapping[str, int], wanted: int) -> IndexPage | None:
+        """What it says of what has such a score, or a higher one; None where that is not all, or little."""
+        if since_ms == self.since_ms and skip == self.skip:
+            return self.page
+        if skip or not self.since_ms < since_ms <= self.page.upto:
+            return None
+        start = bisect_left(self.page.entries, since_ms, key=_score)
+        if len(self.page.entries) - start < wanted and not self.page.complete:
+            return None
+        return msgspec.structs.replace(self.page, entries=self.page.entries[start:])
+
+
+def _most(source: Source, backlog: Backlog) -> int:
+    """How many entries are looked into for it in one round. Where its filter is somebody's code, others wait for that."""
+    return min(max(source.room.items, backlog.look_into), _PORTIONS * asked_at_once(source.selector.filter, _AT_ONCE))
+
+
+def _score(entry: Entry) -> int:
+    return entry[1]
 
 
 async def page_within_reach(

@@ -13,6 +13,7 @@ from ffcompletion.contract.ids import FlowId, is_flow_id, trusted_flow_id
 
 __all__ = [
     "PARTITION_COUNT",
+    "Clocks",
     "Execute",
     "TooSlowError",
     "flow_of",
@@ -28,6 +29,10 @@ __all__ = [
 
 Execute = Callable[[Sequence[Sequence[str]]], Awaitable[Sequence[object]]]
 """Runs commands in one pipeline; raises if the server cannot be asked, and an error of one command is its reply."""
+
+
+Clocks = Callable[[], Awaitable[int | None]]
+"""By how many ms the clocks of the servers differ, at the most; None where that cannot be told now."""
 
 
 @final

@@ -6,7 +6,9 @@ glide neither notices a half-open connection nor tells of a dropped one, so ``ch
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Self, final
 
@@ -15,9 +17,9 @@ from glide import TimeoutError as GlideTimeoutError
 
 from ffcompletion.backends.valkey.about import facts_of, is_too_old, valkey_version
 from ffcompletion.backends.valkey.connection import Client, abort_client, batch, make_client
-from ffcompletion.backends.valkey.errors import is_refused
+from ffcompletion.backends.valkey.errors import is_refused, is_unserved
 from ffcompletion.backends.valkey.inbox import Inbox
-from ffcompletion.backends.valkey.keys import CHANNEL
+from ffcompletion.backends.valkey.keys import CHANNEL, NEAR_CHANNEL
 from ffcompletion.backends.valkey.options import Options
 from ffcompletion.contract.errors import Unavailable
 from ffcompletion.delivery.buffer import resolve
@@ -29,6 +31,8 @@ _log: Final = logger("ffcompletion.valkey")
 _SUBSCRIBE_MS: Final = 1_500
 # The echo channel is one more right; without it a PING has to do.
 _ECHO_MS: Final = 500
+# A cluster is down for a moment whenever a primary is replaced, and what is announced arrives all the same.
+_DOWN_S: Final = 5.0
 
 
 @final
@@ -45,6 +49,7 @@ class Session:
         self._echoes: dict[bytes, asyncio.Future[None]] = {}
         self._has_echoes = True
         self._identity: str | None = None
+        self._served_at = -math.inf
         self.run_id: str | None = None
         """The server process's own name; None where it may not be asked for, and in a cluster."""
         self._received = 0
@@ -105,9 +110,12 @@ class Session:
         if self._has_echoes:
             self._echoes[nonce.encode()] = echoed
             commands[1] = ["PUBLISH", self._echo_channel, nonce]
+        if self._options.cluster:
+            commands.append(["HGET", NEAR_CHANNEL, "x"])
         try:
             async with asyncio.timeout(seconds):
-                about, sent = await batch(client, commands, route_to_channel=True)
+                about, sent, *served = await batch(client, commands, route_to_channel=True)
+                self._check_served(served)
                 if isinstance(sent, GlideError):
                     if not is_refused(sent):
                         raise sent
@@ -125,6 +133,15 @@ class Session:
             self._echoes.pop(nonce.encode(), None)
         before, self._identity = self._identity, _identity(about)
         return before is None or self._identity is None or before == self._identity
+
+    def _check_served(self, replies: Sequence[object]) -> None:
+        # A node that has left the cluster, or is cut off from most of it, echoes, and hears nothing of what is announced.
+        now = time.monotonic()
+        for reply in replies:
+            if is_unserved(reply) and isinstance(reply, GlideError) and now - self._served_at > _DOWN_S:
+                raise reply
+            if not is_unserved(reply):
+                self._served_at = now
 
     async def check_server(self) -> None:
         """Raise ``Unavailable`` if the server is too old. Where the user may not ask, nothing can be said about it."""

@@ -90,6 +90,11 @@ class Source:
             payloads = payloads[count:]
         self._miss(payloads, denied)
 
+    @property
+    def takes(self) -> bool:
+        """Whether what is announced is for its buffer, and not for the index to bring later."""
+        return self._standing.takes
+
     def overflow(self, payloads: Sequence[CompletionPayload]) -> None:
         """These could not even be decided: it misses them."""
         self._overflow()

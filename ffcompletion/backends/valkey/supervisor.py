@@ -92,7 +92,8 @@ class Supervisor:
             await run._session.check_server()
             run._run_id = run._session.run_id
             if settings.reconcile_interval_s:
-                index = TerminalIndex(run._searching.execute, settings.lanes)
+                clocks = run._searching.clocks_apart if settings.options.cluster else None
+                index = TerminalIndex(run._searching.execute, settings.lanes, clocks)
                 run._reconciler = await Reconciler.open(settings, run._hub, index, run._filtering, counters)
         except BaseException:
             run.abort()

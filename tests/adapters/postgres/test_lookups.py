@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 import ffcompletion as ffc
+from ffcompletion.backends.postgres import fetching, lookups
+from ffcompletion.backends.postgres.lookups import Lookups
+from ffcompletion.backends.postgres.queries import Queries
+from ffcompletion.backends.postgres.rows import Row
 from tests.adapters.postgres.test_filtering import resumable
 from tests.worlds import PostgresWorld, done, first, insert, some
 
@@ -48,3 +56,28 @@ async def test_results_come_in_pieces_bounded_by_bytes(engine: PostgresWorld) ->
             assert [(p.execution_id, p.payload_bytes) for p in got] == [(i.execution_id, i.result) for i in items]
             assert [p.cursor.position for p in got] == sorted(p.cursor.position for p in got)
             await stream.aclose()
+
+
+async def test_rows_far_apart_are_read_without_what_lies_between(
+    engine: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who commits late may have ids a million apart: two questions, not one for each page."""
+    monkeypatch.setattr(lookups, "_MOST", 10)
+    items = [done() for _ in range(60)]
+    conn = await engine.connect()
+    ids = [await insert(conn, item) for item in items]
+    asked = 0
+
+    async def counted(*args: Any, **named: Any) -> list[Row]:
+        nonlocal asked
+        asked += 1
+        return await fetching.fetch_outbox(*args, **named)
+
+    monkeypatch.setattr(lookups, "fetch_outbox", counted)
+    asking = Lookups(Queries(None), prepare=False, tuned_already=True, plain=False)
+    for wanted, most in (([ids[0], ids[-1]], 2), (ids[:1], 1), (ids[5:25], 3), (ids, 7)):
+        asked = 0
+        rows = await asking.rows(conn, wanted, 5.0)
+        assert [row[0] for row in rows] == wanted
+        assert asked <= most
+    await conn.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 import ffcompletion as ffc
@@ -89,3 +91,30 @@ async def test_a_view_is_refused(postgres: PostgresWorld) -> None:
                 await backend.subscribe_completions()
     finally:
         await postgres.sql("DROP SCHEMA seen CASCADE")
+
+
+async def test_settings_of_a_role_do_not_hold_for_our_own_connections(postgres: PostgresWorld) -> None:
+    """Those that would end an idle session, keep a read waiting, or read a NULL as a text: what ends in silence is found."""
+    await postgres.sql("CREATE ROLE odd LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO odd")
+    settings = {
+        "array_nulls": "off",
+        "idle_session_timeout": "200ms",
+        "lock_timeout": "1ms",
+        "default_transaction_isolation": "serializable",
+        **({"transaction_timeout": "500ms"} if postgres.name == "postgres18" else {}),
+    }
+    for name, value in settings.items():
+        await postgres.sql(f"ALTER ROLE odd SET {name} = '{value}'")
+    try:
+        url = postgres.url.replace("postgres@", "odd@", 1)
+        async with (
+            PostgresBackend(url, poll_interval=10, reconcile_interval=0.1) as backend,
+            ffc.subscribe(backend, ffc.ScannerFilter("a")) as stream,
+        ):
+            await postgres.begins(item := done(namespace="a"))
+            await asyncio.sleep(0.5)
+            await postgres.cancels(item)
+            assert (await first(stream)).execution_id == item.execution_id
+            assert backend.stats().reconnects == 0
+    finally:
+        await postgres.sql("DROP OWNED BY odd; DROP ROLE odd")

@@ -17,6 +17,7 @@ from glide import GlideError
 
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend, keys
+from ffcompletion.backends.valkey.commands import Commands
 from ffcompletion.backends.valkey.connection import batch, make_client
 from ffcompletion.backends.valkey.errors import is_refused
 from ffcompletion.backends.valkey.keys import CHANNEL
@@ -141,6 +142,39 @@ def _partition(item: Done) -> int:
 def _beside(item: Done) -> Done:
     """One that there is not, in the same slot."""
     return msgspec.structs.replace(item, execution_id=item.execution_id[:-12] + "0123456789ab")
+
+
+async def test_the_nodes_clocks_are_compared(nodes: Cluster, cluster: ValkeyWorld) -> None:
+    """Where all of them answer."""
+    commands = Commands(Options.from_url(cluster.url))
+    try:
+        await commands.execute([["TIME"]])
+        apart_ms = await commands.clocks_apart()
+        assert apart_ms is not None
+        assert 0 <= apart_ms < 2_000
+        ask(nodes.primary_of(0), "ACL", "SETUSER", "default", "-time")
+        assert await commands.clocks_apart() is None
+    finally:
+        ask(nodes.primary_of(0), "ACL", "SETUSER", "default", "+time")
+        await commands.aclose()
+
+
+async def test_what_was_announced_before_it_ended(cluster: ValkeyWorld) -> None:
+    """By anybody, shortly before: its end is no less an end, though every node has a clock of its own."""
+    items = [done(namespace="a", flow_id=None, outcome="failed") for _ in range(6)]
+    async with (
+        ValkeyBackend(cluster.url, reconcile_interval=0.3) as backend,
+        ffc.subscribe(backend, ffc.ScannerFilter("a")) as stream,
+    ):
+        for item in items:
+            await cluster.write(item)
+            await cluster.publish(msgspec.structs.replace(item, flow_id=FLOW, outcome="success"))
+        assert {p.outcome for p in await some(stream, 6)} == {"success"}
+        await asyncio.sleep(1)
+        for item in items:
+            await cluster.finish(item)
+        told = await some(stream, 6)
+        assert {(p.execution_id, p.outcome) for p in told} == {(item.execution_id, "failed") for item in items}
 
 
 async def test_the_doctor_knows_what_it_is(nodes: Cluster) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.valkey import ValkeyBackend
+from ffcompletion.backends.valkey import ValkeyBackend, filtering
 from ffcompletion.delivery.stream import Subscription
 from tests.adapters.valkey.test_reconciler import NEVER, _reconciler, _run
 from tests.worlds import Done, ValkeyWorld, done, eventually, first, some
@@ -82,15 +84,7 @@ async def test_what_waits_to_be_decided_while_a_pass_ends_is_owed_as_well(valkey
     async with ValkeyBackend(valkey.url, reconcile_interval=NEVER, buffer_size=40, clock_skew=0) as backend:
         stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"))
         plain = await backend.subscribe_completions()
-        run = _run(backend)
-        lookups, reconciler = run._filtering._retrying._lookups, _reconciler(backend)
-        answers, real = asyncio.Event(), lookups._execute
-
-        async def held(commands: Any) -> Any:
-            await answers.wait()
-            return await real(commands)
-
-        lookups._execute = held
+        answers, reconciler = _held(backend), _reconciler(backend)
         for half in (items[:150], items[150:]):
             await _finish_many(valkey, half)
             await eventually(lambda half=half: backend.stats().received >= 150 * (items.index(half[0]) // 150 + 1))
@@ -137,6 +131,118 @@ async def test_what_comes_while_a_stream_rejoins_is_read_whole(valkey: ValkeyWor
             while got != wanted:
                 got.add((await anext(stream)).execution_id)
         await stream.aclose()
+
+
+def _held(backend: ValkeyBackend) -> asyncio.Event:
+    """The server does not answer what filters ask until this is set."""
+    lookups, answers = _run(backend)._filtering.questions._lookups, asyncio.Event()
+    real = lookups._execute
+
+    async def held(commands: Any) -> Any:
+        await answers.wait()
+        return await real(commands)
+
+    lookups._execute = held
+    return answers
+
+
+async def _asked(valkey: ValkeyWorld, command: str) -> int:
+    """How often the server was, by anybody."""
+    told = await valkey.command("INFO", "commandstats")
+    text = told.decode() if isinstance(told, bytes) else str(told)
+    return int(found[1]) if (found := re.search(rf"cmdstat_{command}:calls=(\d+)", text)) else 0
+
+
+async def test_streams_that_fell_behind_together_read_what_they_missed_together(
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's flood is more than may wait to be decided: it is read once from the index, however many tenants wait."""
+    monkeypatch.setattr(filtering, "_WAITING", 200)
+    monkeypatch.setattr(filtering, "_BATCH", 20)
+    monkeypatch.setattr(filtering, "_HURRIED", 40)
+    flood = [done(namespace="evil") for _ in range(3_000)]
+    own = [done(namespace=f"tenant-{number}") for number in range(10)]
+    async with ValkeyBackend(valkey.url, reconcile_interval=NEVER) as backend:
+        streams = [await backend.subscribe_completions_filtered(ffc.ScannerFilter(item.namespace)) for item in own]
+        answers = _held(backend)
+        before = [await _asked(valkey, command) for command in ("hget", "hmget")]
+        await _finish_many(valkey, flood)
+        await eventually(lambda: backend.stats().received == len(flood), 30)
+        await _finish_many(valkey, own)
+        answers.set()
+        for stream, item in zip(streams, own, strict=True):
+            assert (await first(stream, 20)).execution_id == item.execution_id
+            assert stream.stats().overflows == 1
+            assert stream.stats().lost == 0
+        facts, records = [
+            await _asked(valkey, command) - count for command, count in zip(("hget", "hmget"), before, strict=True)
+        ]
+        assert facts < 2 * len(flood)
+        assert records < 4 * len(own)
+        await eventually(lambda: not any(stream.stats().catching_up for stream in streams))
+        for stream in streams:
+            assert stream.stats().filtered >= len(flood)
+            await stream.aclose()
+
+
+async def test_others_results_do_not_slow_down_who_fell_behind(
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its own are asked for: their sizes say how far it gets at once."""
+    monkeypatch.setattr(filtering, "_WAITING", 100)
+    flood = [done(namespace="evil", result=b"theirs") for _ in range(2_000)]
+    own = done(namespace="a", result=b"mine")
+    async with ValkeyBackend(valkey.url, reconcile_interval=NEVER) as backend:
+        stream = await backend.subscribe_completions_filtered(ffc.ScannerFilter("a"), results=True)
+        answers = _held(backend)
+        before = [await _asked(valkey, command) for command in ("strlen", "zrange")]
+        await _finish_many(valkey, [*flood, own])
+        await eventually(lambda: stream.stats().overflows > 0, 30)
+        answers.set()
+        got = await first(stream, 20)
+        assert (got.execution_id, got.payload_bytes) == (own.execution_id, b"mine")
+        sizes, keys = [
+            await _asked(valkey, command) - count for command, count in zip(("strlen", "zrange"), before, strict=True)
+        ]
+        assert sizes < 10
+        # A page is one of each of the index's keys.
+        assert keys < 10 * 256
+        await stream.aclose()
+
+
+class _Slow:
+    """Somebody's code that takes its time."""
+
+    tag_key = None
+
+    def is_noop(self) -> bool:
+        return False
+
+    def matches(self, core_namespace: str | None, tag_value: str | None) -> bool:  # the protocol's
+        time.sleep(0.001)
+        return False
+
+
+async def test_a_slow_filter_that_fell_behind_leaves_turns_to_the_rest(
+    valkey: ValkeyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes two seconds for what it missed, and holds up the loop for a part of a second at a time."""
+    monkeypatch.setattr(filtering, "_WAITING", 100)
+    monkeypatch.setattr(filtering, "_BATCH", 20)
+    async with ValkeyBackend(valkey.url, reconcile_interval=NEVER) as backend:
+        slow = await backend.subscribe_completions_filtered(_Slow())
+        answers = _held(backend)
+        await _finish_many(valkey, [done(namespace="a") for _ in range(2_000)])
+        await eventually(lambda: slow.stats().overflows > 0)
+        answers.set()
+        longest, before = 0.0, time.monotonic()
+        async with asyncio.timeout(30):
+            while slow.stats().filtered < 2_000:
+                await asyncio.sleep(0)
+                now = time.monotonic()
+                longest, before = max(longest, now - before), now
+        assert longest < 0.5
+        await slow.aclose()
 
 
 def _in_partition(number: int) -> Done:

@@ -31,15 +31,20 @@ class Leader:
 class Session:
     """Rows and who wrote each; number 7 was under way."""
 
+    polling_reason = ""
+
     def __init__(self, rows: dict[int, int]) -> None:
         self.rows = rows
         self.asked = 0
 
-    async def fetch(self, query: Any, values: Sequence[Any] = ()) -> list[Any]:
+    async def fetch(self, query: Any, values: Sequence[Any] = (), *, read: bool = False) -> list[Any]:
         self.asked += 1
         if not values:
             return [([LATE], 9)]
-        if b"ANY(%s::bigint[]) AND" in query:
+        if b"LIMIT" in query:
+            stretch = sorted(id_ for id_ in self.rows if id_ <= values[3])[-values[4] :]
+            return [(min(stretch, default=1), [id_ for id_ in stretch if self.rows[id_] in values[0]])]
+        if b"AS x" in query:
             return [(id_, by) for id_, by in self.rows.items() if id_ in values[0] and by in values[1]]
         return [(id_,) for id_, by in self.rows.items() if values[0] < id_ < values[1] and by in values[2]]
 
@@ -56,6 +61,42 @@ def test_what_is_missing_up_to_where_nobody_looked() -> None:
     assert made.missing(Read(1_000, 3_000, 0), 2_500, [2_000], made.upto) == []
     made.missed([(992, 994)])
     assert (leader.tracker.spans(), leader.settle_at < 1e9) == ([(992, 994)], True)
+
+
+async def test_what_may_not_have_been_heard_is_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stretch at a time, down to the lowest, or as many as there are to be, on a new connection; elsewhere now and then."""
+    monkeypatch.setattr(beneath, "_ROWS", 10)
+    rows = {id_: LATE if id_ % 5 else 3 for id_ in range(1, 26)}
+    leader, session = Leader(), Session(rows)
+    made = Beneath(leader, Queries(None))
+    await made.begin(session)
+    assert await made.believed(session, Hints()) == Hints()
+    again = Session(rows)
+    late = [id_ for id_ in rows if id_ % 5]
+    found = [(await made.believed(again, Hints())).ids for _ in range(4)]
+    assert [id_ for ids in reversed(found) for id_ in ids] == late
+    assert [len(ids) for ids in found] == [8, 8, 4, 0]
+    monkeypatch.setattr(beneath, "_STRETCHES", 1)
+    # What came too fast is such, too; and where nothing is heard; not at once again.
+    assert not (await made.believed(again, Hints(look=True))).ids
+    made._again_at = 0.0
+    assert len((await made.believed(again, Hints(look=True))).ids) == 8
+    made._again_at, again.polling_reason = 0.0, "deaf"
+    assert len((await made.believed(again, Hints())).ids) == 8
+    assert not (await made.believed(again, Hints())).ids
+    leader.tracker.observe([])
+    assert not (await made.believed(Session(rows), Hints())).ids
+
+
+def test_what_has_come_meanwhile_is_nobodys_gap() -> None:
+    """Not that of a place where it still waits for its record: a stream that joins there would leave it to the hub."""
+    leader, place = Leader(), Leader()
+    leader.behind = [place]
+    made = Beneath(leader, Queries(None))
+    assert leader.tracker.may_be_late([992]) == [992]
+    leader.tracker.admit([992], 0.0)
+    assert made.missed([(991, 994)]) == [(991, 991), (993, 994)]
+    assert leader.tracker.spans() == place.tracker.spans() == [(991, 991), (993, 994)]
 
 
 def test_an_announcement_stands_for_what_the_same_one_wrote_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ class Conn:
 async def listening() -> tuple[Listener, Wire]:
     conn: Any = Conn()
     listener = Listener(conn, Inbox())
-    await listener.start(20)
+    await listener.start(20, pooled=False)
     await asyncio.sleep(0)
     assert conn.pgconn.waits
     return listener, conn.pgconn

@@ -20,6 +20,8 @@ def test_whoever_was_under_way_is_waited_for() -> None:
     made.forget_owners()
     made.narrow(frozenset(), frozenset())
     assert (made.owned, made.floor) == (0, 100)
+    made.forget_owners()
+    assert made.owned == 0
     assert Deep(100, ()).owned == Deep().owned == 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffcompletion.backends.postgres.gap import packed
+from ffcompletion.backends.postgres.gap import over, packed
 
 
 def test_an_id_is_taken_out_of_a_gap() -> None:
@@ -17,3 +17,9 @@ def test_an_id_is_taken_out_of_a_gap() -> None:
     ):
         gap.take(event_id)
         assert list(gap.spans) == left
+
+
+def test_what_is_over_is_over_for_all_that_may_own_it() -> None:
+    first, second, third = packed([(1, 2)], 0.0) + packed([(5, 5)], 0.0) + packed([(7, 9)], 0.0)
+    second.owners, third.owners = frozenset({"1/1"}), frozenset()
+    assert over([first, second, third]) == [(7, 9)]

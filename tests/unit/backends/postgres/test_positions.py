@@ -30,7 +30,7 @@ from ffcompletion.backends.postgres.pages import Piece
 from ffcompletion.backends.postgres.queries import Queries
 from ffcompletion.backends.postgres.source import Source
 from ffcompletion.backends.postgres.spans import Spans, covers, missing
-from ffcompletion.backends.postgres.states import Read
+from ffcompletion.backends.postgres.states import Missing, Read
 from ffcompletion.contract.cursor import StreamCursor
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.delivery.batch import Batch, Facts
@@ -83,11 +83,11 @@ class Page:
     def limit_cursors(self, limit: int) -> None:
         self.limit = min(self.limit, limit)
 
-    def missed(self) -> Spans:
-        if self.lacks:
-            self.beneath.missed(self.lacks)
-            self.limit_cursors(self.lacks[0][0] - 1)
-        return self.lacks
+    def missed(self) -> Missing:
+        if not self.lacks:
+            return Missing()
+        self.limit_cursors(self.lacks[0][0] - 1)
+        return Missing(self.lacks, self.beneath.missed(self.lacks))
 
     def take(self, most: int) -> Piece:
         count = min(PIECE, most)
@@ -101,6 +101,8 @@ class Server:
 
     def __init__(self) -> None:
         self.sequence = 0
+        # What was there when the reader began.
+        self.stored: frozenset[str] = frozenset()
         self.names = 0
         self.visible: dict[int, Row] = {}
         self.under_way: dict[str, list[Row]] = {}
@@ -121,6 +123,11 @@ class Server:
 
     def admit(self, ids: Sequence[int]) -> None:
         """Hand out what of these was not seen before."""
+        if beneath := self.tracker.beneath(ids):
+            self.publish(sorted(beneath), beneath=True)
+        self.publish(ids)
+
+    def publish(self, ids: Sequence[int], *, beneath: bool = False) -> None:
         self.now += 1
         fresh = [ids[index] for index in self.tracker.admit(ids, self.now)]
         if fresh:
@@ -133,6 +140,7 @@ class Server:
                     [facts(row) for row in rows],
                     StreamCursor.outbox(watermark),
                     fresh,
+                    {payload(row, 0).execution_id: row[0] for row in rows} if beneath else {},
                 )
             )
 
@@ -194,6 +202,8 @@ class Consumer:
             under_way = (row for rows in server.under_way.values() for row in rows)
             self.before |= {row[1] for row in under_way if row[0] <= server.tracker.floor}
         self.yielded: set[str] = set()
+        # By this stream itself: each once.
+        self.mine: set[str] = set()
         # What is announced to it: what the reader has still to find, or all that was written after its position.
         tracker = server.tracker
         self.first = (tracker.high if after is None else after) + 1
@@ -250,6 +260,7 @@ class Positions(RuleBasedStateMachine):
                 self.begin([tenant, "b"])
             row = server.insert(tenant)
             server.visible[row[0]] = row
+        server.stored = frozenset(row[1] for row in server.visible.values())
         start = max(server.visible, default=0)
         server.tracker = GapTracker(start)
         if server.under_way:
@@ -285,6 +296,13 @@ class Positions(RuleBasedStateMachine):
         server = self.server
         after = max(server.tracker.watermark, server.tracker.high - reread)
         server.admit(sorted(event_id for event_id in server.visible if event_id > after)[:most])
+
+    @rule()
+    def hear(self) -> None:
+        """What was under way when the reader began, and was committed since, is announced."""
+        server = self.server
+        late = [event_id for event_id, row in server.visible.items() if row[1] not in server.stored]
+        server.admit(server.tracker.may_be_late(sorted(late)))
 
     @rule()
     def settle(self) -> None:
@@ -369,6 +387,8 @@ class Positions(RuleBasedStateMachine):
                     name = str(int(item.execution_id[-12:]))
                     assert item.cursor is not None
                     consumer.yielded.add(name)
+                    assert name not in consumer.mine or consumer.replaced, "it came twice"
+                    consumer.mine.add(name)
                     # One that was in hand when the history was replaced is a row of the old one, with its cursor.
                     if name in {row[1] for row in self.server.visible.values()}:
                         self.holds(consumer, item.cursor.position, "a payload's cursor ran ahead")

@@ -28,6 +28,7 @@ def test_rows_are_payloads_and_no_cursor_passes_the_watermark() -> None:
         (NAMES[event_id], "success", 17, FLOW, AT(min(event_id, 2))) for event_id in (1, 2, 4)
     ]
     assert {(type(one.execution_id), type(one.flow_id)) for one in found.payloads} == {(ExecutionId, FlowId)}
+    assert found.places == {NAMES[event_id]: event_id for event_id in (1, 2, 4)}
 
 
 def test_what_a_row_lacks_is_absent() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffcompletion.backends.postgres.states import Attach, Read, Standing, StreamState
+from ffcompletion.backends.postgres.states import Attach, Missing, Read, Standing, StreamState
 
 ALL = (1 << 63) - 1
 
@@ -144,7 +144,7 @@ def test_what_is_found_missing_is_pending_or_the_hubs_to_bring() -> None:
     standing = Standing(0)
     step = standing.next_step(9_000, 9_000)
     assert step == Read(0, 9_000, ALL)
-    standing.page_read(Read(0, 9_000, ALL), 4_000, rows=False, missing=[(10, 12)])
+    standing.page_read(Read(0, 9_000, ALL), 4_000, rows=False, missing=Missing([(10, 12)], [(10, 12)]))
     # It holds the watermark, and not what lies beyond.
     assert standing.next_step(9, 9_000) == Read(4_000, 9_000, 9)
     assert standing.resume_position(None) == 9
@@ -152,7 +152,8 @@ def test_what_is_found_missing_is_pending_or_the_hubs_to_bring() -> None:
     assert standing.next_step(9_000, 9_000) == Read(9, 12, ALL)
     assert isinstance(standing.next_step(9, 9_000), Attach)
     standing.attached(9_500, [(10, 12)])
-    standing.page_read(Read(9_000, 9_500, 9), 9_500, rows=False, missing=[(9_100, 9_100)])
+    standing.page_read(Read(9_000, 9_500, 9), 9_500, rows=False, missing=Missing([(9_100, 9_101)], [(9_100, 9_100)]))
     assert standing.overflowed(9_900, [])
-    assert standing.unread(9_500) == 4
+    # That which has come meanwhile is to be read.
+    assert standing.unread(9_500) == 5
     assert standing.next_step(9_000, 9_500) == Read(9, 12, ALL)

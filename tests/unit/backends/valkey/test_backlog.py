@@ -17,7 +17,7 @@ def test_what_it_was_given_is_not_pending() -> None:
     """Unless it has finished once more since."""
     backlog = Backlog(100, [announced(110, IDS[0], IDS[1])])
     entries = [(IDS[2], 120), (IDS[0], 110), (IDS[1], 110 + SLACK_MS + 1)]
-    assert backlog.pending(entries) == [(IDS[1], 110 + SLACK_MS + 1), (IDS[2], 120)]
+    assert backlog.pending(entries) == [(IDS[2], 120), (IDS[1], 110 + SLACK_MS + 1)]
     backlog.received([announced(121, IDS[2])])
     assert backlog.pending(entries) == [(IDS[1], 110 + SLACK_MS + 1)]
 
@@ -51,7 +51,7 @@ def test_more_is_looked_into_where_little_is_found() -> None:
     backlog = Backlog(100, [])
     backlog.looked(10, 5)
     assert backlog.look_into == 20
-    backlog.looked(800, 0)
-    assert backlog.look_into == 1_024
+    backlog.looked(20_000, 0)
+    assert backlog.look_into == 20_480
     backlog.looked(10, 6)
     assert backlog.look_into == 0

@@ -7,7 +7,7 @@ from glide import ClosingError, GlideError, RequestError
 from glide import TimeoutError as GlideTimeoutError
 
 import ffcompletion as ffc
-from ffcompletion.backends.valkey.errors import code_of, driver_errors, is_refused, named, translated
+from ffcompletion.backends.valkey.errors import code_of, driver_errors, is_refused, is_unserved, named, translated
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ from ffcompletion.backends.valkey.errors import code_of, driver_errors, is_refus
         ("WRONGPASS: invalid username-password pair", "WRONGPASS"),
         ("NOAUTH: Authentication required.", "NOAUTH"),
         ("WRONGTYPE: Operation against a key", "WRONGTYPE"),
+        ("An error was signalled by the server: - ClusterDown: Hash slot not served", "CLUSTERDOWN"),
         ("the key NOPERMISSION: x", ""),
         ("connection closed", ""),
     ],
@@ -27,6 +28,8 @@ def test_the_servers_code(text: str, code: str) -> None:
     """A user's own words are none."""
     assert code_of(RequestError(text)) == code
     assert is_refused(RequestError(text)) is (code == "NOPERM")
+    assert is_unserved(RequestError(text)) is (code == "CLUSTERDOWN")
+    assert not is_unserved(text.encode())
 
 
 @pytest.mark.parametrize(

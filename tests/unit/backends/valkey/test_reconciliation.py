@@ -283,6 +283,24 @@ def test_an_announcement_explains_no_more_than_clocks_do(clocks_ms: int, gained_
     ]
 
 
+@pytest.mark.parametrize(
+    ("apart_ms", "most"), [((3, 3), 3), ((3, None), 2_000), ((3, 9_000), 2_000), ((40, 3), 40), ((None, 3), 2_000)]
+)
+def test_clocks_that_have_been_compared(apart_ms: tuple[int | None, int | None], most: int) -> None:
+    """At the beginning of this pass and the one before: what is not known is as they may be, and no more is believed."""
+    reconciler = Reconciliation(overlap_ms=OVERLAP, limit=100, clocks_ms=2_000)
+    # A pass before, of which nothing counts.
+    for at_s, apart in zip((0, 1, 10), (3, *apart_ms), strict=True):
+        if at_s == 10:
+            reconciler.announced([_payload(IDS[0])], 2.0)
+        reconciler.begin(ServerTime(START + at_s * 1000, at_s, at_s, apart))
+        if at_s < 10:
+            reconciler.end()
+    later = [START + 2_000 + SLACK_MS + by for by in (most, most + 1)]
+    found = [reconciler.candidates([(IDS[0], score)], 10.0) for score in later]
+    assert [[it.doubtful for it in each] for each in found] == [[True], [False]]
+
+
 def test_an_announcement_that_comes_after_what_it_tells_of_was_found_is_passed_over_once() -> None:
     """Within two seconds; another one is of another completion."""
     for after_s, again in (1.9, []), (2.1, [_payload(IDS[0])]):
