@@ -17,7 +17,7 @@ import ffcompletion as ffc
 from ffcompletion.backends.memory import MemoryBackend
 from ffcompletion.sync.loop import loop_thread
 
-DONE, UNKNOWN = ("{fp:7}:550e8400-e29b-41d4-a716-44665544%04d" % n for n in range(2))
+DONE, UNKNOWN = (f"{{fp:7}}:550e8400-e29b-41d4-a716-44665544000{n}" for n in range(2))
 BEGINNING = ffc.StreamCursor.beginning()
 
 
