@@ -22,7 +22,7 @@ from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendStats
 from ffcompletion.sync.checkpointed import Checkpointed
 from ffcompletion.sync.loop import loop_thread
-from ffcompletion.sync.stream import Pump, Stream
+from ffcompletion.sync.stream import Pump, Stream, abort_dropped
 
 __all__ = ["Backend"]
 
@@ -52,9 +52,7 @@ class Backend(Closing):
     ) -> Stream:
         """A live stream to iterate over; it is live when this returns. Arguments and errors of ``subscribe``."""
         self._check()
-        for left in [pump for pump in tuple(self._pumps) if pump.handle() is None]:
-            # An interrupt that came while it was dropped kept it from being released.
-            left.abort()
+        abort_dropped(self._pumps)
         pump = Pump(self._loop, self._forget)
         # First, so that there is always something to be dropped.
         stream = Stream(pump)

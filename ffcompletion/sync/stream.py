@@ -8,7 +8,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from operator import length_hint
@@ -27,7 +27,7 @@ from ffcompletion.contract.protocols import Backend, Batched, CompletionFilter, 
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
 from ffcompletion.sync.loop import LoopThread, held
 
-__all__ = ["Pump", "Stream"]
+__all__ = ["Pump", "Stream", "abort_dropped"]
 
 
 class _Source(Protocol):
@@ -189,7 +189,7 @@ class Pump:
     def abort(self) -> None:
         """The same without waiting, from any thread: nobody holds the stream any more."""
         self._loop.call(self._abort)
-        # Known until that is certain: see `Backend.subscribe`.
+        # Known until that is certain.
         self._forget(self)
 
     def _abort(self) -> None:
@@ -239,3 +239,10 @@ class Stream(Closing):
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
+
+
+def abort_dropped(pumps: Collection[Pump]) -> None:
+    """Those whose streams are gone and that are there all the same: an interrupt came as they were dropped."""
+    for pump in tuple(pumps):
+        if pump.handle() is None:
+            pump.abort()
