@@ -116,7 +116,7 @@ async def _examined(wire: Wire, options: Options) -> AsyncGenerator[Finding]:
     about = await _info(wire)
     if about:
         yield _version(about)
-        yield _role(about)
+        yield _role(about, options)
         yield await _cluster(wire, about, options)
         if about.get("cluster_enabled") == "1":
             yield await _right(wire, "slots", WARNING, _SLOTS, f"ACL SETUSER {user} +cluster|slots +asking")
@@ -152,17 +152,13 @@ def _version(about: Mapping[str, str]) -> Finding:
     return Finding("version", OK, f"Valkey {valkey}")
 
 
-def _role(about: Mapping[str, str]) -> Finding:
+def _role(about: Mapping[str, str], options: Options) -> Finding:
     if about.get("role") != "slave":
         return Finding("role", OK, "primary")
-    if about.get("master_link_status") != "up":
-        return Finding(
-            "role",
-            WARNING,
-            "replica, and cut off from its primary: nothing is announced here",
-            "name the primary in the URL",
-        )
-    return Finding("role", NOTE, "replica: announcements arrive, what is stored may be a moment behind")
+    cut_off = "" if about.get("master_link_status") == "up" else ", and cut off from its primary"
+    if options.cluster or len(options.hosts) > 1:
+        return Finding("role", WARNING if cut_off else NOTE, f"replica{cut_off}: the primary is asked")
+    return Finding("role", FAILURE, f"replica{cut_off}: no stream opens here", "name the primary in the URL")
 
 
 async def _cluster(wire: Wire, about: Mapping[str, str], options: Options) -> Finding:

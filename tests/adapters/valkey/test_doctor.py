@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import ffcompletion as ffc
 from ffcompletion import embedded
+from ffcompletion.backends.valkey import ValkeyBackend
 from ffcompletion.contract.diagnosis import Verdict, exit_status
 from ffcompletion.doctor import examine
 from tests.adapters.examined import FAILURE, NOTE, OK, WARNING, found
@@ -113,15 +115,23 @@ async def test_buffers_that_are_small_and_executions_that_are_evicted() -> None:
 
 
 async def test_a_replica_of_a_valkey_and_lanes(valkey_url: str) -> None:
-    """Connected it is a note; cut off it is a warning. Registered lanes are named."""
+    """Alone it will not do, as subscribing says. Beside others it is a note; cut off, a warning. Registered lanes are named."""
     with embedded.valkey() as primary:
         raw_valkey(primary.url, ["SADD", "ff:idx:lanes", "default", "slow"])
         assert (await found(primary.url, "lanes")).found == "default, slow"
         host, port = primary.url.rpartition("/")[2].rsplit(":", 1)
         with embedded.valkey("--replicaof", f"{host} {port}") as replica:
-            await eventually(lambda: _is_a(replica.url, NOTE), 20)
+            both = f"{replica.url},{host}:{port}"
+            await eventually(lambda: _is_a(both, NOTE), 20)
+            async with ValkeyBackend(both) as backend, ffc.subscribe(backend):
+                assert backend.stats().state is ffc.BackendState.LIVE
+            assert (await found(replica.url, "role")).verdict is FAILURE
+            async with ValkeyBackend(replica.url) as backend:
+                with pytest.raises(ffc.EngineError, match="No primary"):
+                    await backend.subscribe_completions()
             primary.stop()
-            await eventually(lambda: _is_a(replica.url, WARNING), 20)
+            await eventually(lambda: _is_a(both, WARNING), 20)
+            assert "cut off" in (await found(replica.url, "role")).found
 
 
 async def _is_a(url: str, verdict: Verdict) -> bool:
