@@ -16,6 +16,8 @@ TOGETHER: Final = 2_048
 _PREPARED: Final = "-1/"
 # So often the owners are asked for before it is read while some of them go on.
 _OVERDUE: Final = 4
+# And then when they have been a quarter as often again, or so often: once a second, at the most.
+_SELDOM: Final = 30
 
 
 @final
@@ -40,6 +42,8 @@ class Gap(msgspec.Struct):
     """Some of them have ended since it was last read."""
     reread_to: int | None = None
     """It is being read before all of them have, and has been up to this id; None: it is not."""
+    again: int = _OVERDUE
+    """When it is to be read again, by how often they were."""
     awaits: bool = False
     """A row is visible in it, whose id another one is to have: only when all have ended that may be read."""
 
@@ -68,18 +72,19 @@ class Gap(msgspec.Struct):
             self.owners = left | prepared if any(not o.startswith(_PREPARED) for o in self.owners - left) else left
             self.ended = True
         self.asked += 1
-        # By then what is announced has come; and at 8, 16, 32, …
-        if self.asked >= _OVERDUE and self.reread_to is None and (self.ended or not self.asked & (self.asked - 1)):
+        # By then what is announced has come; and now and then, since beside one that goes on a replica does not tell who ends.
+        if self.asked >= _OVERDUE and self.reread_to is None and (self.ended or self.asked >= self.again):
             self.reread_to, self.ended = self.lows[0] - 1, False
 
     def was_read(self, upto: int) -> None:
         """All that was to be read up to there."""
         if self.reread_to is not None:
             self.reread_to = max(self.reread_to, upto) if upto < self.highs[-1] else None
+            self.again = self.asked + min(self.asked // 4 + 1, _SELDOM)
 
     def forget_owners(self) -> None:
         """Who they are is to be asked anew."""
-        self.owners, self.asked, self.ended, self.reread_to = None, 0, False, None
+        self.owners, self.asked, self.again, self.ended, self.reread_to = None, 0, _OVERDUE, False, None
 
     def keep(self, spans: Sequence[tuple[int, int]]) -> None:
         """These alone."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ffcompletion.backends.postgres.gap import over, packed
 
 
@@ -23,3 +25,15 @@ def test_what_is_over_is_over_for_all_that_may_own_it() -> None:
     first, second, third = packed([(1, 2)], 0.0) + packed([(5, 5)], 0.0) + packed([(7, 9)], 0.0)
     second.owners, third.owners = frozenset({"1/1"}), frozenset()
     assert over([first, second, third]) == [(7, 9)]
+
+
+def test_however_long_one_goes_on_what_others_left_is_looked_for() -> None:
+    """On a replica, where nobody is seen to end: twice a minute."""
+    (gap,) = packed([(1, 5)], 0.0)
+    reads = []
+    for number in range(3_600):
+        gap.narrow(frozenset({"horizon 1"}), frozenset())
+        if gap.reread_to is not None:
+            reads.append(number)
+            gap.was_read(5)
+    assert max(after - before for before, after in pairwise(reads)) == 30
