@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from typing import TypeVar, final
@@ -21,7 +22,7 @@ from ffcompletion.contract.snapshot import ExecutionSnapshot
 from ffcompletion.contract.stats import BackendStats
 from ffcompletion.sync.checkpointed import Checkpointed
 from ffcompletion.sync.loop import loop_thread
-from ffcompletion.sync.stream import Pump, Stream
+from ffcompletion.sync.stream import Pump, Stream, abort_dropped
 
 __all__ = ["Backend"]
 
@@ -42,7 +43,7 @@ class Backend(Closing):
         self._loop = loop_thread()
         self._pumps: set[Pump] = set()
         self._open = True
-        self._loop.enter()
+        self._loop.enter(self)
 
     def subscribe(
         self,
@@ -51,10 +52,16 @@ class Backend(Closing):
     ) -> Stream:
         """A live stream to iterate over; it is live when this returns. Arguments and errors of ``subscribe``."""
         self._check()
-        pump = Pump(self._loop, self._pumps.discard)
+        abort_dropped(self._pumps)
+        pump = Pump(self._loop, self._forget)
+        # First, so that there is always something to be dropped.
+        stream = Stream(pump)
         self._pumps.add(pump)
         pump.open(self._backend, filter, **options)
-        return Stream(pump)
+        return stream
+
+    def _forget(self, pump: Pump) -> None:
+        self._pumps.discard(pump)
 
     def wait_for_completion(
         self,
@@ -76,12 +83,14 @@ class Backend(Closing):
         return self._iterate(answers)
 
     def _iterate(self, answers: AsyncGenerator[CompletionPayload]) -> Generator[CompletionPayload]:
+        # An interrupt cancels the one, which may take its time; the other waits for that.
+        turn = asyncio.Lock()
         try:
-            while (completion := self._loop.run(lambda: _next(answers))) is not None:
+            while (completion := self._loop.run(lambda: _next(answers, turn))) is not None:
                 yield completion
         finally:
             if self._open:
-                self._loop.run(lambda: _close(answers))
+                self._loop.run(lambda: _close(answers, turn))
 
     def wait_for_all(
         self,
@@ -156,7 +165,7 @@ class Backend(Closing):
                 pump.close()
             self._loop.run(self._backend.aclose)
         finally:
-            self._loop.leave()
+            self._loop.leave(self)
 
     def _check(self) -> None:
         if not self._open:
@@ -167,9 +176,11 @@ class Backend(Closing):
         return f"<sync {self._backend!r}>"
 
 
-async def _next(answers: AsyncGenerator[CompletionPayload]) -> CompletionPayload | None:
-    return await anext(answers, None)
+async def _next(answers: AsyncGenerator[CompletionPayload], turn: asyncio.Lock) -> CompletionPayload | None:
+    async with turn:
+        return await anext(answers, None)
 
 
-async def _close(answers: AsyncGenerator[CompletionPayload]) -> None:
-    await answers.aclose()
+async def _close(answers: AsyncGenerator[CompletionPayload], turn: asyncio.Lock) -> None:
+    async with turn:
+        await answers.aclose()

@@ -36,7 +36,7 @@ class Checkpointed:
     def __enter__(self) -> Self:
         # The loop outlives the backend, should that be closed in here: the position is still to be stored, and a lease
         # to be given back.
-        self._loop.enter()
+        self._loop.enter(self)
         try:
             self._loop.run(self._begin)
         except BaseException as exc:
@@ -45,7 +45,7 @@ class Checkpointed:
                 if self._begun:
                     self._loop.run(partial(self._inner.__aexit__, type(exc), exc, exc.__traceback__))
             finally:
-                self._loop.leave()
+                self._loop.leave(self)
             raise
         return self
 
@@ -60,7 +60,7 @@ class Checkpointed:
             self._loop.run(lambda: self._inner.__aexit__(kind, error, trace))
         finally:
             if os.getpid() == self._loop.pid:
-                self._loop.leave()
+                self._loop.leave(self)
 
     def __iter__(self) -> Self:
         """Begin a loop. What an earlier one had in hand when it was left is not processed, and comes again first."""

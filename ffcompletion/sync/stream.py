@@ -6,8 +6,11 @@ import asyncio
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from operator import length_hint
 from typing import Protocol, Self, final
 
@@ -22,9 +25,9 @@ from ffcompletion.contract.errors import Unavailable
 from ffcompletion.contract.payload import CompletionPayload
 from ffcompletion.contract.protocols import Backend, Batched, CompletionFilter, Subscription
 from ffcompletion.contract.stats import Lag, StreamStats, seconds_since
-from ffcompletion.sync.loop import LoopThread
+from ffcompletion.sync.loop import LoopThread, held
 
-__all__ = ["Pump", "Stream"]
+__all__ = ["Pump", "Stream", "abort_dropped"]
 
 
 class _Source(Protocol):
@@ -77,8 +80,8 @@ class Pump:
         # Whoever iterates takes from here; how many there were before it tells whether it has been replaced.
         self._items: Iterator[CompletionPayload] = iter(())
         self._batches = 0
-        self._asked = False
-        self._changed = threading.Condition()
+        # Each waits for its own: the loop's thread only ever lets go.
+        self._waiting: deque[threading.Lock] = deque()
         self._wanted = asyncio.Event()
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
@@ -87,6 +90,8 @@ class Pump:
         self._aborted = False
         self.ended: bool = False
         """Whether nothing more comes from the loop's thread."""
+        self.handle: Callable[[], object] = lambda: None
+        """The stream that is iterated over, or None."""
 
     def open(self, backend: Backend, wanted: CompletionFilter | None, **options: Unpack[SubscribeOptions]) -> None:
         """Subscribe, and wait for that."""
@@ -95,6 +100,7 @@ class Pump:
         except BaseException:
             # An interrupt may come in the very moment that it is made.
             self.abort()
+            self.ended = True
             raise
 
     async def _start(
@@ -114,20 +120,26 @@ class Pump:
                     # Only what is asked for is moved: until then it is the stream's, within its own bounds.
                     await self._wanted.wait()
                     items = await stream.next_batch()
-                    with self._changed:
-                        self._items = items
-                        self._batches += 1
-                        self._asked = False
-                        self._wanted.clear()
-                        self._changed.notify_all()
+                    self._wanted.clear()
+                    self._items = items
+                    self._batches += 1
+                    self._wake()
         except StopAsyncIteration:
             pass
         except Exception as exc:  # noqa: BLE001  # the loop's thread raises it
             self._error = exc
         finally:
-            with self._changed:
-                self.ended = True
-                self._changed.notify_all()
+            self.ended = True
+            self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().release()
+
+    def _want(self, seen: int) -> None:
+        # Whoever asked may have looked before others took what there is now.
+        if seen == self._batches:
+            self._wanted.set()
 
     def next(self) -> CompletionPayload:
         """The next completion, however long it takes. Raises ``StopIteration`` at the end."""
@@ -138,17 +150,17 @@ class Pump:
                 return completion
             if os.getpid() != self._loop.pid:
                 raise Unavailable("this stream", "it was opened before fork(); subscribe again in the child process")
-            with self._changed:
-                if self._batches != seen:
-                    continue
-                if self.ended:
-                    if self._error is not None:
-                        raise self._error
-                    raise StopIteration
-                if not self._asked:
-                    self._asked = True
-                    self._loop.call(self._wanted.set)
-                self._changed.wait()
+            waiting = held()
+            self._waiting.append(waiting)
+            # Only now is it certain that a change is noticed.
+            if self._batches != seen:
+                continue
+            if self.ended:
+                if self._error is not None:
+                    raise self._error
+                raise StopIteration
+            self._loop.call(partial(self._want, seen))
+            waiting.acquire()
 
     def look(self) -> tuple[StreamCursor | None, StreamStats]:
         """Where to resume, and the counters."""
@@ -176,8 +188,9 @@ class Pump:
 
     def abort(self) -> None:
         """The same without waiting, from any thread: nobody holds the stream any more."""
-        self._forget(self)
         self._loop.call(self._abort)
+        # Known until that is certain.
+        self._forget(self)
 
     def _abort(self) -> None:
         self._aborted = True
@@ -194,6 +207,7 @@ class Stream(Closing):
 
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
+        pump.handle = weakref.ref(self)
 
     def __iter__(self) -> Self:
         return self
@@ -225,3 +239,10 @@ class Stream(Closing):
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
+
+
+def abort_dropped(pumps: Collection[Pump]) -> None:
+    """Those whose streams are gone and that are there all the same: an interrupt came as they were dropped."""
+    for pump in tuple(pumps):
+        if pump.handle() is None:
+            pump.abort()

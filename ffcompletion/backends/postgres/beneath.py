@@ -34,12 +34,13 @@ _LATE: Final[LiteralString] = (
 _BESIDE: Final[LiteralString] = (
     "SELECT event_id FROM {outbox} WHERE event_id > %s AND event_id < %s AND xmin::text::bigint = ANY(%s::bigint[])"
 )
-# Of so many rows up to this one: the lowest's id, and the ids of those that had not been committed then.
+# Of so many rows up to this one: the lowest's id, and the ids of those that had not been committed then. Not of one that the
+# engine has claimed: that gives it another number, whoever wrote it.
 _ALL_LATE: Final[LiteralString] = (
-    "SELECT coalesce(min(event_id), 1), coalesce(array_agg(event_id) FILTER (WHERE "
+    "SELECT coalesce(min(event_id), 1), coalesce(array_agg(event_id) FILTER (WHERE dispatched_at_ms IS NULL AND "
     + _SINCE
-    + "), '{{}}') FROM (SELECT"
-    " event_id, xmin::text::bigint AS x FROM {outbox} WHERE event_id <= %s ORDER BY event_id DESC LIMIT %s) t"
+    + "), '{{}}') FROM (SELECT event_id, dispatched_at_ms, xmin::text::bigint AS x FROM {outbox}"
+    " WHERE event_id <= %s ORDER BY event_id DESC LIMIT %s) t"
 )
 # Rows in one such question, some 40 ms; how many of them there are; and after how long it is begun anew, at the least.
 _ROWS: Final = 5_000
