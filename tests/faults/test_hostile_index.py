@@ -26,13 +26,15 @@ def largest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen = [0]
     begin = TerminalIndex.__init__
 
-    def counted(self: TerminalIndex, execute: replies.Execute, given: Sequence[str]) -> None:
+    def counted(
+        self: TerminalIndex, execute: replies.Execute, given: Sequence[str], clocks: replies.Clocks | None = None
+    ) -> None:
         async def counting(commands: Sequence[Sequence[str]]) -> Sequence[object]:
             answers = await execute(commands)
             seen[0] = max([seen[0], *(len(each) for each in answers if isinstance(each, (dict, set)))])
             return answers
 
-        begin(self, counting, given)
+        begin(self, counting, given, clocks)
 
     monkeypatch.setattr(TerminalIndex, "__init__", counted)
     return seen

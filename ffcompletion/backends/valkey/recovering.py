@@ -75,10 +75,12 @@ class Recovery:
             self._sources.pop(source, None)
             return
         page, pending = await self._pending(source, backlog, together)
-        joining = page.complete and len(pending) <= source.room.items // 2
-        if joining:
-            # From now on it takes what is announced; what the index holds beyond that is read once more.
+        joining = source in together.joining or _may_join(source, page, pending)
+        if joining and source not in together.joining:
+            # From now on it takes what is announced; what the index holds beyond that is read once more, for all that can
+            # be seen to be as far.
             source.join()
+            self._join_with(together)
             together.forget_pages()
             page, pending = await self._pending(source, backlog, together)
         piece = pending[: _most(source, backlog)]
@@ -103,6 +105,18 @@ class Recovery:
             backlog.delivered(piece, min(page.reached(piece, pending), page.asked_ms - 1 - self._clocks_ms))
         self._sources.pop(source, None)
         source.request()
+
+    def _join_with(self, together: _Round) -> None:
+        """Those that were put behind together join together, once in a round: each would read all keys for itself."""
+        others, together.others = together.others, []
+        for source in others:
+            backlog = source.backlog
+            if backlog is None or source.closed or source not in self._sources:
+                continue
+            page = together.page_at_hand(backlog.since_ms, _wanted(source, backlog), backlog.skip)
+            if page is not None and _may_join(source, page, backlog.pending(page.entries)):
+                source.join()
+                together.joining.add(source)
 
     async def _choose(self, source: Source, piece: Sequence[Entry], together: _Round) -> tuple[Sequence[Entry], Denied]:
         """What of these the stream's filter admits, and what it does not. No record but the filter's own is read yet."""
@@ -129,8 +143,7 @@ class Recovery:
 
     async def _pending(self, source: Source, backlog: Backlog, together: _Round) -> tuple[IndexPage, Sequence[Entry]]:
         """A page, and what of it the stream is missing; something, unless there is nothing beyond."""
-        # A page holds up to twice as many as are wanted, and what is not looked into is read once more.
-        wanted = min(_most(source, backlog), max(source.room.items, backlog.look_into // 2))
+        wanted = _wanted(source, backlog)
         since_ms, asked_ms, skip = backlog.since_ms, 0, backlog.skip
         while True:
             page = await together.page(since_ms, wanted, skip)
@@ -159,17 +172,25 @@ class _Round:
         self._filters = list(dict.fromkeys(wanted for each in sources if (wanted := each.selector.filter) is not None))
         self._pages: deque[_Read] = deque(maxlen=_PAGES)
         self._facts: dict[Entry, tuple[CompletionPayload, Facts | None] | None] = {}
+        self.others: Sequence[Source] = sources
+        """Those that may join when the first of them does."""
+        self.joining: set[Source] = set()
+        """Those that did."""
 
     async def page(self, since_ms: int, wanted: int, skip: Mapping[str, int]) -> IndexPage:
         """Everything from there on, up to wherever it reaches."""
-        for read in self._pages:
-            found = read.since(since_ms, skip, wanted)
-            if found is not None:
-                return found
+        known = self.page_at_hand(since_ms, wanted, skip)
+        if known is not None:
+            return known
         page = await page_within_reach(self._index, self._reconciliation, since_ms, wanted, skip=skip)
         page = msgspec.structs.replace(page, entries=sorted(page.entries, key=_score))
         self._pages.append(_Read(since_ms, skip, page))
         return page
+
+    def page_at_hand(self, since_ms: int, wanted: int, skip: Mapping[str, int]) -> IndexPage | None:
+        """The same, where it has been read already."""
+        found = (read.since(since_ms, skip, wanted) for read in self._pages)
+        return next((page for page in found if page is not None), None)
 
     def forget_pages(self) -> None:
         """What has been written by now counts."""
@@ -217,6 +238,15 @@ class _Read(NamedTuple):
 def _most(source: Source, backlog: Backlog) -> int:
     """How many entries are looked into for it in one round. Where its filter is somebody's code, others wait for that."""
     return min(max(source.room.items, backlog.look_into), _PORTIONS * asked_at_once(source.selector.filter, _AT_ONCE))
+
+
+def _wanted(source: Source, backlog: Backlog) -> int:
+    """A page holds up to twice as many as are wanted, and what is not looked into is read once more."""
+    return min(_most(source, backlog), max(source.room.items, backlog.look_into // 2))
+
+
+def _may_join(source: Source, page: IndexPage, pending: Sequence[Entry]) -> bool:
+    return page.complete and len(pending) <= source.room.items // 2
 
 
 def _score(entry: Entry) -> int:

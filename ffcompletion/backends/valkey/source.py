@@ -133,8 +133,9 @@ class Source:
 
     def join(self) -> None:
         """Take what is announced, from now on."""
+        if self._standing.state is not StreamState.JOINING:
+            self.received = []
         self._standing.joining()
-        self.received = []
 
     def without_received(self, payloads: Sequence[CompletionPayload]) -> Sequence[CompletionPayload]:
         """Those that it has not been told of since it began to join."""

@@ -106,6 +106,20 @@ def test_it_is_live_again_with_the_last_of_what_it_missed() -> None:
     assert (stream.taken(), stream.accounted) == (4, 7)
 
 
+def test_what_was_announced_while_it_joins_is_known_when_that_is_tried_again() -> None:
+    """The server was away in between: it lies in the buffer, and comes once."""
+    stream = Stream()
+    stream.publish(some(3))
+    stream.publish(some(3, 3))
+    stream.taken()
+    stream.source.join()
+    stream.publish(some(1, 6))
+    stream.source.join()
+    missed = stream.source.without_received(some(4, 3))
+    assert stream.source.recovered(missed, NOTHING_DENIED, all_of_it=True)
+    assert (stream.taken(), stream.accounted) == (4, 7)
+
+
 def test_what_was_recovered_and_does_not_fit_is_still_missing() -> None:
     stream = Stream()
     stream.publish(some(3))
