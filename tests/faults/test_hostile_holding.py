@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend, beginning, beneath, fetching, pages, states
+from ffcompletion.backends.postgres import PostgresBackend, beginning, beneath, fetching, pages, reader, states
 from tests.worlds import PostgresWorld, done, eventually, first, insert, nothing, some
 
 A = ffc.ScannerFilter("a")
@@ -272,3 +272,33 @@ async def test_who_has_read_what_lies_far_below_is_not_given_it_again(
                 assert isinstance(each, ffc.Subscription)
                 stats = each.stats()
                 assert (stats.delivered, stats.filtered, stats.undecided) == (71, 0, 0)
+
+
+async def test_a_slow_stream_misses_nothing_far_below(postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even what the others were handed while it had fallen behind; with room for all of it, nobody falls."""
+    monkeypatch.setattr(beginning, "LOOK_BACK", 10)
+    # They are handed out in several batches.
+    monkeypatch.setattr(reader, "_PAGE", 10)
+    late, stored = [done(namespace="a") for _ in range(120)], [done(namespace="a") for _ in range(30)]
+    writer, other = [await postgres.connect(autocommit=False) for _ in range(2)]
+    await other.execute(NOTHING.encode())
+    await postgres.announce(*stored[:5])
+    await quietly(writer, *late)
+    await postgres.announce(*stored[5:])
+    async with (
+        postgres.backend(poll_interval=0.2, buffer_size=20) as backend,
+        ffc.subscribe(backend) as stream,
+        ffc.subscribe(backend, A) as filtered,
+        ffc.subscribe(backend, A, results=True) as rich,
+    ):
+        await writer.commit()
+        marker = done(namespace="a")
+        await eventually(lambda: backend.stats().received >= 120)
+        await postgres.announce(marker)
+        for each in (stream, filtered, rich):
+            assert sorted(item.execution_id for item in await some(each, 121, 10)) == sorted(
+                item.execution_id for item in (*late, marker)
+            )
+        await nothing(stream, last := done(namespace="a"), postgres)
+        for each in (filtered, rich):
+            assert (await first(each)).execution_id == last.execution_id

@@ -91,6 +91,11 @@ class Beneath:
         """Ids up to here may be owned by somebody who was under way, and nobody looked; 0: none."""
         return self._leader.tracker.owned
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is more to look through that may not have been heard of."""
+        return bool(self._stretches and self.upto)
+
     async def begin(self, session: _Session) -> None:
         """The reader has begun: only who is under way by now may still commit rows down there."""
         self._session = session

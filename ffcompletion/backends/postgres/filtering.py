@@ -106,6 +106,7 @@ class Filtering:
         self.history += 1
         for item in self._queue:
             self.tracker.admit(item.ids, time.monotonic())
+            self.tracker.below.extend(item.ids if item.beneath else ())
             self.tracker.give_up(item.gaps)
         self._queue.clear()
 
@@ -124,6 +125,7 @@ class Filtering:
         beneath: bool,
     ) -> None:
         self.tracker.admit(ids, time.monotonic())
+        self.tracker.below.extend(ids if beneath else ())
         if self.hub.groups:
             rich = None if results is None else with_results(decoded.payloads, results)
             places = decoded.places if beneath else {}

@@ -33,8 +33,7 @@ __all__ = ["LOOK_BACK", "GapTracker"]
 LOOK_BACK: Final = 100_000
 """Rows below the start that are examined for transactions already under way."""
 
-# Spans of retired ids that are remembered, the highest, so that a row which appears in one after all (an id taken
-# without the lock, by hand) is known to be new. Bounds memory; each is some 100 bytes.
+# Spans of retired ids that are remembered, the highest: a row that appears in one after all is new. Some 100 bytes each.
 _RETIRED_KEPT: Final = 10_000
 # Spans that are decided at once.
 _DECIDED: Final = 4_096
@@ -44,7 +43,7 @@ _DECIDED: Final = 4_096
 class GapTracker:
     """What one reader of the outbox has seen. ``start``: everything visible up to there counts as already seen."""
 
-    __slots__ = ("_bottom", "_deep", "_gaps", "_high", "_opened", "_retired", "_start")
+    __slots__ = ("_bottom", "_deep", "_gaps", "_high", "_opened", "_retired", "_start", "below")
 
     def __init__(self, start: int) -> None:
         self._start = start
@@ -53,8 +52,9 @@ class GapTracker:
         self._opened = 0
         self._retired: list[tuple[int, int]] = []
         self._deep = Deep()
-        # The floor, where no row was visible down there.
-        self._bottom = 0
+        self._bottom = 0  # the floor, where no row was visible down there
+        # Ids far below that were handed out though nobody had found them missing, in that order.
+        self.below: array[int] = array("q")
 
     @property
     def start(self) -> int:
@@ -156,7 +156,7 @@ class GapTracker:
         """One that stands at the same place, and goes on by itself."""
         other = GapTracker(self._start)
         other._high = self._high  # of the same class
-        other._deep, other._bottom = self._deep.copy(), self._bottom
+        other._deep, other._bottom, other.below = self._deep.copy(), self._bottom, self.below[:]
         other._gaps = [Gap(gap.lows[:], gap.highs[:], gap.since, gap.owners) for gap in self._gaps]
         other._retired = list(self._retired)
         return other

@@ -45,8 +45,7 @@ _REREAD: Final = 512
 # Whoever is writing when we begin mostly ends in a moment: so long is waited for it, where nothing else is stored below.
 _ENDS_WITHIN_S: Final = 0.1
 _ASKED_EVERY_S: Final = 0.005
-# Ripe gaps this close are looked for in one read, over so many ids in between and so many rows at the most: only ids
-# are read, 1,000 in a millisecond or so, while each read costs one by itself.
+# Ripe gaps this close are looked for in one read, over so many ids in between and so many rows at the most.
 _MERGE_WITHIN: Final = 1_000
 _BETWEEN: Final = 5_000
 # However little the sequence says, so often everything is looked at: a row may be written with an id of its own.
@@ -214,6 +213,7 @@ class Reader:
             # Whoever was given such an id may be about to commit: both rows come then, or, once it has ended, this one.
             rows = [row for row in rows if row[0] not in awaited]
         if rows and (beneath := self.tracker.beneath(row[0] for row in rows)):
+            self.tracker.below.extend(sorted(beneath))
             self._take([row for row in rows if row[0] in beneath], beneath=True)
         if rows or awaited:
             self._take(rows, awaited)

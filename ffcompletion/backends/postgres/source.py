@@ -65,7 +65,7 @@ class Source:
         if after is None:
             # Rows up to the highest were not asked for, and what is still to appear in the gaps commits after this.
             self._attach()
-            self._standing.attached_now(tracker.high)
+            self._standing.attached_now(tracker.high, len(tracker.below))
 
     # ── the hub's side ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -90,9 +90,8 @@ class Source:
         self._detach(self._standing.state)
         tracker = self._reader.tracker
         # What is buffered while joining is newer than what is pending, and must not be consumed first.
-        if self._standing.overflowed(
-            tracker.high, union(tracker.spans(), [(event_id, event_id) for event_id in in_hand])
-        ):
+        still_open = union(tracker.spans(), [(event_id, event_id) for event_id in in_hand])
+        if self._standing.overflowed(tracker.high, still_open, len(tracker.below)):
             self._buffer.drop()
         if not self._buffer.size:
             # Nothing that came before is left to be taken first.
@@ -266,7 +265,9 @@ class Source:
             if not isinstance(step, Attach):
                 return step
             self._attach()
-            self._standing.attached(tracker.high, tracker.spans())
+            # Who has resumed reads what lies below by itself.
+            below = tracker.below if self._after is None else ()
+            self._standing.attached(tracker.high, tracker.spans(), below)
 
     # ── closing and counting ─────────────────────────────────────────────────────────────────────────────────────
 

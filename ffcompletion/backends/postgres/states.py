@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
 from enum import StrEnum
 from operator import itemgetter
 from typing import Final, final
@@ -73,7 +74,7 @@ class Attach(msgspec.Struct, frozen=True):
 class Standing:
     """One stream's state. Ids are event ids of the outbox."""
 
-    __slots__ = ("_at_joining", "_pages", "_pending", "_reached", "_read_to", "generation", "state")
+    __slots__ = ("_at_joining", "_below", "_pages", "_pending", "_reached", "_read_to", "generation", "state")
 
     def __init__(self, after: int) -> None:
         """``after``: where to resume; everything up to there has been yielded."""
@@ -82,6 +83,7 @@ class Standing:
         """Changes when the history does: what was read under another one has to be read again."""
         self._read_to = after
         self._pending: Spans = []
+        self._below = 0
         # The hub's highest id and its gaps at the moment of attaching.
         self._at_joining: tuple[int, Spans] = (0, [])
         # For each page that has been read and not wholly taken, the id below its first row not taken.
@@ -164,16 +166,23 @@ class Standing:
 
     # ── what happened ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def attached(self, high: int, gaps: Spans) -> None:
-        """The hub brings everything above ``high``, and whatever appears in ``gaps``."""
+    def attached(self, high: int, gaps: Spans, below: Sequence[int] = ()) -> None:
+        """The hub brings everything above ``high``, and whatever appears in ``gaps``. ``below``: what it has brought that was
+        no gap, from the beginning; what of it came while this stream was detached is to be read.
+        """
+        missed = [(event_id, event_id) for event_id in sorted({*below[self._below :]})]
+        self._pending, self._below = union(self._pending, missed), len(below)
         rest = [(self._read_to + 1, high)] if self._read_to < high else []
         self._pending = without(union(self._pending, rest), gaps)
         self._read_to = max(self._read_to, high)
         self._at_joining = (high, gaps)
         self.state = StreamState.JOINING
 
-    def attached_now(self, high: int) -> None:
-        """From now: the hub brings all there will be, and nothing that is stored was asked for."""
+    def attached_now(self, high: int, below: int = 0) -> None:
+        """From now: the hub brings all there will be, and nothing that is stored was asked for. ``below``: how much that was
+        no gap it has brought.
+        """
+        self._below = below
         self._read_to = high
         self.state = StreamState.LIVE
 
@@ -204,8 +213,9 @@ class Standing:
         else:
             self._pages[0] = upto
 
-    def overflowed(self, high: int, gaps: Spans) -> bool:
-        """The hub's batch did not fit; detached. ``gaps``: those still open, and the rows of the batch in hand.
+    def overflowed(self, high: int, gaps: Spans, below: int = 0) -> bool:
+        """The hub's batch did not fit; detached. ``gaps``: those still open, and the rows of the batch in hand. ``below``: as
+        for ``attached_now``.
 
         True: what is buffered is to be dropped, for older rows come first. It is pending again.
         """
@@ -214,7 +224,7 @@ class Standing:
             self._pending = union(self._pending, at_joining)
             self.state = StreamState.CATCHING_UP
             return True
-        self._read_to = high
+        self._read_to, self._below = high, below
         self._pending = union(gaps, [])
         self.state = StreamState.OVERFLOWED
         return False

@@ -317,4 +317,4 @@ class Supervisor:
             # A burst is under way: let it gather, so that reading does not take the server's time from writing.
             await asyncio.sleep(min(_GATHER_S, _GATHER * (time.monotonic() - started)))
             return True
-        return more or session.inbox.pending
+        return more or session.inbox.pending or self._beneath.unfinished

@@ -124,6 +124,7 @@ class Server:
     def admit(self, ids: Sequence[int]) -> None:
         """Hand out what of these was not seen before."""
         if beneath := self.tracker.beneath(ids):
+            self.tracker.below.extend(sorted(beneath))
             self.publish(sorted(beneath), beneath=True)
         self.publish(ids)
 

@@ -157,3 +157,16 @@ def test_what_is_found_missing_is_pending_or_the_hubs_to_bring() -> None:
     # That which has come meanwhile is to be read.
     assert standing.unread(9_500) == 5
     assert standing.next_step(9_000, 9_500) == Read(9, 12, ALL)
+
+
+def test_what_came_far_below_while_it_was_detached_is_read() -> None:
+    """And what was dropped of it as it fell while joining; not what it was brought before."""
+    standing = Standing(100)
+    standing.attached_now(100, 1)
+    assert not standing.overflowed(200, [], 2)
+    standing.drained()
+    standing.attached(210, [], [5, 6, 9, 7])
+    assert standing.unread(210) == 12
+    assert standing.overflowed(220, [], 5)
+    standing.attached(230, [], [5, 6, 9, 7, 8, 3])
+    assert standing.next_step(230) == Read(2, 230, ALL, [(4, 6), (10, 200)])
