@@ -85,7 +85,8 @@ class Recovery:
             page, pending = await self._pending(source, backlog, together)
         piece = pending[: _most(source, backlog)]
         chosen, denied = await self._choose(source, piece, together)
-        most = max(1, source.room.items)
+        # What no filter has looked at may be nothing at all: then it takes no room.
+        most = max(1, len(chosen) if source.selector.filter is None else source.room.items)
         if source.selector.results:
             most = min(most, await self._questions.fitting([name for name, _ in chosen[:most]]))
         if most < len(chosen):
