@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import source as postgres_source
 from ffcompletion.backends.postgres.pages import Page, PageReader
 from ffcompletion.backends.postgres.silent_reading import SilentReading
 from ffcompletion.backends.postgres.source import Source as PostgresSource
@@ -30,7 +29,6 @@ KIB = 1 << 10
 def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that a test can reach in no time."""
     monkeypatch.setattr(buffer, "MOST_BYTES", BYTES)
-    monkeypatch.setattr(postgres_source, "MOST_BYTES", BYTES)
 
 
 def held(stream: ffc.Subscription) -> list[int]:
