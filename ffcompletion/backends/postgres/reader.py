@@ -260,7 +260,7 @@ class Reader:
         """
         tracker = self.tracker
         await self._report_holders(session)
-        if not tracker.gaps or time.monotonic() < self.settle_at:
+        if not (tracker.gaps or tracker.owned) or time.monotonic() < self.settle_at:
             return
         resolvable = tracker.resolvable
         if not resolvable:

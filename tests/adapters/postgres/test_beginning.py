@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 import ffcompletion as ffc
-from tests.worlds import PostgresWorld, done, first, insert, nothing, some
+from ffcompletion.backends.postgres import PostgresBackend
+from tests.worlds import PostgresWorld, done, eventually, first, insert, nothing, some
 
 
 async def test_no_cursor_lies_below_where_its_stream_began(postgres: PostgresWorld) -> None:
@@ -104,3 +105,23 @@ async def test_what_a_transaction_far_below_the_beginning_holds_arrives_whole(
         got = [item.execution_id for item in await some(stream, 100)]
         assert got == [item.execution_id for item in items]
         await nothing(stream, done(), postgres)
+
+
+async def test_it_is_noticed_that_all_who_were_under_way_have_ended(
+    postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing is missing: what is looked for on their behalf is looked for no longer."""
+    monkeypatch.setattr("ffcompletion.backends.postgres.beginning.LOOK_BACK", 10)
+    slow, item = await postgres.connect(autocommit=False), done()
+    await insert(slow, item)
+    await postgres.announce(*(done() for _ in range(20)))
+    async with postgres.backend(poll_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        assert isinstance(backend, PostgresBackend)
+        run = backend._run
+        assert run is not None
+        assert run.reader.tracker.owned
+        await slow.commit()
+        await slow.close()
+        assert (await first(stream)).execution_id == item.execution_id
+        assert not run.reader.tracker.gaps
+        await eventually(lambda: not run.reader.tracker.owned)
