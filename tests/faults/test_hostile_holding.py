@@ -148,8 +148,9 @@ async def test_ids_that_are_burnt_keep_nobody_from_what_is_under_way(postgres: P
 
 
 @pytest.mark.parametrize("prepared", [False, True], ids=["a session", "prepared"])
+@pytest.mark.parametrize("released", [False, True], ids=["", "released"])
 async def test_announcements_of_what_lies_far_below_are_not_taken_at_their_word(
-    postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch, prepared: bool
+    postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch, prepared: bool, released: bool
 ) -> None:
     """Whoever may send one makes nobody get what was there; what somebody under way commits is got by all, each once."""
     monkeypatch.setattr(beginning, "LOOK_BACK", 10)
@@ -162,6 +163,9 @@ async def test_announcements_of_what_lies_far_below_are_not_taken_at_their_word(
     # A subtransaction has a number of its own.
     await writer.execute("SAVEPOINT one")
     last = max([await insert(writer, item) for item in late[20:]])
+    if released:
+        # And no lock on it any more.
+        await writer.execute("RELEASE one")
     await postgres.announce(*stored[20:])
     if prepared:
         await writer.execute("PREPARE TRANSACTION 'late'")

@@ -15,12 +15,17 @@ from ffcompletion.backends.postgres.states import Read
 __all__ = ["Beneath"]
 
 
-# Transactions and subtransactions that have not ended: each holds a lock on its own number. And the next one's. Numbers are
-# those that rows bear, of 32 bits.
+# Transactions and subtransactions that have not ended: each holds a lock on its own number, but for one that was released,
+# and on a replica: so the newest numbers are asked for one by one, as many as take 0.2 s. And the next one's; the oldest;
+# and whether there are more between these. Numbers are those that rows bear, of 32 bits.
+_ONE_BY_ONE: Final = 200_000
 _UNDER_WAY: Final[LiteralString] = (
     "SELECT array(SELECT transactionid::text::bigint FROM pg_locks WHERE locktype = 'transactionid' AND granted"
-    " AND mode = 'ExclusiveLock' UNION SELECT mod(x::text::bigint, 4294967296) FROM pg_snapshot_xip(s) AS x),"
-    " mod(pg_snapshot_xmax(s)::text::bigint, 4294967296) FROM (SELECT pg_current_snapshot() AS s) t"
+    " AND mode = 'ExclusiveLock' UNION SELECT mod(x::text::bigint, 4294967296) FROM pg_snapshot_xip(s) AS x"
+    " UNION SELECT mod(x, 4294967296) FROM generate_series(greatest(low, high - %s), high - 1) AS x"
+    " WHERE pg_xact_status(x::text::xid8) = 'in progress'), mod(high, 4294967296), mod(low, 4294967296), high - low > %s"
+    " FROM (SELECT s, pg_snapshot_xmin(s)::text::bigint AS low, pg_snapshot_xmax(s)::text::bigint AS high"
+    " FROM (SELECT pg_current_snapshot() AS s) c) t"
 )
 # Whether a row that bears number ``x`` had not been committed then: its writer was under way, or has been numbered since.
 _SINCE: Final[LiteralString] = (
@@ -79,12 +84,15 @@ class Beneath:
     def __init__(self, leader: _Leader, queries: Queries) -> None:
         self._leader = leader
         self._queries = queries
-        # Who was under way, and the next number; twice, as the texts want it.
+        # Who was under way, and the next number; twice, as the texts want it. And what is believed of announcements.
         self._then: tuple[list[int], int, int] = ([], 0, 0)
+        self._announced = self._then
         # Whom announcements were heard on last, and what is to be looked through since some may not have been.
         self._session: _Session | None = None
         self._high = self._stretches = 0
         self._again_at, self._again_s = 0.0, _AGAIN_S
+        # Until when it is looked through once more though all have ended; 0: no more.
+        self._until = 0.0
 
     @property
     def upto(self) -> int:
@@ -94,14 +102,17 @@ class Beneath:
     @property
     def unfinished(self) -> bool:
         """Whether there is more to look through that may not have been heard of."""
-        return bool(self._stretches and self.upto)
+        return bool(self._stretches)
 
     async def begin(self, session: _Session) -> None:
         """The reader has begun: only who is under way by now may still commit rows down there."""
         self._session = session
         if self._leader.tracker.floor:
-            ((under_way, following),) = await session.fetch(_UNDER_WAY)
+            rows = await session.fetch(_UNDER_WAY, (_ONE_BY_ONE, _ONE_BY_ONE))
+            under_way, following, oldest, more = cast("tuple[list[int], int, int, bool]", rows[0])
             self._then = under_way, following, following
+            # Of a subtransaction that was released long ago nothing tells: rather one too many than one too few.
+            self._announced = (under_way, oldest, oldest) if more else self._then
 
     async def believed(self, session: _Session, hints: Hints) -> Hints:
         """Announcements, which are anybody's: without rows far below that were there when the reader began, and with what
@@ -109,10 +120,10 @@ class Beneath:
         """
         floor = self._leader.tracker.floor
         deep = [event_id for event_id in hints.ids if event_id <= floor]
-        unheard = await self._not_heard(session, hints) if self.upto else ()
+        unheard = await self._not_heard(session, hints) if self.upto or self._until or self._stretches else ()
         if not deep and not unheard:
             return hints
-        late = await session.fetch(self._queries.compose(_LATE), (deep, *self._then))
+        late = await session.fetch(self._queries.compose(_LATE), (deep, *self._announced))
         found = {*unheard, *(event_id for event_id, _ in late)}
         writers, low, looks = list({number for _, number in late}), floor + 1, 0
         for event_id in sorted(found, reverse=True):
@@ -131,9 +142,16 @@ class Beneath:
         """What is there of what was under way, where it may have been announced and not been heard: on a connection that
         broke, among too many others, or where nothing is heard at all. A stretch of it at a time.
         """
-        now = time.monotonic()
-        again = (hints.look or session.polling_reason) and now >= self._again_at
-        if again or session is not self._session:
+        now, over = time.monotonic(), not self.upto
+        another = session is not self._session
+        if not over:
+            self._until = now + _AGAIN_S
+        elif now >= self._until and not another and not session.polling_reason:
+            # What the last of them announced has come.
+            self._until = 0.0
+        again = (hints.look or session.polling_reason) and (over or now >= self._again_at)
+        if (again or another) and self._until:
+            self._until = 0.0 if over else self._until
             # More and more seldom, beside one that does not end.
             self._again_s = self._again_s * 2 if again else _AGAIN_S
             self._session, self._again_at = session, now + self._again_s

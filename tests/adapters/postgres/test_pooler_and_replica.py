@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import ffcompletion as ffc
-from ffcompletion.backends.postgres import PostgresBackend
+from ffcompletion.backends.postgres import PostgresBackend, beginning, beneath
 from tests.worlds import PostgresWorld, done, eventually, insert, nothing, some
 from tests.worlds.proxy import proxied
 from tests.worlds.servers import pgbouncer, standby_of
@@ -153,6 +153,28 @@ async def test_a_replica_loses_nobody_who_was_numbered_last(pair: Pair) -> None:
         ffc.subscribe(backend, cursor=position) as resumed,
     ):
         assert [item.execution_id for item in await some(resumed, 2)] == [items[1].execution_id, items[0].execution_id]
+    await pair.world.close()
+
+
+async def test_a_replica_tells_of_what_lies_far_below(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock table knows no writers, and nothing is announced: what they have committed is looked for, also when all have."""
+    monkeypatch.setattr(beginning, "LOOK_BACK", 10)
+    monkeypatch.setattr(beneath, "_AGAIN_S", 0.2)
+    slow, items = await pair.world.connect(autocommit=False), [done() for _ in range(20)]
+    await slow.execute("SELECT pg_current_xact_id()")
+    for item in items[:10]:
+        await insert(slow, item)
+    await slow.execute("SAVEPOINT one")
+    for item in items[10:]:
+        await insert(slow, item)
+    await slow.execute("RELEASE one")
+    await pair.world.announce(*(done() for _ in range(30)))
+    await pair.replicated()
+    async with PostgresBackend(pair.standby.url, poll_interval=0.1) as backend, ffc.subscribe(backend) as stream:
+        await slow.commit()
+        await slow.close()
+        assert [item.execution_id for item in await some(stream, 20)] == [item.execution_id for item in items]
+        await nothing(stream, done(), pair.world)
     await pair.world.close()
 
 

@@ -36,16 +36,21 @@ class Session:
     def __init__(self, rows: dict[int, int]) -> None:
         self.rows = rows
         self.asked = 0
+        self.more = False
 
     async def fetch(self, query: Any, values: Sequence[Any] = (), *, read: bool = False) -> list[Any]:
         self.asked += 1
-        if not values:
-            return [([LATE], 9)]
+        if "pg_xact_status" in str(query):
+            return [([LATE], 9, 2, self.more)]
         if b"LIMIT" in query:
             stretch = sorted(id_ for id_ in self.rows if id_ <= values[3])[-values[4] :]
             return [(min(stretch, default=1), [id_ for id_ in stretch if self.rows[id_] in values[0]])]
         if b"AS x" in query:
-            return [(id_, by) for id_, by in self.rows.items() if id_ in values[0] and by in values[1]]
+            return [
+                (id_, by)
+                for id_, by in self.rows.items()
+                if id_ in values[0] and (by in values[1] or values[2] <= by < 9)
+            ]
         return [(id_,) for id_, by in self.rows.items() if values[0] < id_ < values[1] and by in values[2]]
 
 
@@ -88,8 +93,37 @@ async def test_what_may_not_have_been_heard_is_looked_through(monkeypatch: pytes
     made._again_at, again.polling_reason = 0.0, "deaf"
     assert len((await made.believed(again, Hints())).ids) == 8
     assert not (await made.believed(again, Hints())).ids
-    leader.tracker.observe([])
-    assert not (await made.believed(Session(rows), Hints())).ids
+
+
+@pytest.mark.parametrize("why", ["connection", "deaf", "too many"])
+async def test_it_is_looked_through_to_the_end_though_all_have_ended(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """What they committed last is there by then. Once; and not long after, where all of it was heard."""
+    monkeypatch.setattr(beneath, "_ROWS", 10)
+    rows = dict.fromkeys(range(1, 26), LATE)
+    for heard in (False, True):
+        leader, session = Leader(), Session(rows)
+        made = Beneath(leader, Queries(None))
+        await made.begin(session)
+        assert not (await made.believed(session, Hints())).ids
+        leader.tracker.observe([])
+        if heard:
+            made._until = -1.0
+            assert not (await made.believed(session, Hints())).ids
+        again = Session(rows) if why == "connection" else session
+        again.polling_reason = "deaf" if why == "deaf" else ""
+        hints = Hints(look=why == "too many")
+        found = [len((await made.believed(again, hints)).ids) for _ in range(4)]
+        assert (found, made.unfinished) == ([0, 0, 0, 0] if heard else [10, 10, 5, 0], False)
+
+
+async def test_a_subtransaction_that_was_released_too_long_ago_is_believed() -> None:
+    """Its number is not among those that are asked for: then all that was written since the oldest began."""
+    for more in (False, True):
+        session = Session({900: 1, 901: 2, 902: 8, 903: 3})
+        session.more = more
+        made = Beneath(Leader(), Queries(None))
+        await made.begin(session)
+        assert (await made.believed(session, Hints((900, 901, 902)))).ids == ((901, 902) if more else ())
 
 
 def test_what_has_come_meanwhile_is_nobodys_gap() -> None:
