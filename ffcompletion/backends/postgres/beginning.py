@@ -45,9 +45,12 @@ class Beginning:
 
     async def same_upto(self, session: Session, history: History, high: int) -> int:
         """Up to where it is the history that was read, as far as that is remembered; ``high`` was the highest id."""
-        comparison = history.compare(await self.newest(session), high)
+        newest = await self.newest(session)
+        comparison = history.compare(newest, high)
         while (after := comparison.after) is not None:
             comparison.page(await session.read(self._queries.page(), (after, _PAGE)), _PAGE)
+        if not comparison.same_upto and (ids := history.anchored(min(newest, high))):
+            return history.same_anchor(await session.read(self._queries.picked(), (ids,)))
         return comparison.same_upto
 
     async def tracker(self, session: Session) -> GapTracker:

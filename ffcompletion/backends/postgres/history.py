@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final, final
 
 import msgspec
@@ -18,7 +19,7 @@ from typing_extensions import override
 
 from ffcompletion.backends.postgres.rows import Row
 
-__all__ = ["Comparison", "History", "Identity", "Issue", "Mark"]
+__all__ = ["Comparison", "History", "Identity", "Issue", "Mark", "anchors"]
 
 # Rows by which a replica may lag when it is promoted, and still be compared with what was handed out.
 _REMEMBERED: Final = 10_000
@@ -96,10 +97,18 @@ class History:
     def __init__(self) -> None:
         self._recent: deque[tuple[Sequence[int], Sequence[Row]]] = deque()
         self._rows = 0
+        self._anchors: dict[int, str | None] = {}
         self._known: tuple[int, str] | None = None
         self._due_at = 0.0
         self.doubtful: bool = False
         """Something says that the outbox is not the one it was: it is to be compared."""
+
+    def begin(self, start: int, rows: Sequence[Row]) -> None:
+        """Nothing was handed out yet; these are the rows at the start and its ``anchors``, in any order."""
+        self.forget()
+        newest = [row for row in rows if row[0] == start]
+        self.remember([row[0] for row in newest], newest)
+        self._anchors = {row[0]: row[1] for row in rows}
 
     def remember(self, ids: Sequence[int], rows: Sequence[Row]) -> None:
         """These were handed out."""
@@ -121,6 +130,7 @@ class History:
         cut = [(bisect_right(ids, after), ids, rows) for ids, rows in self._recent]
         self._recent = deque((ids[:at], rows[:at]) for at, ids, rows in cut if at)
         self._rows = sum(len(ids) for ids, _ in self._recent)
+        self._anchors = {event_id: name for event_id, name in self._anchors.items() if event_id <= after}
         self._known, self._due_at = None, 0.0
         self.doubtful = False
 
@@ -162,6 +172,24 @@ class History:
         """Against an outbox whose highest visible id is ``newest``; ``high`` was the highest."""
         known = {event_id: row[1] for ids, rows in self._recent for event_id, row in zip(ids, rows, strict=True)}
         return Comparison(known, newest, high)
+
+    def anchored(self, upto: int) -> list[int]:
+        """The ids of the rows, up to there, to pass to ``same_anchor``: where nothing that was handed out is the same."""
+        return [event_id for event_id in self._anchors if event_id <= upto]
+
+    def same_anchor(self, rows: Sequence[Row]) -> int:
+        """The highest below which none is another than it was; 0: there is none."""
+        same = 0
+        for row in sorted(rows, key=itemgetter(0)):
+            if self._anchors.get(row[0]) != row[1]:
+                break
+            same = row[0]
+        return same
+
+
+def anchors(start: int) -> list[int]:
+    """The start, and ids further and further below it, by which a copy is known that lacks all that was read since."""
+    return [start, *(start - 4**n for n in range(start.bit_length()) if 4**n < start)]
 
 
 @final

@@ -15,7 +15,7 @@ from ffcompletion.backends.postgres.beginning import Beginning
 from ffcompletion.backends.postgres.filtering import Filtering
 from ffcompletion.backends.postgres.gap import over
 from ffcompletion.backends.postgres.gaps import GapTracker
-from ffcompletion.backends.postgres.history import History
+from ffcompletion.backends.postgres.history import History, anchors
 from ffcompletion.backends.postgres.holders import Holding
 from ffcompletion.backends.postgres.numbering import with_issued
 from ffcompletion.backends.postgres.outbox import Stream
@@ -87,9 +87,8 @@ class Reader:
         """Begin at the newest visible row. LISTEN must be live: what commits after this is announced or visible."""
         self.tracker = await self._beginning.tracker(session)
         self._quiet_at = 0
-        self.history.forget()
-        newest = await session.read(self._queries.picked(), ([self.tracker.start],))
-        self.history.remember([row[0] for row in newest], newest)
+        start = self.tracker.start
+        self.history.begin(start, await session.read(self._queries.picked(), (anchors(start),)))
         self.settle_at = time.monotonic()
         for place in self.behind:
             place.begin(self.tracker)

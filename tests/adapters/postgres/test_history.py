@@ -150,6 +150,36 @@ async def test_a_truncated_outbox_that_begins_anew_is_read_from_its_beginning(
         assert sum("history was replaced" in line for line in caplog.messages) == 2
 
 
+@pytest.mark.parametrize(("seen", "lost"), [(0, 1), (5, 6), (5, 40)])
+async def test_a_copy_that_lacks_all_that_was_read_is_not_read_from_its_beginning(
+    database: PostgresWorld, caplog: pytest.LogCaptureFixture, seen: int, lost: int
+) -> None:
+    """A replica that lagged, or a dump: of what is older than the stream, no more comes than in proportion to what is lost."""
+    await database.announce(*[done(namespace="a") for _ in range(600)])
+    async with (
+        database.backend(poll_interval=0.1) as backend,
+        ffc.subscribe(backend) as stream,
+        ffc.subscribe(backend, ffc.ScannerFilter("a")) as mine,
+    ):
+        await database.announce(*[done(namespace="a") for _ in range(seen)])
+        await some(stream, seen)
+        await some(mine, seen)
+        ((high,),) = await database.sql("SELECT max(event_id) FROM ff_completion_event")
+        await database.sql(
+            f"DELETE FROM ff_completion_event WHERE event_id > {high - lost};"
+            f" SELECT setval('ff_completion_event_event_id_seq', {high - lost})"
+        )
+        while not any("history was replaced" in line for line in caplog.messages):
+            await asyncio.sleep(0.05)
+        await database.announce(later := done(namespace="a"))
+        for each in (stream, mine):
+            got = [(await some(each, 1, 10))[0].execution_id]
+            while got[-1] != later.execution_id:
+                got += [(await some(each, 1, 10))[0].execution_id]
+            assert len(got) <= 1 + 4 * lost
+    assert sum("history was replaced" in line for line in caplog.messages) == 1
+
+
 @pytest.mark.parametrize("committed", [0, 1])
 async def test_a_replaced_history_whose_rows_are_still_to_come(database: PostgresWorld, committed: int) -> None:
     """Its first ids are those of a transaction that has not ended, when it is compared with what was read."""

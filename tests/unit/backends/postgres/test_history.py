@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ffcompletion.backends.postgres.history import History, Identity, Issue, Mark
+from ffcompletion.backends.postgres.history import History, Identity, Issue, Mark, anchors
 from ffcompletion.backends.postgres.rows import Row
 
 
@@ -48,6 +48,36 @@ def test_a_history_is_compared_by_its_rows(
     while (after := comparison.after) is not None:
         comparison.page([row for row in found if row[0] > after][:3], 3)
     assert comparison.same_upto == same_upto
+
+
+@pytest.mark.parametrize(
+    ("start", "found"), [(0, [0]), (1, [1]), (2, [2, 1]), (5, [5, 4, 1]), (100, [100, 99, 96, 84, 36])]
+)
+def test_anchors_lie_further_and_further_below_the_start(start: int, found: list[int]) -> None:
+    assert anchors(start) == found
+
+
+@pytest.mark.parametrize(
+    ("newest", "found", "same"),
+    [
+        pytest.param(98, rows(1, 98), 96, id="a copy that lagged"),
+        pytest.param(98, rows(90, 98), 96, id="it was trimmed, too"),
+        pytest.param(98, rows(1, 90) + rows(91, 98, "y"), 84, id="another one from somewhere on"),
+        pytest.param(98, rows(1, 98, "y"), 0, id="another one"),
+        pytest.param(30, rows(1, 30), 0, id="what is left is older than all"),
+        pytest.param(98, [], 0, id="it was emptied"),
+    ],
+)
+def test_a_copy_that_lacks_all_that_was_handed_out_is_known_by_what_lay_below(
+    newest: int, found: list[Row], same: int
+) -> None:
+    history = remembering(rows(200, 210))
+    history.begin(100, [row for row in reversed(rows(1, 100)) if row[0] in anchors(100)])
+    assert history.witness(300) == (100, "x100")
+    ids = history.anchored(newest)
+    assert history.same_anchor([row for row in found if row[0] in ids]) == same
+    history.forget(same)
+    assert all(event_id <= same for event_id in history.anchored(1_000))
 
 
 def test_what_was_handed_out_last_is_remembered() -> None:
