@@ -132,7 +132,7 @@ def timeouts(settings: Mapping[str, int], user: str, database: str) -> Finding:
 def sequence(rows: Sequence[tuple[Any, ...]]) -> Finding:
     """Rows: how many ids a session takes at once, the sequence's name."""
     if rows and rows[0][0] != 1:
-        found = f"CACHE {rows[0][0]}: each session sets ids aside, which are held as gaps"
+        found = f"CACHE {rows[0][0]}: each session sets ids aside; who resumes misses one that is used late"
         return Finding("sequence", WARNING, found, f"ALTER SEQUENCE {rows[0][1]} CACHE 1;")
     return Finding("sequence", OK, "CACHE 1")
 
