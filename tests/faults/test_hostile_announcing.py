@@ -10,7 +10,7 @@ import pytest
 import ffcompletion as ffc
 from ffcompletion.backends.valkey import ValkeyBackend, keys
 from ffcompletion.contract.ids import ExecutionId
-from tests.worlds import FLOW, ValkeyWorld, done, some
+from tests.worlds import FLOW, ValkeyWorld, done, eventually, some
 
 
 @pytest.mark.parametrize("early_s", [0.05, 0.5])
@@ -25,6 +25,8 @@ async def test_an_end_that_was_announced_before_it_was_one(valkey: ValkeyWorld, 
         await valkey.begins(item)
         await valkey.command("HSET", keys.core(ExecutionId(item.execution_id)), "namespace", "a")
         await valkey.publish(msgspec.structs.replace(item, flow_id=FLOW, outcome="success"))
+        # As early as it arrives, that is.
+        await eventually(lambda: backend.stats().received == 1)
         await asyncio.sleep(early_s)
         await valkey.finish(item)
         for stream, result in ((mine, None), (everything, b"r")):
