@@ -49,9 +49,14 @@ def _interrupted_after(steps: int, what: Callable[[], object]) -> bool:
 def _never_there(frame: FrameType) -> bool:
     # Between a block and its lock's release the interpreter lets no interrupt in; where a trace function raises in the
     # handler of an error, it keeps the frames; and a thread that was kept from beginning it lists for good.
-    code = frame.f_code
-    line = linecache.getline(code.co_filename, frame.f_lineno)
-    return line.lstrip().startswith("with ") or sys.exc_info()[0] is not None or code is threading.Thread.start.__code__
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    return line.lstrip().startswith("with ") or sys.exc_info()[0] is not None or _begins_a_thread(frame)
+
+
+def _begins_a_thread(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code is not threading.Thread.start.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _waits(backend: ffc.sync.Backend) -> None:
