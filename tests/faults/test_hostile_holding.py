@@ -20,10 +20,15 @@ NOTHING = (
 BURNT = "SELECT count(nextval('ff_completion_event_event_id_seq')) FROM generate_series(1, %s)"
 
 
+async def unannounced(conn: Any, *items: Any) -> list[int]:
+    """Rows that nobody is told of. Their ids."""
+    await conn.execute("SET LOCAL session_replication_role = replica")
+    return [await insert(conn, item) for item in items]
+
+
 async def quietly(conn: Any, *items: Any) -> int:
     """As our producer announces what one statement writes: the last of it. Its id."""
-    await conn.execute("SET LOCAL session_replication_role = replica")
-    ids = [await insert(conn, item) for item in items]
+    ids = await unannounced(conn, *items)
     await conn.execute("SELECT pg_notify('ff_completion', %s)", (str(ids[-1]),))
     return ids[-1]
 
@@ -157,9 +162,7 @@ async def test_announcements_of_what_lies_far_below_are_not_taken_at_their_word(
     stored, late = [done(namespace="a") for _ in range(50)], [done(namespace="a") for _ in range(40)]
     writer = await postgres.connect(autocommit=False)
     await postgres.announce(*stored[:20])
-    await writer.execute("SET LOCAL session_replication_role = replica")
-    for item in late[:20]:
-        await insert(writer, item)
+    await unannounced(writer, *late[:20])
     # A subtransaction has a number of its own.
     await writer.execute("SAVEPOINT one")
     last = max([await insert(writer, item) for item in late[20:]])
@@ -207,9 +210,7 @@ async def test_what_lies_far_below_comes_also_where_its_announcement_was_not_hea
     writer, other = [await postgres.connect(autocommit=False) for _ in range(2)]
     await other.execute(NOTHING.encode())
     await postgres.announce(*stored[:5])
-    await writer.execute("SET LOCAL session_replication_role = replica")
-    for item in late:
-        await insert(writer, item)
+    await unannounced(writer, *late)
     await postgres.announce(*stored[5:])
     async with (
         postgres.backend(poll_interval=0.2) as backend,
@@ -246,8 +247,7 @@ async def test_who_has_read_what_lies_far_below_is_not_given_it_again(
     writer, other = [await postgres.connect(autocommit=False) for _ in range(2)]
     await other.execute(NOTHING.encode())
     await postgres.announce(*stored[:5])
-    await writer.execute("SET LOCAL session_replication_role = replica")
-    last = max([await insert(writer, item) for item in late])
+    last = max(await unannounced(writer, *late))
     await postgres.announce(*stored[5:])
     start = ffc.StreamCursor.beginning()
     async with (

@@ -91,14 +91,20 @@ def test_what_does_not_fit_is_asked_for_once_there_is_room() -> None:
     assert stream.recovery.asked[-1] is stream.source
 
 
-def test_it_is_live_again_with_the_last_of_what_it_missed() -> None:
-    """What is announced while that is read is not given twice."""
+def joining() -> Stream:
+    """It has taken three, missed three, and is told of one more as it joins."""
     stream = Stream()
     stream.publish(some(3))
     stream.publish(some(3, 3))
     stream.taken()
     stream.source.join()
     stream.publish(some(1, 6))
+    return stream
+
+
+def test_it_is_live_again_with_the_last_of_what_it_missed() -> None:
+    """What is announced while that is read is not given twice."""
+    stream = joining()
     missed = stream.source.without_received(some(4, 3))
     assert [payload.execution_id for payload in missed] == [payload.execution_id for payload in some(3, 3)]
     assert stream.source.recovered(missed, NOTHING_DENIED, all_of_it=True)
@@ -108,12 +114,7 @@ def test_it_is_live_again_with_the_last_of_what_it_missed() -> None:
 
 def test_what_was_announced_while_it_joins_is_known_when_that_is_tried_again() -> None:
     """The server was away in between: it lies in the buffer, and comes once."""
-    stream = Stream()
-    stream.publish(some(3))
-    stream.publish(some(3, 3))
-    stream.taken()
-    stream.source.join()
-    stream.publish(some(1, 6))
+    stream = joining()
     stream.source.join()
     missed = stream.source.without_received(some(4, 3))
     assert stream.source.recovered(missed, NOTHING_DENIED, all_of_it=True)
