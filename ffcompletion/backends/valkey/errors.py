@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeGuard
 
 from glide import GlideError
 
@@ -36,7 +36,7 @@ def is_refused(error: BaseException) -> bool:
     return code_of(error) == "NOPERM"
 
 
-def is_unserved(reply: object) -> bool:
+def is_unserved(reply: object) -> TypeGuard[GlideError]:
     """Whether a node of a cluster says that it serves no such slot: the cluster is down, or the node belongs to none any more."""
     return isinstance(reply, GlideError) and code_of(reply) == "CLUSTERDOWN"
 

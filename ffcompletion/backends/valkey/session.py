@@ -138,10 +138,10 @@ class Session:
         # A node that has left the cluster, or is cut off from most of it, echoes, and hears nothing of what is announced.
         now = time.monotonic()
         for reply in replies:
-            if is_unserved(reply) and isinstance(reply, GlideError) and now - self._served_at > _DOWN_S:
-                raise reply
             if not is_unserved(reply):
                 self._served_at = now
+            elif now - self._served_at > _DOWN_S:
+                raise reply
 
     async def check_server(self) -> None:
         """Raise ``Unavailable`` if the server is too old. Where the user may not ask, nothing can be said about it."""
